@@ -1,0 +1,62 @@
+# make demo | test | check | bench | clean. Each creates its own environment in .venv on first use; nothing is
+# installed anywhere else. Another Python: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+PACKAGES := ledger transports projections tests $(if $(wildcard benchmarks/*.py),benchmarks)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+# The environment holds what the lock holds: neither a foreign PYTHONPATH nor a check for newer tools over the network.
+unexport PYTHONPATH PYTHONHOME
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PYRIGHT_PYTHON_GLOBAL_NODE := 0
+
+.PHONY: help demo test check bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+
+demo: .venv/project
+	@$(BIN)/accountledger demo
+
+test: .venv/project
+	@echo "test: pytest"
+	@$(BIN)/python -m pytest
+
+check: .venv/project
+	@echo "check: ruff format"
+	@$(BIN)/ruff format --check $(PACKAGES)
+	@echo "check: ruff"
+	@$(BIN)/ruff check $(PACKAGES)
+	@echo "check: mypy --strict"
+	@$(BIN)/python -m mypy --strict $(PACKAGES)
+	@echo "check: pyright"
+	@$(BIN)/python -m pyright --pythonpath $(BIN)/python $(PACKAGES)
+	@echo "check: import contracts"
+	@$(BIN)/lint-imports --no-logo
+
+bench: .venv/project
+	@$(BIN)/python -m benchmarks
+
+clean:
+	@echo "clean: .venv, caches and builds"
+	@rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find $(wildcard $(PACKAGES)) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Two stamps, each written last, so that a half-made environment is made again: the locked libraries, then the project.
+.venv/libraries: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "make: accountledger needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	         "Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "environment: .venv with $$($(PYTHON) --version) and the libraries of requirements.lock (once, about a minute)"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	    echo "make: no virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@touch $@
+
+.venv/project: .venv/libraries pyproject.toml
+	@echo "environment: accountledger itself"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

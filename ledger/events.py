@@ -1,0 +1,220 @@
+"""The facts: what a venue said, and where it said it.
+
+Knows nothing of venues' wire forms, of storage or of time; it is the vocabulary every other room speaks.
+
+The field order of every struct here is the storage format (positional msgpack): append optional fields at the end,
+never reorder, rename freely. Any other change is a new topic.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+Amount: TypeAlias = str
+"""A finite decimal as the text the venue sent (`ledger.wire.amount` is the guard); never a float, never rounded."""
+
+
+class Source(Struct, frozen=True, array_like=True, gc=False):
+    """Where a statement comes from; one per frame, shared by all events made from that frame.
+
+    `session` and `ordinal` (1 = first frame of the conversation) name the frame and are the pointer to its raw bytes.
+    Times are integer nanoseconds since the Unix epoch, UTC.
+    """
+
+    venue: str
+    channel: str
+    session: str
+    ordinal: int
+    received_ns: int
+    evidence: bytes
+    """SHA-256 of the frame's raw bytes; empty where no frame stands behind the event (session records)."""
+    time_ns: int | None = None
+    """The venue's own time of the statement; None where the venue gives none."""
+    sequence: int | None = None
+    """The venue's own sequence number, counted within (`session`, `subscription`)."""
+    subscription: str | None = None
+    message_id: str | None = None
+
+
+class Valuation(Struct, frozen=True, array_like=True, gc=False):
+    """What the venue says a balance is worth in another asset. Never a balance."""
+
+    asset: str
+    total: Amount
+    available: Amount | None = None
+
+
+class Balance(Struct, frozen=True, array_like=True, gc=False):
+    """What the venue says is held of one asset, after whatever happened. Parts it does not state are None.
+
+    `asset_id` is the key, `asset` the venue's label. Nothing is derived here: a venue that states `available` and
+    `locked` but no total has `total=None`.
+    """
+
+    asset_id: str
+    asset: str
+    total: Amount | None = None
+    available: Amount | None = None
+    locked: Amount | None = None
+    staked: Amount | None = None
+    pending: Amount | None = None
+    tradable: bool | None = None
+    valuation: Valuation | None = None
+
+
+class BalanceSnapshot(Struct, frozen=True, array_like=True, gc=False):
+    """The venue stated the whole account: assets not named are no longer held.
+
+    `key` is the natural key (empty where the venue gives none: then only the place in the session identifies it).
+    A venue may state the whole account in pages: the pages of one statement share `part`, and all but the last have
+    `more=True`; only then do absent assets count as no longer held.
+    """
+
+    source: Source
+    key: str
+    balances: tuple[Balance, ...]
+    part: str | None = None
+    more: bool = False
+
+
+class BalanceDelta(Struct, frozen=True, array_like=True, gc=False):
+    """The venue stated only what moved: absolute amounts after the move, plus the asset ids it removed from view."""
+
+    source: Source
+    key: str
+    balances: tuple[Balance, ...]
+    removed: tuple[str, ...] = ()
+
+
+class OrderUpdated(Struct, frozen=True, array_like=True, gc=False):
+    """The venue stated an order's state. Quantities and fees are cumulative for the order; words are the venue's."""
+
+    source: Source
+    key: str
+    order_id: str
+    symbol: str
+    side: str
+    type: str
+    status: str
+    closed: bool
+    """True where the venue's status word means that nothing more can happen to the order."""
+    price: Amount | None = None
+    quantity: Amount | None = None
+    executed: Amount | None = None
+    quote_quantity: Amount | None = None
+    executed_quote: Amount | None = None
+    average_price: Amount | None = None
+    fee: Amount | None = None
+    fee_asset: str | None = None
+    created_ns: int | None = None
+    updated_ns: int | None = None
+
+
+class FillRecorded(Struct, frozen=True, array_like=True, gc=False):
+    """One execution of one order. `quote_quantity` only where the venue states it: price x quantity is not booked."""
+
+    source: Source
+    key: str
+    fill_id: str
+    order_id: str
+    symbol: str
+    side: str
+    price: Amount
+    quantity: Amount
+    quote_quantity: Amount | None = None
+    fee: Amount | None = None
+    fee_asset: str | None = None
+    role: str | None = None
+    counter_order_id: str | None = None
+    time_ns: int | None = None
+
+
+class BalanceEventImported(Struct, frozen=True, array_like=True, gc=False):
+    """One row of the venue's own history: cause, signed change, balance after.
+
+    `memo` marks rows that are no spendable asset (loyalty points): they have a history but no balance.
+    """
+
+    source: Source
+    key: str
+    asset_id: str
+    asset: str
+    cause: str
+    amount: Amount
+    balance: Amount
+    pending: Amount | None = None
+    time_ns: int | None = None
+    memo: bool = False
+    reference: str | None = None
+
+
+class FrameQuarantined(Struct, frozen=True, array_like=True, gc=False):
+    """A frame no event could be made of, kept whole as evidence, with the reason."""
+
+    source: Source
+    key: str
+    reason: str
+
+
+class SessionOpened(Struct, frozen=True, array_like=True, gc=False):
+    """A conversation with the venue began: from here on we were listening."""
+
+    source: Source
+    key: str
+
+
+class SessionClosed(Struct, frozen=True, array_like=True, gc=False):
+    """A conversation ended, and why. `frames` = `recorded` + `duplicates` + `control` + `quarantined`."""
+
+    source: Source
+    key: str
+    cause: str
+    frames: int
+    recorded: int
+    duplicates: int
+    control: int
+    quarantined: int
+
+
+Event: TypeAlias = (
+    BalanceSnapshot
+    | BalanceDelta
+    | OrderUpdated
+    | FillRecorded
+    | BalanceEventImported
+    | FrameQuarantined
+    | SessionOpened
+    | SessionClosed
+)
+
+Statement: TypeAlias = tuple[str, Event]
+"""An event and the account it is about: the account comes from what was said, not from who carried it."""
+
+TOPICS: Final[dict[str, type[Event]]] = {
+    "BalanceSnapshot": BalanceSnapshot,
+    "BalanceDelta": BalanceDelta,
+    "OrderUpdated": OrderUpdated,
+    "FillRecorded": FillRecorded,
+    "BalanceEventImported": BalanceEventImported,
+    "FrameQuarantined": FrameQuarantined,
+    "SessionOpened": SessionOpened,
+    "SessionClosed": SessionClosed,
+}
+"""The closed table of topics: the only names a store may hold, and what each decodes to."""
+
+ADDING: Final = (FillRecorded, BalanceEventImported, SessionOpened, SessionClosed)
+"""Events that add something: a second copy would double it, so the store itself refuses a known key, however old.
+
+The others state something: a second copy is refused while remembered, and harmless after (a late statement changes
+nothing).
+"""
+
+
+def time_of(event: Event) -> int:
+    """When the statement was true: the venue's time where it gives one, else when we received it (ns)."""
+    if isinstance(event, BalanceEventImported) and event.time_ns is not None:
+        return event.time_ns
+    time_ns = event.source.time_ns
+    return event.source.received_ns if time_ns is None else time_ns

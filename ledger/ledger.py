@@ -1,0 +1,342 @@
+"""The façade: take frames in, replay events. Knows accounts, venues' shape and the store; knows no socket.
+
+A frame is durable before `receive` returns: decode, record, one commit per batch, then the accounts advance.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+
+from msgspec import Struct
+
+from ledger.account import KEYS_REMEMBERED_MAX, Account, Draft, Recorded
+from ledger.errors import Closed, Conflict, LedgerError, Malformed, StoreError
+from ledger.events import ADDING, FrameQuarantined, SessionClosed, SessionOpened, Source, Statement
+from ledger.store import Cell, Evidence, Store
+from ledger.venue import Frame, Venue
+
+BATCH_FRAMES_MAX: Final = 256
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+ACCOUNTS_CACHED_MAX: Final = 1024
+CONFLICTS_MAX: Final = 3
+REASON_CHARS_MAX: Final = 500
+
+Arrival: TypeAlias = tuple[bytes, int]
+"""A frame's raw bytes, and when they came (ns since the epoch, UTC)."""
+
+
+class Tally(Struct):
+    """What became of the frames: `frames` = `recorded` + `duplicates` + `control` + `quarantined`."""
+
+    frames: int = 0
+    recorded: int = 0
+    duplicates: int = 0
+    control: int = 0
+    quarantined: int = 0
+
+    def count(self, fresh: Sequence[Recorded], statements: Sequence[Statement]) -> None:
+        """Count one frame: what of it was new, and what it said."""
+        self.frames += 1
+        if not statements:
+            self.control += 1
+        elif not fresh:
+            self.duplicates += 1
+        elif isinstance(fresh[0].event, FrameQuarantined):
+            self.quarantined += 1
+        else:
+            self.recorded += 1
+
+
+Taken: TypeAlias = tuple[Frame | None, Sequence[Statement]]
+"""A frame and what it says; no frame for the records of a session itself."""
+
+
+class Ledger:
+    """A ledger in memory (`Ledger()`) or in a SQLite file (`Ledger("ledger.db")`); a context manager.
+
+    One process writes at a time; any number may read with `read_only=True`. Raises NoSuchLedger, LedgerBusy.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False) -> None:
+        self._store: Final = Store(None if path is None else Path(path), read_only=read_only)
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._writing = threading.Lock()
+        self._open = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store. Idempotent."""
+        self._open = False
+        self._store.close()
+
+    @property
+    def name(self) -> str:
+        """The file the ledger is in, or `memory`."""
+        return self._store.name
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the ledger was opened to read only."""
+        return self._store.read_only
+
+    def intake(
+        self,
+        venue: Venue,
+        account: str,
+        *,
+        session: str | None = None,
+        opened_ns: int | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> Intake:
+        """Begin a conversation with a venue for the login called `account`; records its opening.
+
+        Give `session` when the conversation is a recording that has a name of its own: frames of it that are in the
+        ledger already are then known by their place. `opened_ns` is when it began, if not now.
+        """
+        return Intake(self, venue, account, session or secrets.token_hex(12), opened_ns, now_ns)
+
+    def replay(self, account: str | None = None, *, after: int = 0, upto: int | None = None) -> Iterator[Recorded]:
+        """Every stored event in order: of one account (`after` and `upto` are versions), or of all accounts in the
+        order they were appended (`after` and `upto` are positions). Raises Corrupt on an event that cannot be read."""
+        while True:
+            if account is None:
+                page = self._store.all_events(after=after)
+            else:
+                page = self._store.events(account, after=after)
+            for recorded in page:
+                after = recorded.position if account is None else recorded.version
+                if upto is not None and after > upto:
+                    return
+                yield recorded
+            if not page:
+                return
+
+    def evidence(self, recorded: Recorded) -> bytes | None:
+        """The raw bytes of the frame an event was made from; None for the records of a session's opening and closing."""
+        source = recorded.event.source
+        return self.frame_bytes(source.session, source.ordinal) if source.evidence else None
+
+    def frame_bytes(self, session: str, ordinal: int) -> bytes | None:
+        """The raw bytes of a session's frame; None where no event was made from it."""
+        return self._store.evidence(session, ordinal)
+
+    def position(self) -> int:
+        """The position of the last event; 0 in an empty ledger."""
+        return self._store.head()
+
+    def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Cell, ...]]:
+        """Rows of a query. For projections, which keep their tables in the same database."""
+        return self._store.select(sql, params)
+
+    def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]]) -> None:
+        """Statements, each with many rows of parameters, in one transaction. For projections' own tables."""
+        with self._writing:
+            self._store.write(statements)
+
+    def _last_ordinal(self, session: str) -> int:
+        return self._store.last_ordinal(session)
+
+    def _check_same(self, frames: Sequence[Frame]) -> None:
+        """Frames known by their place must be the frames of that place. Raises Conflict where two recordings share a
+        session's name."""
+        first, last = frames[0], frames[-1]
+        stored = self._store.evidence_between(first.session, first.ordinal, last.ordinal)
+        for frame in frames:
+            if stored.get(frame.ordinal, frame.payload) != frame.payload:
+                raise Conflict(
+                    f"{self.name}: frame {frame.ordinal} of session {frame.session} is recorded with other bytes: "
+                    "two recordings share one session name. Give this one a name of its own"
+                )
+
+    def _record(self, frames: Sequence[Taken]) -> Tally:
+        """Record the statements of a batch in one commit; what was recorded before is refused."""
+        with self._writing:
+            if not self._open:
+                raise Closed(f"{self.name}: the ledger is closed")
+            for _ in range(CONFLICTS_MAX):
+                try:
+                    return self._append(frames)
+                except Conflict:  # somebody else appended first: take their events in, try again
+                    self._accounts.clear()
+            return self._append(frames)
+
+    def _append(self, frames: Sequence[Taken]) -> Tally:
+        drafts = self._drafts(frames)
+        tally = Tally()
+        events: list[Recorded] = []
+        evidence: list[Evidence] = []
+        for frame, statements in frames:
+            fresh = [
+                recorded
+                for account, event in statements
+                if (recorded := drafts[account].record(event)) is not None
+            ]
+            events += fresh
+            if frame is not None:
+                tally.count(fresh, statements)
+                if fresh:
+                    evidence.append((frame.session, frame.ordinal, frame.payload))
+        if events:
+            keys = [(each.account, each.event.key) for each in events if isinstance(each.event, ADDING)]
+            self._store.append(events, evidence, [pair for pair in keys if pair[1]])
+            for account, draft in drafts.items():
+                draft.settle()
+                self._accounts.move_to_end(account)
+            while len(self._accounts) > ACCOUNTS_CACHED_MAX:
+                self._accounts.popitem(last=False)
+        return tally
+
+    def _drafts(self, frames: Sequence[Taken]) -> dict[str, Draft]:
+        adding: dict[str, list[str]] = {}
+        for _, statements in frames:
+            for account, event in statements:
+                keys = adding.setdefault(account, [])
+                if isinstance(event, ADDING) and event.key:
+                    keys.append(event.key)
+        return {
+            account: Draft(self._account(account), self._store.known(account, keys) if keys else frozenset())
+            for account, keys in adding.items()
+        }
+
+    def _account(self, name: str) -> Account:
+        account = self._accounts.get(name)
+        if account is None:
+            account = Account(name)
+            tail = self._store.tail(name, KEYS_REMEMBERED_MAX)
+            if tail:
+                account.version = tail[0].version - 1
+            for recorded in tail:
+                account.evolve(recorded)
+            self._accounts[name] = account
+        return account
+
+
+class Intake:
+    """One conversation with a venue, from its opening to its closing; a context manager. Numbers the frames.
+
+    Not for several threads at once: a conversation has one order.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        venue: Venue,
+        account: str,
+        session: str,
+        opened_ns: int | None,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._ledger = ledger
+        self._venue = venue
+        self._now_ns = now_ns
+        self._closed = False
+        self._ordinal = 0
+        self.account: Final = f"{venue.NAME}:{account}"
+        self.session: Final = session
+        self.tally: Final = Tally()
+        self._resumed_ordinal = ledger._last_ordinal(session)
+        source = self._source(now_ns() if opened_ns is None else opened_ns)
+        ledger._record([(None, [(self.account, SessionOpened(source, f"session:{session}:opened"))])])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close(f"error: {type(error).__name__}")
+        except LedgerError:  # the first error is the one to tell
+            self._closed = True
+
+    def receive(self, payload: bytes, received_ns: int | None = None) -> Tally:
+        """Take one frame in; returns when it is durable. `received_ns` is when it came, if not now.
+
+        A frame that cannot be read is quarantined, not raised. Raises StoreError where nothing could be stored.
+        """
+        return self.receive_all([(payload, self._now_ns() if received_ns is None else received_ns)])
+
+    def receive_all(self, arrivals: Iterable[Arrival]) -> Tally:
+        """Take many frames in, in batches of one commit each (by count and bytes); returns when all are durable."""
+        if self._closed:
+            raise Closed(f"{self.account}: this intake is closed")
+        tally = Tally()
+        batch: list[Frame] = []
+        size = 0
+        try:
+            for payload, received_ns in arrivals:
+                ordinal = self._ordinal + len(batch) + 1
+                batch.append(Frame(self.account, self.session, ordinal, received_ns, bytes(payload)))
+                size += len(payload)
+                if len(batch) == BATCH_FRAMES_MAX or size >= BATCH_BYTES_MAX:
+                    full, batch, size = batch, [], 0
+                    self._commit(full, tally)
+        finally:  # what came before `arrivals` failed is not lost
+            if batch:
+                self._commit(batch, tally)
+        return tally
+
+    def close(self, cause: str = "end") -> None:
+        """End the conversation and record why. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        t = self.tally
+        closed = SessionClosed(
+            self._source(self._now_ns()),
+            f"session:{self.session}:closed",
+            cause,
+            t.frames,
+            t.recorded,
+            t.duplicates,
+            t.control,
+            t.quarantined,
+        )
+        self._ledger._record([(None, [(self.account, closed)])])
+
+    def _commit(self, batch: Sequence[Frame], tally: Tally) -> None:
+        # A frame up to the last one stored of this session was taken in before: its place says so.
+        fresh = [frame for frame in batch if frame.ordinal > self._resumed_ordinal]
+        if len(fresh) < len(batch):
+            self._ledger._check_same(batch[: len(batch) - len(fresh)])
+        try:
+            done = self._ledger._record([(frame, self._decode(frame)) for frame in fresh])
+        except StoreError:  # whether it was stored after all is read back before the next try
+            self._resumed_ordinal = self._ledger._last_ordinal(self.session)
+            raise
+        self._ordinal = batch[-1].ordinal
+        for each in (tally, self.tally):
+            each.frames += len(batch)
+            each.recorded += done.recorded
+            each.duplicates += done.duplicates + len(batch) - len(fresh)
+            each.control += done.control
+            each.quarantined += done.quarantined
+
+    def _decode(self, frame: Frame) -> Sequence[Statement]:
+        try:
+            return self._venue.decode(frame)
+        except Malformed as error:
+            reason = str(error)
+        except Exception as error:  # a defect of the venue module must not cost the frame either
+            reason = f"{self._venue.NAME} decoder failed: {type(error).__name__}: {error}"
+        source = frame.source(self._venue.NAME, "")
+        return [(self.account, FrameQuarantined(source, "", reason[:REASON_CHARS_MAX]))]
+
+    def _source(self, at_ns: int) -> Source:
+        return Source(self._venue.NAME, "session", self.session, self._ordinal, at_ns, b"")

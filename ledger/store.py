@@ -1,0 +1,342 @@
+"""Where events are kept: SQLite through eventsourcing's recorder, in the table that stock eventsourcing reads.
+
+The only room that knows eventsourcing, and the seam where its errors and sqlite3's become ours. Knows no venue, no rules.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from uuid import uuid4
+
+import msgspec
+from eventsourcing.persistence import IntegrityError, Mapper, PersistenceError, StoredEvent, Transcoder
+from eventsourcing.sqlite import (
+    SQLiteApplicationRecorder,
+    SQLiteConnection,
+    SQLiteConnectionPool,
+    SQLiteCursor,
+    SQLiteDatastore,
+)
+
+from ledger.account import Recorded
+from ledger.errors import Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
+from ledger.events import TOPICS, Event
+
+try:
+    import fcntl
+except ImportError:  # no such module off POSIX
+    fcntl = None  # type: ignore[assignment]
+
+PAGE_EVENTS_MAX: Final = 1_000
+SYNCHRONOUS_FULL: Final = 2
+BUSY_TIMEOUT_S: Final = 5
+STATEMENTS_CACHED_MAX: Final = 128
+TABLES: Final = frozenset({"stored_events", "evidence", "natural_keys"})
+WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 2))
+"""First and last SQLite release in which a WAL reset can corrupt a file that two connections write at once
+(sqlite.org/wal.html, fixed in 3.51.3)."""
+
+Cell: TypeAlias = str | int | bytes | None
+Evidence: TypeAlias = tuple[str, int, bytes]
+"""Session, ordinal, raw bytes of one frame."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
+_decoders: Final = {topic: msgspec.msgpack.Decoder(cls) for topic, cls in TOPICS.items()}
+
+
+class StoreWarning(UserWarning):
+    """Something about the machine makes the store less safe than it should be."""
+
+
+class EventMapper(Mapper[str]):
+    """Recorded events to stored ones and back: positional msgpack, the topic from a closed table."""
+
+    def __init__(self) -> None:
+        super().__init__(transcoder=_NoTranscoder())
+
+    def to_stored_event(self, domain_event: Recorded) -> StoredEvent:  # type: ignore[override]
+        event = domain_event.event
+        return StoredEvent(domain_event.account, domain_event.version, _topics[type(event)], _encode(event))
+
+    def to_domain_event(self, stored_event: StoredEvent) -> Recorded:  # type: ignore[override]
+        return recorded(
+            str(stored_event.originator_id),
+            stored_event.originator_version,
+            stored_event.topic,
+            stored_event.state,
+            getattr(stored_event, "id", 0),
+        )
+
+
+def recorded(account: str, version: int, topic: str, state: bytes, position: int) -> Recorded:
+    """A stored row as the event it is. Raises Corrupt where it cannot be read."""
+    try:
+        return Recorded(account, version, _decoders[topic].decode(state), position)
+    except KeyError:
+        raise Corrupt(f"{account} version {version}: unknown topic {topic!r}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Corrupt(f"{account} version {version}: {topic} cannot be read: {error}") from None
+
+
+class _NoTranscoder(Transcoder):
+    def encode(self, obj: Any) -> bytes:
+        raise NotImplementedError("events are encoded by msgspec")
+
+    def decode(self, data: bytes) -> Any:
+        raise NotImplementedError("events are decoded by msgspec")
+
+
+class _Pool(SQLiteConnectionPool):
+    """Connections with the durability set and read back; the stock pool leaves `synchronous` to the library build."""
+
+    def _create_connection(self) -> SQLiteConnection:
+        connection = sqlite3.connect(
+            self.db_name,
+            uri=True,
+            check_same_thread=False,
+            isolation_level=None,
+            cached_statements=STATEMENTS_CACHED_MAX,
+            timeout=BUSY_TIMEOUT_S,
+        )
+        try:
+            if not self.is_sqlite_memory_mode:
+                if not self.db_name.endswith("mode=ro"):
+                    connection.execute("PRAGMA journal_mode=WAL")
+                mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+                if mode != "wal":
+                    raise sqlite3.OperationalError(f"journal mode is {mode}, not wal")
+                self.is_journal_mode_wal = True
+            connection.execute("PRAGMA synchronous=FULL")
+            if connection.execute("PRAGMA synchronous").fetchone()[0] != SYNCHRONOUS_FULL:
+                raise sqlite3.OperationalError("synchronous=FULL was refused")
+        except BaseException:
+            connection.close()
+            raise
+        connection.row_factory = sqlite3.Row
+        return SQLiteConnection(sqlite_conn=connection, max_age=self.max_age)
+
+
+class _Datastore(SQLiteDatastore):
+    """The stock datastore over our pool, with text ids. Takes arguments only: no environment is read."""
+
+    def __init__(self, uri: str) -> None:
+        self.pool = _Pool(db_name=uri)
+        self.single_row_tracking = True
+        self.originator_id_type = "text"
+
+
+class Recorder(SQLiteApplicationRecorder):
+    """The stock recorder and table, plus what must be in the same transaction: evidence and natural keys."""
+
+    def construct_create_table_statements(self) -> list[str]:
+        return [
+            *super().construct_create_table_statements(),
+            "CREATE TABLE IF NOT EXISTS evidence ("
+            "session TEXT NOT NULL, ordinal INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (session, ordinal))",
+            "CREATE TABLE IF NOT EXISTS natural_keys ("
+            "account TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (account, key)) WITHOUT ROWID",
+        ]
+
+    def _insert_events(
+        self,
+        c: SQLiteCursor,
+        stored_events: Sequence[StoredEvent],
+        evidence: Iterable[Evidence] = (),
+        keys: Iterable[tuple[str, str]] = (),
+        **_: Any,
+    ) -> Sequence[int]:
+        c.executemany(
+            self.insert_events_statement,
+            [(str(s.originator_id), s.originator_version, s.topic, s.state) for s in stored_events],
+        )
+        # One writer and one transaction: the row ids just given are consecutive.
+        c.execute("SELECT last_insert_rowid()")
+        last = c.fetchone()[0]
+        c.executemany("INSERT INTO evidence VALUES (?,?,?)", evidence)
+        c.executemany("INSERT INTO natural_keys VALUES (?,?)", keys)
+        return range(last - len(stored_events) + 1, last + 1)
+
+
+class Store:
+    """One ledger's storage: append and read. Thread-safe for any number of readers beside one writer.
+
+    `path` None keeps it in memory. Raises NoSuchLedger, LedgerBusy or StoreError.
+    """
+
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self.name: Final = "memory" if path is None else str(path)
+        self.read_only: Final = read_only
+        self._lock = None if path is None or read_only else _WriterLock(path)
+        if path is None:
+            uri = f"file:{uuid4().hex}?mode=memory&cache=shared"
+        else:
+            uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+            if read_only and not path.is_file():
+                raise NoSuchLedger(f"{path}: there is no ledger here")
+        try:
+            self._datastore: Final = _Datastore(uri)
+            self._recorder: Final = Recorder(self._datastore)
+            self._mapper: Final = EventMapper()
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        try:
+            tables = {row[0] for row in self.select("SELECT name FROM sqlite_master WHERE type='table'")}
+        except StoreError as error:
+            raise NoSuchLedger(f"{self.name}: not a ledger ({error.__cause__})") from error
+        if (tables or self.read_only) and not TABLES <= tables:
+            raise NoSuchLedger(f"{self.name}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
+        if not tables:
+            with self._errors():
+                self._recorder.create_table()
+
+    def close(self) -> None:
+        """Close every connection and let the next writer in."""
+        if hasattr(self, "_datastore"):
+            self._datastore.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError as error:
+            raise Conflict(f"{self.name}: somebody else appended first ({error})") from error
+        except (PersistenceError, sqlite3.Error) as error:
+            raise StoreError(f"{self.name}: {error}") from error
+
+    def append(
+        self, events: Sequence[Recorded], evidence: Sequence[Evidence], keys: Sequence[tuple[str, str]]
+    ) -> None:
+        """Store events, the frames they were made from and their natural keys: all of it, durably, or nothing.
+
+        Raises Conflict where an account was appended to by somebody else.
+        """
+        if self.read_only:
+            raise ReadOnly(f"{self.name}: opened with read_only=True")
+        stored = list(map(self._mapper.to_stored_event, events))
+        with self._errors():
+            self._recorder.insert_events(stored, evidence=evidence, keys=keys)
+
+    def events(self, account: str, *, after: int = 0, upto: int | None = None) -> list[Recorded]:
+        """The next page of an account's events after version `after`, at most PAGE_EVENTS_MAX of them."""
+        return self._recorded(
+            "WHERE originator_id=? AND originator_version>? AND originator_version<=? ORDER BY originator_version",
+            (account, after, upto or 1 << 62),
+        )
+
+    def tail(self, account: str, count: int) -> list[Recorded]:
+        """The last `count` events of an account, oldest first."""
+        where = "WHERE originator_id=? AND ?<? ORDER BY originator_version DESC"
+        return self._recorded(where, (account, 0, 1), count)[::-1]
+
+    def all_events(self, *, after: int = 0) -> list[Recorded]:
+        """The next page of all accounts' events after position `after`, in the order they were appended."""
+        return self._recorded("WHERE rowid>? AND ?<? ORDER BY rowid", (after, 0, 1))
+
+    def _recorded(
+        self, where: str, params: tuple[Cell, ...], limit: int = PAGE_EVENTS_MAX
+    ) -> list[Recorded]:
+        columns = "originator_id, originator_version, topic, state, rowid"
+        sql = f"SELECT {columns} FROM stored_events {where} LIMIT ?"
+        return [recorded(*row) for row in self.select(sql, (*params, limit))]
+
+    def known(self, account: str, keys: Sequence[str]) -> set[str]:
+        """Those of the natural keys that are recorded already."""
+        sql = "SELECT key FROM natural_keys WHERE account=? AND key IN (SELECT value FROM json_each(?))"
+        return {row[0] for row in self.select(sql, (account, json.dumps(keys)))}
+
+    def evidence(self, session: str, ordinal: int) -> bytes | None:
+        """The raw bytes of a frame, or None where no event was made of it."""
+        rows = self.select("SELECT payload FROM evidence WHERE session=? AND ordinal=?", (session, ordinal))
+        return rows[0][0] if rows else None
+
+    def evidence_between(self, session: str, first: int, last: int) -> dict[int, bytes]:
+        """The raw bytes kept of a session's frames `first` to `last`, by ordinal."""
+        sql = "SELECT ordinal, payload FROM evidence WHERE session=? AND ordinal BETWEEN ? AND ?"
+        return dict(self.select(sql, (session, first, last)))
+
+    def last_ordinal(self, session: str) -> int:
+        """The last frame of a session that an event was made of; 0 where there is none."""
+        rows = self.select("SELECT max(ordinal) FROM evidence WHERE session=?", (session,))
+        return rows[0][0] or 0
+
+    def head(self) -> int:
+        """The position of the last event; 0 in an empty ledger."""
+        return self.select("SELECT max(rowid) FROM stored_events")[0][0] or 0
+
+    def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query, whole: no read transaction stays open."""
+        with self._errors(), self._datastore.transaction(commit=False) as cursor:
+            cursor.execute(sql, params)
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]]) -> None:
+        """Run statements, each with many rows of parameters, in one transaction. For projections' own tables."""
+        if self.read_only:
+            raise ReadOnly(f"{self.name}: opened with read_only=True")
+        with self._errors(), self._datastore.transaction(commit=True) as cursor:
+            for sql, rows in statements:
+                cursor.executemany(sql, rows)
+
+
+class _WriterLock:
+    """One writing process at a time: a lock on a file beside the ledger, freed by the kernel when the process ends.
+
+    Not on the ledger file itself: closing any handle of that file would drop SQLite's own locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handle: int | None = None
+        if not path.parent.is_dir():
+            raise NoSuchLedger(f"{path}: there is no folder {path.parent}")
+        if fcntl is None:
+            return _warn_two_writers(path)
+        try:
+            handle = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 20).decode("ascii", "replace").strip()
+            os.close(handle)
+            raise LedgerBusy(
+                f"{path}: process {holder or '?'} is writing to this ledger; one process writes at a time. "
+                "Wait for it, or open with read_only=True to read meanwhile"
+            ) from None
+        except OSError:
+            os.close(handle)
+            return _warn_two_writers(path)
+        self._handle = handle
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _warn_two_writers(path: Path) -> None:
+    """No lock can be had here, so two writers could meet: say so where this SQLite would not survive it."""
+    first, last = WAL_RESET_BUG
+    if first <= sqlite3.sqlite_version_info <= last:
+        warnings.warn(
+            f"{path}: no writer lock on this file system, and SQLite {sqlite3.sqlite_version} has the WAL-reset bug "
+            "(fixed in 3.51.3): two processes writing at once can corrupt the file. Make sure that only one writes",
+            StoreWarning,
+            stacklevel=5,
+        )

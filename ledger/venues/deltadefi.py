@@ -1,0 +1,484 @@
+"""What DeltaDeFi's account stream says, in the three generations of it, and its REST balance.
+
+Must not know how a frame came: no socket, no clock, no API key (the venue carries its key in the URL).
+
+The rules come from `venues/deltadefi.md`. The venue numbers no message and times none: a balance has no identity
+but its place in the session. Whether a list is complete is not documented, so nothing is ever zeroed by its
+absence, and `total_count` is no check. The generations share their names: the shape tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from ledger import wire
+from ledger.errors import Malformed
+from ledger.events import (
+    Amount,
+    Balance,
+    BalanceDelta,
+    BalanceEventImported,
+    Event,
+    FillRecorded,
+    FrameQuarantined,
+    OrderUpdated,
+    Source,
+    Statement,
+)
+from ledger.venue import Frame
+
+NAME: Final = "deltadefi"
+
+_ADA: Final = "lovelace"
+_CLOSED: Final = frozenset({"fully_filled", "cancelled", "partially_cancelled", "closed", "failed"})
+_KEEPALIVE: Final = frozenset({b"ping", b"pong"})  # the only frames that are not JSON
+_LISTS: Final = frozenset({"open_orders", "trading_history", "orders_history"})
+_KEYS: Final = {"balance": "balance", "order_info": "order", "dlta_points": "dlta_points"} | dict.fromkeys(
+    _LISTS, "data"
+)
+_ERROR_CHARS_MAX: Final = 200
+
+_Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]  # policy + asset name: 120 hex digits
+_Text: TypeAlias = Annotated[str, Meta(max_length=128)]
+_Digits: TypeAlias = Raw  # a JSON number or a string of digits: the same field has been both
+
+
+class _Row(Struct, frozen=True, gc=False):
+    asset: _Word
+    asset_unit: _Text
+    free: _Digits
+    locked: _Digits
+
+
+class _Message(Struct, frozen=True, gc=False):
+    """The envelope; what depends on the generation is parsed when the shape is known."""
+
+    type: str | UnsetType = UNSET
+    sub_type: str | UnsetType = UNSET
+    balance: list[_Row] | UnsetType | None = UNSET
+    data: Raw | UnsetType = UNSET
+    order: Raw | UnsetType = UNSET
+    dlta_points: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+class _Error(Struct, frozen=True, gc=False):
+    error: str
+    code: int
+
+
+class _Fill(Struct, frozen=True, gc=False):
+    id: _Word
+    order_id: _Word
+    execution_price: _Digits
+    filled_amount: _Digits
+    fee_unit: _Text | UnsetType = UNSET
+    fee_amount: _Digits | UnsetType = UNSET
+    role: _Text | UnsetType = UNSET
+    counter_party_order_id: _Text | UnsetType = UNSET
+    create_time: int | UnsetType = UNSET
+
+
+class _Order(Struct, frozen=True, gc=False):
+    """Generations 0 and 1: Unix seconds; quantities were numbers, then strings."""
+
+    order_id: _Word
+    status: _Word
+    symbol: _Word
+    side: _Word
+    type: _Word
+    orig_qty: _Digits
+    executed_qty: _Digits
+    price: _Digits | UnsetType = UNSET
+    executed_price: _Digits | UnsetType = UNSET
+    fee_charged: _Digits | UnsetType = UNSET
+    fee_unit: _Text | UnsetType = UNSET
+    create_time: int | UnsetType = UNSET
+    update_time: int | UnsetType = UNSET
+    fills: list[_Fill] | UnsetType | None = UNSET
+
+
+class _Filling(Struct, frozen=True, gc=False):
+    """One of `order_filling_records`: a fill told apart from its order."""
+
+    execution_id: _Word
+    order_id: _Word
+    symbol: _Word
+    side: _Word
+    executed_qty: _Digits
+    executed_price: _Digits
+    fee_charged: _Digits | UnsetType = UNSET
+    fee_unit: _Text | UnsetType = UNSET
+    created_time: int | UnsetType = UNSET
+    create_time: int | UnsetType = UNSET
+
+
+class _Page(Struct, frozen=True, gc=False):
+    """An entry of `data`: a page of lists; or, with no page around it, one order or one filling."""
+
+    orders: list[_Order] | UnsetType | None = UNSET
+    order_filling_records: list[_Filling] | UnsetType | None = UNSET
+    execution_id: Raw | UnsetType = UNSET
+
+
+class _Execution(Struct, frozen=True, gc=False):
+    id: _Word
+    order_id: _Word
+    execution_price: str
+    filled_base_qty: str
+    filled_quote_qty: str | UnsetType = UNSET
+    commission: str | UnsetType = UNSET
+    commission_unit: _Text | UnsetType = UNSET
+    role: _Text | UnsetType = UNSET
+    counter_party_order_id: _Text | UnsetType | None = UNSET
+    created_at: str | UnsetType = UNSET
+
+
+class _OrderInfo(Struct, frozen=True, gc=False):
+    """Generation 2: every amount a string, ISO-8601 times."""
+
+    id: _Word
+    status: _Word
+    symbol: _Word
+    side: _Word
+    type: _Word
+    base_qty: str
+    executed_base_qty: str
+    quote_qty: str | UnsetType = UNSET
+    executed_quote_qty: str | UnsetType = UNSET
+    price: str | UnsetType = UNSET
+    executed_price: str | UnsetType = UNSET
+    commission: str | UnsetType = UNSET
+    commission_unit: _Text | UnsetType = UNSET
+    created_at: str | UnsetType = UNSET
+    updated_at: str | UnsetType = UNSET
+    order_execution_records: list[_Execution] | UnsetType | None = UNSET
+
+
+class _Shape(Struct, frozen=True, gc=False):
+    """What tells the order objects apart: generation 2 calls its id `id`."""
+
+    order_id: Raw | UnsetType = UNSET
+
+
+class _Points(Struct, frozen=True, gc=False):
+    delta: str
+    new_total: str
+    source_type: _Word
+    season_points: _Text | UnsetType = UNSET
+    source_ref: _Text | UnsetType | None = UNSET
+    league: _Text | UnsetType = UNSET
+
+
+_FRAME: Final[msgspec.json.Decoder[_Message | list[_Row]]] = msgspec.json.Decoder(_Message | list[_Row])
+_ERROR: Final = msgspec.json.Decoder(_Error)
+_PAGES: Final = msgspec.json.Decoder(list[_Page])
+_ORDERS: Final = msgspec.json.Decoder(list[_Order])
+_FILLINGS: Final = msgspec.json.Decoder(list[_Filling])
+_SHAPE: Final = msgspec.json.Decoder(_Shape)
+_ORDER: Final = msgspec.json.Decoder(_Order)
+_ORDER_INFO: Final = msgspec.json.Decoder(_OrderInfo)
+_POINTS: Final = msgspec.json.Decoder(_Points)
+
+
+def decode(frame: Frame) -> Sequence[Statement]:
+    """The statements of a frame."""
+    if frame.payload in _KEEPALIVE:
+        return ()
+    said = wire.decode(_FRAME, frame.payload)
+    if isinstance(said, list):
+        return [_balance(frame, "accounts/balance", said, {})]
+    if said.type is UNSET:
+        if said.error is UNSET:
+            raise Malformed("unknown message: neither type nor error")
+        return [_venue_error(frame)]
+    if said.type.lower() != "account" or said.sub_type is UNSET:
+        raise Malformed(f"unknown message: type {said.type[:40]!r}, sub_type {str(said.sub_type)[:40]!r}")
+    sub_type = said.sub_type
+    if sub_type == "balance" and isinstance(said.balance, list):
+        # "balance" stands twice: the word and the key
+        return [_balance(frame, sub_type, said.balance, {b'"balance"': 2, b'"type"': 1, b'"sub_type"': 1})]
+    if sub_type == "order_info" and said.order is not UNSET:
+        events = _order_info(frame, said, sub_type, bytes(said.order))
+    elif sub_type in _LISTS and said.data is not UNSET:
+        events = _lists(frame, said, sub_type, bytes(said.data))
+    elif sub_type == "dlta_points" and said.dlta_points is not UNSET:
+        events = [_points(frame, said, sub_type, bytes(said.dlta_points))]
+    elif sub_type in _KEYS:
+        raise Malformed(f"{sub_type} without its {_KEYS[sub_type]!r}")
+    else:
+        raise Malformed(f"unknown message: sub_type {sub_type[:40]!r}")
+    return [(frame.account, event) for event in events]
+
+
+def _venue_error(frame: Frame) -> Statement:
+    said = wire.decode(_ERROR, frame.payload)
+    reason = f"venue error {said.code}: {said.error[:_ERROR_CHARS_MAX]}"
+    return frame.account, FrameQuarantined(frame.source(NAME, "error"), "", reason)
+
+
+def _balance(frame: Frame, channel: str, rows: list[_Row], counts: dict[bytes, int]) -> Statement:
+    """Absolute amounts of the assets named, and of no other."""
+    named = len(rows)
+    counts[b'"asset"'] = counts[b'"asset_unit"'] = counts[b'"free"'] = counts[b'"locked"'] = named
+    wire.unique_keys(frame.payload, counts)
+    amount = wire.amount
+    balances = tuple(
+        [
+            Balance(_asset_id(row.asset_unit), row.asset, None, amount(row.free), amount(row.locked))
+            for row in rows
+        ]
+    )
+    if named != len({balance.asset_id for balance in balances}):
+        raise Malformed("an asset is named twice in one balance")
+    return frame.account, BalanceDelta(frame.source(NAME, channel), "", balances)
+
+
+def _lists(frame: Frame, said: _Message, sub_type: str, data: bytes) -> Iterable[Event]:
+    """Generation 1 sends lists, not what happened: the same order and fill come again in other lists."""
+    pages, orders, fillings = _unpaged(data)
+    fills = [fill for order in orders for fill in order.fills or ()]
+    _refuse_doubled_keys(frame.payload, sub_type, (said, *pages, *orders, *fills, *fillings))
+    source = frame.source(NAME, sub_type)
+    events: dict[str, Event] = {}
+    for order in orders:
+        _add_order(events, source, order)
+    told = {fill.order_id for fill in fills}
+    for filling in fillings:
+        if filling.order_id not in told:
+            _add_fill(events, _fill_of_filling(source, filling))
+        elif f"fill:{filling.execution_id}" not in events:
+            # In no known example: perhaps the same fill under another id; neither to be booked nor to be lost.
+            reason = f"not booked: {filling.execution_id} is not among the fills its order has in this frame"
+            events[f"aside:{filling.execution_id}"] = FrameQuarantined(source, "", reason)
+    return events.values()
+
+
+def _unpaged(data: bytes) -> tuple[list[_Page], list[_Order], list[_Filling]]:
+    """The orders and the fillings in `data`, with or without pages around them."""
+    pages = wire.decode(_PAGES, data)
+    if not any(page.orders is not UNSET or page.order_filling_records is not UNSET for page in pages):
+        if pages and pages[0].execution_id is not UNSET:
+            return [], [], wire.decode(_FILLINGS, data)
+        return [], wire.decode(_ORDERS, data), []
+    orders: list[_Order] = []
+    fillings: list[_Filling] = []
+    for at, page in enumerate(pages):
+        if page.orders is UNSET and page.order_filling_records is UNSET:
+            raise Malformed(f"neither orders nor order_filling_records - at `$.data[{at}]`")
+        if isinstance(page.orders, list):
+            orders += page.orders
+        if isinstance(page.order_filling_records, list):
+            fillings += page.order_filling_records
+    return pages, orders, fillings
+
+
+def _order_info(frame: Frame, said: _Message, sub_type: str, order: bytes) -> Iterable[Event]:
+    events: dict[str, Event] = {}
+    source = frame.source(NAME, sub_type)
+    if wire.decode(_SHAPE, order).order_id is not UNSET:
+        old = wire.decode(_ORDER, order)
+        _refuse_doubled_keys(frame.payload, sub_type, (said, old, *(old.fills or ())))
+        _add_order(events, source, old)
+        return events.values()
+    info = wire.decode(_ORDER_INFO, order)
+    executions = info.order_execution_records or ()
+    _refuse_doubled_keys(frame.payload, sub_type, (said, info, *executions))
+    updated = _order_of_info(source, info)
+    events[updated.key] = updated
+    for execution in executions:  # whatever the status: a partly filled order stays "open"
+        _add_fill(events, _fill_of_execution(source, info, execution))
+    return events.values()
+
+
+def _points(frame: Frame, said: _Message, sub_type: str, points: bytes) -> Event:
+    """Loyalty points: a history, never a balance."""
+    row = wire.decode(_POINTS, points)
+    _refuse_doubled_keys(frame.payload, sub_type, (said, row))
+    amount, total = wire.amount(row.delta), wire.amount(row.new_total)
+    told = (_canonical(amount), _canonical(total), row.source_type)
+    rest = (_none(row.season_points), _none(row.source_ref), _none(row.league))
+    return BalanceEventImported(
+        frame.source(NAME, sub_type),
+        f"points:{_digest(*told, *rest)}",
+        asset_id="dlta_points",
+        asset="DLTA_POINTS",
+        cause=row.source_type,
+        amount=amount,
+        balance=total,
+        memo=True,
+        reference=_none(row.source_ref),
+    )
+
+
+def _add_order(events: dict[str, Event], source: Source, order: _Order) -> None:
+    updated = _keyed(
+        OrderUpdated(
+            source,
+            "",
+            order.order_id,
+            order.symbol,
+            order.side,
+            order.type,
+            order.status,
+            order.status.lower() in _CLOSED,
+            price=_amount(order.price),
+            quantity=wire.amount(order.orig_qty),
+            executed=wire.amount(order.executed_qty),
+            average_price=_amount(order.executed_price),
+            fee=_amount(order.fee_charged),
+            fee_asset=_asset(order.fee_unit),
+            created_ns=_seconds(order.create_time),
+            updated_ns=_seconds(order.update_time),
+        )
+    )
+    events.setdefault(updated.key, updated)
+    for fill in order.fills or ():
+        if fill.order_id != order.order_id:
+            raise Malformed(f"fill {fill.id} names another order than the one it stands in")
+        recorded = FillRecorded(
+            source,
+            f"fill:{fill.id}",
+            fill.id,
+            fill.order_id,
+            order.symbol,
+            order.side,
+            wire.amount(fill.execution_price),
+            wire.amount(fill.filled_amount),
+            fee=_amount(fill.fee_amount),
+            fee_asset=_asset(fill.fee_unit),
+            role=_none(fill.role),
+            counter_order_id=_none(fill.counter_party_order_id),
+            time_ns=_seconds(fill.create_time),
+        )
+        _add_fill(events, recorded)
+
+
+def _fill_of_filling(source: Source, filling: _Filling) -> FillRecorded:
+    return FillRecorded(
+        source,
+        f"fill:{filling.execution_id}",
+        filling.execution_id,
+        filling.order_id,
+        filling.symbol,
+        filling.side,
+        wire.amount(filling.executed_price),
+        wire.amount(filling.executed_qty),
+        fee=_amount(filling.fee_charged),
+        fee_asset=_asset(filling.fee_unit),
+        time_ns=_seconds(filling.create_time if filling.created_time is UNSET else filling.created_time),
+    )
+
+
+def _order_of_info(source: Source, info: _OrderInfo) -> OrderUpdated:
+    return _keyed(
+        OrderUpdated(
+            source,
+            "",
+            info.id,
+            info.symbol,
+            info.side,
+            info.type,
+            info.status,
+            info.status.lower() in _CLOSED,
+            price=_amount(info.price),
+            quantity=wire.amount(info.base_qty),
+            executed=wire.amount(info.executed_base_qty),
+            quote_quantity=_amount(info.quote_qty),
+            executed_quote=_amount(info.executed_quote_qty),
+            average_price=_amount(info.executed_price),
+            fee=_amount(info.commission),
+            fee_asset=_asset(info.commission_unit),
+            created_ns=_iso(info.created_at),
+            updated_ns=_iso(info.updated_at),
+        )
+    )
+
+
+def _fill_of_execution(source: Source, info: _OrderInfo, execution: _Execution) -> FillRecorded:
+    if execution.order_id != info.id:
+        raise Malformed(f"fill {execution.id} names another order than the one it stands in")
+    return FillRecorded(
+        source,
+        f"fill:{execution.id}",
+        execution.id,
+        execution.order_id,
+        info.symbol,
+        info.side,
+        wire.amount(execution.execution_price),
+        wire.amount(execution.filled_base_qty),
+        quote_quantity=_amount(execution.filled_quote_qty),
+        fee=_amount(execution.commission),
+        fee_asset=_asset(execution.commission_unit),
+        role=_none(execution.role),
+        counter_order_id=_none(execution.counter_party_order_id),
+        time_ns=_iso(execution.created_at),
+    )
+
+
+def _add_fill(events: dict[str, Event], fill: FillRecorded) -> None:
+    if events.setdefault(fill.key, fill) != fill:
+        raise Malformed(f"fill {fill.fill_id} is told twice, and differently")
+
+
+def _keyed(order: OrderUpdated) -> OrderUpdated:
+    """The order under the key of its state: the same in whichever list or delivery it comes."""
+    words = (order.order_id, order.symbol, order.side, order.type, order.status, order.fee_asset)
+    times = (order.created_ns, order.updated_ns)
+    quantities = (order.quantity, order.executed, order.quote_quantity, order.executed_quote)
+    numbers = [_canonical(text) for text in (*quantities, order.price, order.average_price, order.fee)]
+    return msgspec.structs.replace(order, key=f"order:{_digest(*words, *times, *numbers)}")
+
+
+def _digest(*parts: str | int | None) -> str:
+    return blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
+
+
+def _canonical(text: Amount | None) -> str | None:
+    return None if text is None else str(wire.EXACT.normalize(wire.decimal(text)))
+
+
+def _asset_id(unit: str) -> str:
+    """What the venue's spellings of a unit share: no dot after the policy id, lower case, one name for ADA."""
+    if not unit:
+        return _ADA
+    asset_id = unit.replace(".", "").lower()
+    if not asset_id:
+        raise Malformed(f"not an asset unit: {unit!r}")
+    return asset_id
+
+
+def _asset(unit: str | UnsetType) -> str | None:
+    return None if unit is UNSET else _asset_id(unit)
+
+
+def _amount(text: str | Raw | UnsetType) -> Amount | None:
+    return None if text is UNSET else wire.amount(text)
+
+
+def _seconds(time: int | UnsetType) -> int | None:
+    return None if time is UNSET else wire.epoch_ns(time)
+
+
+def _iso(time: str | UnsetType) -> int | None:
+    return None if time is UNSET else wire.iso_ns(time)
+
+
+def _none(text: str | UnsetType | None) -> str | None:
+    return None if text is UNSET else text or None
+
+
+def _refuse_doubled_keys(payload: bytes, sub_type: str, told: Iterable[Struct]) -> None:
+    """What was read stands in the payload as often as it was read, and the sub_type's word once more."""
+    counts = {b'"%s"' % sub_type.encode(): 1}
+    for struct in told:
+        for name in struct.__struct_fields__:
+            if getattr(struct, name) is not UNSET:
+                key = b'"%s"' % name.encode()
+                counts[key] = counts.get(key, 0) + 1
+    wire.unique_keys(payload, counts)

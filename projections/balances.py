@@ -1,0 +1,271 @@
+"""Balances as the venues last stated them: now, and as of any time or version.
+
+Knows balance events; computes no posting. A statement older than what is known of an asset changes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from ledger import Ledger, Recorded
+from ledger.events import Amount, Balance, BalanceDelta, BalanceEventImported, BalanceSnapshot, time_of
+from ledger.wire import EXACT, decimal, parse_time
+from projections.subscription import Subscription
+from projections.tables import Database, Table
+
+
+class BalanceRow(Struct):
+    """One asset of one account, amounts as the venue's text. `held` False: the venue no longer names it."""
+
+    account: str
+    asset_id: str
+    asset: str
+    total: Amount | None
+    available: Amount | None
+    locked: Amount | None
+    staked: Amount | None
+    pending: Amount | None
+    tradable: bool | None
+    held: bool
+    version: int
+    time_ns: int
+    before: Amount | None = None
+    """The balance before the history row this one rests on, for rows of one instant."""
+
+
+class StatementRow(Struct):
+    """What is known of an account's whole statements: the last complete one, and one still arriving in pages."""
+
+    account: str
+    complete_ns: int
+    part: str | None = None
+    named: str | None = None
+
+
+class Holding(Struct, frozen=True):
+    """A balance as numbers. None where the venue does not state that part."""
+
+    asset_id: str
+    asset: str
+    total: Decimal | None
+    available: Decimal | None
+    locked: Decimal | None
+    staked: Decimal | None
+    pending: Decimal | None
+    version: int
+    time_ns: int
+
+
+class Balances:
+    """Current balances: `balances["bitopro:main"]["ADA"].available`. Catches up when read.
+
+    Assets are found by their id, and by the venue's label where it is unambiguous.
+    """
+
+    name = "balances"
+    version = 1
+
+    def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
+        self._ledger = ledger
+        database = ledger if database is None else database
+        self._fold: Final = _Fold(database)
+        self.tables: Final = self._fold.tables
+        self.apply: Final = self._fold.apply
+        self.subscription: Final = Subscription(ledger, self, database)
+
+    def __getitem__(self, account: str) -> dict[str, Holding]:
+        self.subscription.catch_up()
+        return self._fold.holdings(account)
+
+    def rows(self, account: str | None = None) -> list[BalanceRow]:
+        """The balances held, by account and asset id."""
+        self.subscription.catch_up()
+        return self._fold.held(account)
+
+    def at(self, moment: int | str | datetime, account: str | None = None) -> AsOf:
+        """Balances as of a version (int) of each account, or as of a time (ISO-8601 text or datetime, UTC): what the
+        statements up to and including it say. Raises Malformed where the text is no time."""
+        fold = _Fold(None)
+        if isinstance(moment, int):
+            version, until = moment, None
+        else:
+            version, until = None, _ns(moment)
+        for recorded in self._ledger.replay(account):
+            if version is not None and recorded.version > version:
+                if account is not None:
+                    break
+                continue
+            if until is None or time_of(recorded.event) <= until:
+                fold.apply(recorded)
+        return AsOf(fold)
+
+
+class AsOf:
+    """Balances as of a moment; indexed like Balances."""
+
+    def __init__(self, fold: _Fold) -> None:
+        self._fold = fold
+
+    def __getitem__(self, account: str) -> dict[str, Holding]:
+        return self._fold.holdings(account)
+
+    def rows(self, account: str | None = None) -> list[BalanceRow]:
+        """The balances held at that moment, by account and asset id."""
+        return self._fold.held(account)
+
+
+class _Fold:
+    def __init__(self, database: Database | None) -> None:
+        self._rows = Table(database, "balances", BalanceRow, key=2)
+        self._statements = Table(database, "balance_statements", StatementRow, key=1)
+        self.tables = (self._rows, self._statements)
+
+    def held(self, account: str | None) -> list[BalanceRow]:
+        return [row for row in self._rows.rows(account) if row.held]
+
+    def holdings(self, account: str) -> dict[str, Holding]:
+        rows = self.held(account)
+        found = {row.asset_id: _holding(row) for row in rows}
+        labels = [row.asset for row in rows]
+        for row in rows:
+            if labels.count(row.asset) == 1:
+                found.setdefault(row.asset, found[row.asset_id])
+        return found
+
+    def apply(self, recorded: Recorded) -> None:
+        event = recorded.event
+        if isinstance(event, BalanceDelta):
+            self._delta(recorded, event)
+        elif isinstance(event, BalanceSnapshot):
+            self._snapshot(recorded, event)
+        elif isinstance(event, BalanceEventImported) and not event.memo:
+            self._imported(recorded, event)
+
+    def _delta(self, recorded: Recorded, event: BalanceDelta) -> None:
+        account, time_ns = recorded.account, time_of(event)
+        complete_ns = self._complete_ns(account)
+        for balance in event.balances:
+            self._state(account, balance, recorded.version, time_ns, complete_ns)
+        for asset_id in event.removed:
+            self._remove(account, asset_id, recorded.version, time_ns)
+        statement = self._statements.get(account)
+        if statement is not None and statement.part is not None:
+            self._name(statement, event.balances)
+
+    def _snapshot(self, recorded: Recorded, event: BalanceSnapshot) -> None:
+        account, time_ns = recorded.account, time_of(event)
+        complete_ns = self._complete_ns(account)
+        for balance in event.balances:
+            self._state(account, balance, recorded.version, time_ns, complete_ns)
+        statement = self._statements.get(account) or StatementRow(account, 0)
+        part = None if event.part is None else f"{event.source.session}/{event.part}"
+        if part is None or statement.part != part:
+            statement.named = None  # another statement: what was still arriving is overtaken
+        statement.part = part
+        self._name(statement, event.balances)
+        if event.more:
+            return
+        named = set(_names(statement))
+        statement.part = statement.named = None
+        statement.complete_ns = max(statement.complete_ns, time_ns)
+        for row in list(self._rows.of(account).values()):
+            if row is not None and row.held and row.asset_id not in named:
+                self._remove(account, row.asset_id, recorded.version, time_ns)
+
+    def _name(self, statement: StatementRow, balances: tuple[Balance, ...]) -> None:
+        named = {*_names(statement), *(balance.asset_id for balance in balances)}
+        statement.named = msgspec.json.encode(sorted(named)).decode()
+        self._statements.put(statement)
+
+    def _complete_ns(self, account: str) -> int:
+        statement = self._statements.get(account)
+        return 0 if statement is None else statement.complete_ns
+
+    def _state(self, account: str, said: Balance, version: int, time_ns: int, complete_ns: int) -> None:
+        row = self._rows.of(account).get((account, said.asset_id))
+        if time_ns < (complete_ns if row is None else row.time_ns):
+            return
+        self._rows.put(
+            BalanceRow(
+                account,
+                said.asset_id,
+                said.asset,
+                _total(said),
+                said.available,
+                said.locked,
+                said.staked,
+                said.pending,
+                said.tradable,
+                True,
+                version,
+                time_ns,
+            )
+        )
+
+    def _remove(self, account: str, asset_id: str, version: int, time_ns: int) -> None:
+        row = self._rows.of(account).get((account, asset_id))
+        if row is None:
+            row = BalanceRow(account, asset_id, asset_id, None, None, None, None, None, None, False, 0, 0)
+        if row.time_ns <= time_ns:
+            row.held, row.version, row.time_ns = False, version, time_ns
+            self._rows.put(row)
+
+    def _imported(self, recorded: Recorded, event: BalanceEventImported) -> None:
+        account, time_ns = recorded.account, time_of(event)
+        row = self._rows.of(account).get((account, event.asset_id))
+        if row is not None and time_ns <= row.time_ns:
+            # Rows of one instant: the one that ends where the known one begins is the older.
+            older = row.before is not None and decimal(event.balance) == decimal(row.before)
+            if time_ns < row.time_ns or (older and not _follows(event, row)):
+                return
+        before = EXACT.subtract(decimal(event.balance), decimal(event.amount))
+        self._rows.put(
+            BalanceRow(
+                account,
+                event.asset_id,
+                event.asset,
+                event.balance,
+                None,
+                None,
+                None,
+                event.pending,
+                None,
+                True,
+                recorded.version,
+                time_ns,
+                format(before, "f"),
+            )
+        )
+
+
+def _names(statement: StatementRow) -> list[str]:
+    return msgspec.json.decode(statement.named or "[]", type=list[str])
+
+
+def _follows(event: BalanceEventImported, row: BalanceRow) -> bool:
+    if row.total is None:
+        return False
+    return EXACT.add(decimal(row.total), decimal(event.amount)) == decimal(event.balance)
+
+
+def _total(said: Balance) -> Amount | None:
+    if said.total is not None or said.available is None or said.locked is None:
+        return said.total
+    return format(EXACT.add(decimal(said.available), decimal(said.locked)), "f")
+
+
+def _holding(row: BalanceRow) -> Holding:
+    parts = (row.total, row.available, row.locked, row.staked, row.pending)
+    amounts = [None if part is None else decimal(part) for part in parts]
+    return Holding(row.asset_id, row.asset, *amounts, row.version, row.time_ns)
+
+
+def _ns(moment: str | datetime) -> int:
+    if isinstance(moment, datetime):
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+    return parse_time(moment)

@@ -1,0 +1,156 @@
+"""Keeping projections up with the ledger: catch up, rebuild, compare with a fold from zero.
+
+Knows recorded events, tables and positions; knows no venue and no transport. A projection's rows and its position are
+written in one transaction, so each event is folded exactly once, whatever is killed when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from ledger import Ledger, Recorded
+from projections.tables import Cell, Database, Table
+
+BATCH_EVENTS_MAX: Final = 1_000
+
+_POSITIONS: Final = (
+    "CREATE TABLE IF NOT EXISTS projection_positions (name TEXT PRIMARY KEY, version INTEGER, position INTEGER)"
+)
+
+
+class Projection(Protocol):
+    """What folds events into rows. `version` changes when the fold does: stored rows of another are not used."""
+
+    name: str
+    version: int
+    subscription: Subscription
+
+    @property
+    def tables(self) -> Sequence[Table[Struct]]:
+        """The tables it writes."""
+        ...
+
+    def apply(self, recorded: Recorded, /) -> None:
+        """Fold one event."""
+        ...
+
+
+class Subscription:
+    """One projection's place in the ledger. Writes what it folds, unless the database is read only: then it keeps it."""
+
+    def __init__(self, ledger: Ledger, projection: Projection, database: Database | None) -> None:
+        self.ledger: Final = ledger
+        self.position = 0
+        self._projection = projection
+        self._database = database
+        if database is not None:
+            self._open(database)
+
+    def _open(self, database: Database) -> None:
+        if not database.read_only:
+            database.write([(_POSITIONS, [()])])
+        name, version = self._projection.name, self._projection.version
+        stored: list[tuple[Cell, ...]] = []
+        if database.select("SELECT 1 FROM sqlite_master WHERE name='projection_positions'"):
+            stored = database.select("SELECT version, position FROM projection_positions WHERE name=?", (name,))
+        if stored and stored[0][0] == version:
+            self.position = int(stored[0][1] or 0)
+        elif database.read_only:
+            for table in self._projection.tables:
+                table.detach()
+        else:
+            self.reset()
+
+    def reset(self) -> None:
+        """Forget every row and start at zero."""
+        if self._database is None:
+            return
+        statements: list[tuple[str, Sequence[Sequence[Cell]]]] = []
+        for table in self._projection.tables:
+            table.changes()
+            statements += [(f"DROP TABLE IF EXISTS {table.name}", [()]), (table.create, [()])]
+        self.position = 0
+        self._database.write([*statements, self._mark()])
+
+    def apply(self, recorded: Recorded) -> None:
+        """Fold one event, if it has not been."""
+        if recorded.position > self.position:
+            self._projection.apply(recorded)
+            self.position = recorded.position
+
+    def flush(self) -> None:
+        """Write what changed, and how far it goes, in one transaction."""
+        if self._database is None or self._database.read_only:
+            return
+        changes = [change for table in self._projection.tables for change in table.changes() if change[1]]
+        self._database.write([*changes, self._mark()])
+
+    def catch_up(self) -> None:
+        """Fold what the ledger has and this projection has not."""
+        catch_up(self.ledger, [self._projection])
+
+    def _mark(self) -> tuple[str, list[tuple[Cell, ...]]]:
+        place = (self._projection.name, self._projection.version, self.position)
+        return ("INSERT OR REPLACE INTO projection_positions VALUES (?,?,?)", [place])
+
+
+def catch_up(
+    ledger: Ledger,
+    projections: Sequence[Projection],
+    *,
+    upto: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Fold the ledger's new events into several projections in one pass, up to a position if given.
+
+    `progress` is called with the number of events of each batch.
+    """
+    subscriptions = [projection.subscription for projection in projections]
+    start = min((each.position for each in subscriptions), default=0)
+    waiting = 0
+    for recorded in ledger.replay(after=start, upto=upto):
+        for each in subscriptions:
+            each.apply(recorded)
+        waiting += 1
+        if waiting == BATCH_EVENTS_MAX:
+            _flush(subscriptions, waiting, progress)
+            waiting = 0
+    if waiting:
+        _flush(subscriptions, waiting, progress)
+
+
+def _flush(subscriptions: Sequence[Subscription], events: int, progress: Callable[[int], None] | None) -> None:
+    for each in subscriptions:
+        each.flush()
+    if progress is not None:
+        progress(events)
+
+
+class Difference(Struct, frozen=True):
+    """A row that a fold from zero makes otherwise than it is stored; None where one side has no such row."""
+
+    table: str
+    stored: Struct | None
+    folded: Struct | None
+
+
+def compare(stored: Projection, folded: Projection, account: str | None = None) -> Iterator[Difference]:
+    """The rows (of an account, where named) in which two projections of one kind differ, in key order."""
+    for left, right in zip(stored.tables, folded.tables, strict=True):
+        ours, fresh = left.rows(account), right.rows(account)
+        one, other = next(ours, None), next(fresh, None)
+        while one is not None or other is not None:
+            order = 0 if one is None or other is None else left.order(one, other)
+            if other is None or (one is not None and order < 0):
+                yield Difference(left.name, one, None)
+                one = next(ours, None)
+            elif one is None or order > 0:
+                yield Difference(left.name, None, other)
+                other = next(fresh, None)
+            else:
+                if one != other:
+                    yield Difference(left.name, one, other)
+                one, other = next(ours, None), next(fresh, None)

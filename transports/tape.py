@@ -1,0 +1,271 @@
+"""Frames in files: a tape (frames with their times), NDJSON (a frame a line) or one JSON document (one frame).
+
+Knows bytes and times; knows no venue. A tape is text, a JSON object a line:
+
+    {"tape": 1, "venue": "kraken_prime", "account": "main", "session": "desk-1", "opened": "2026-11-20T09:00:00Z"}
+    {"received": "2026-11-20T09:00:00.120Z", "text": "{…the frame…}"}        or "base64" where it is not UTF-8
+    {"closed": "2026-11-20T09:30:00Z", "cause": "end"}                       missing where the recorder was killed
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+from msgspec import Struct
+
+from ledger.errors import BadTape, Malformed
+from ledger.wire import iso_ns, time_text
+
+CHUNK_BYTES: Final = 1024 * 1024
+LINE_BYTES_MAX: Final = 64 * 1024 * 1024
+DOCUMENT_BYTES_MAX: Final = 64 * 1024 * 1024
+
+Arrival = tuple[bytes, int]
+
+
+class _Header(Struct, forbid_unknown_fields=True):
+    tape: int
+    venue: str
+    account: str
+    session: str
+    opened: str
+
+
+class _Entry(Struct, forbid_unknown_fields=True):
+    received: str | None = None
+    text: str | None = None
+    base64: str | None = None
+    closed: str | None = None
+    cause: str | None = None
+
+
+_header = msgspec.json.Decoder(_Header)
+_entry = msgspec.json.Decoder(_Entry)
+
+
+class Recording:
+    """A file of frames, opened: who it is of where the file says so, and its frames in batches.
+
+    `session` names the conversation: a tape's own name, else the digest of the content, so that the same file is the
+    same session however often it is read; None for a stream, whose end is not known.
+    """
+
+    def __init__(self, name: str, source: io.BufferedReader, now_ns: Callable[[], int]) -> None:
+        self.name: Final = name
+        self.venue: str | None = None
+        self.account: str | None = None
+        self.session: str | None = None
+        self.opened_ns: int | None = None
+        self.cause = "end"
+        self.bytes_read = 0
+        self._now_ns = now_ns
+        self._source = source
+        self._line = 0
+        self._rest = b""
+        self._first = self._read_line()
+        self._is_tape = _looks_like_a_header(self._first)
+        if self._is_tape:
+            self._open_tape()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._source.close()
+
+    def batches(self) -> Iterator[list[Arrival]]:
+        """The frames in order, in batches of what one read gave. Raises BadTape, after the frames before it."""
+        if self._is_tape:
+            yield from self._tape_batches()
+        elif self._first is not None and self._opens_a_document(self._first):
+            yield from self._document_batches()
+        elif self._first is not None:
+            yield [(self._first, self._now_ns())]
+            for lines in self._lines():
+                now_ns = self._now_ns()
+                yield [(line, now_ns) for line in lines]
+
+    def _open_tape(self) -> None:
+        assert self._first is not None
+        try:
+            header = _header.decode(self._first)
+            self.opened_ns = iso_ns(header.opened)
+        except (msgspec.MsgspecError, Malformed, UnicodeDecodeError) as error:
+            raise self._bad(str(error)) from None
+        if header.tape != 1:
+            raise self._bad(f"tape format {header.tape} is not known; this release reads format 1")
+        self.venue, self.account, self.session = header.venue, header.account, header.session
+        self.cause = "the tape has no closing line"
+
+    def _tape_batches(self) -> Iterator[list[Arrival]]:
+        for lines in self._lines():
+            batch: list[Arrival] = []
+            line_of_batch = self._line - len(lines)
+            for number, line in enumerate(lines, line_of_batch + 1):
+                try:
+                    arrival = self._tape_line(line)
+                except (msgspec.MsgspecError, Malformed, UnicodeDecodeError, binascii.Error) as error:
+                    yield batch
+                    self._line = number
+                    raise self._bad(str(error)) from None
+                if arrival is not None:
+                    batch.append(arrival)
+            yield batch
+
+    def _tape_line(self, line: bytes) -> Arrival | None:
+        entry = _entry.decode(line)
+        if entry.closed is not None:
+            iso_ns(entry.closed)
+            self.cause = entry.cause or "end"
+            return None
+        if entry.received is None or (entry.text is None) == (entry.base64 is None):
+            raise Malformed('a frame has "received", and either "text" or "base64"')
+        if entry.text is not None:
+            return entry.text.encode(), iso_ns(entry.received)
+        return base64.b64decode(entry.base64 or "", validate=True), iso_ns(entry.received)
+
+    def _opens_a_document(self, first: bytes) -> bool:
+        """A first line that is no JSON by itself but opens an object or a list: the file may be one document."""
+        return first.lstrip()[:1] in (b"{", b"[") and not _is_json(first)
+
+    def _document_batches(self) -> Iterator[list[Arrival]]:
+        assert self._first is not None
+        lines = [self._first]
+        size = 0
+        rest = self._lines()
+        for more in rest:
+            lines += more
+            size += sum(map(len, more))
+            if size > DOCUMENT_BYTES_MAX:
+                break
+        whole = b"\n".join(lines)
+        frames = lines  # no document after all: a frame a line, of which the first is broken
+        if size <= DOCUMENT_BYTES_MAX and _is_json(whole):
+            frames = [whole]
+        elif size <= DOCUMENT_BYTES_MAX and self._first.strip() in (b"{", b"["):
+            frames = _documents(whole)
+        now_ns = self._now_ns()
+        yield [(frame, now_ns) for frame in frames]
+        for more in rest:
+            now_ns = self._now_ns()
+            yield [(line, now_ns) for line in more]
+
+    def _lines(self) -> Iterator[list[bytes]]:
+        while chunk := self._source.read1(CHUNK_BYTES):
+            self.bytes_read += len(chunk)
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            if len(self._rest) > LINE_BYTES_MAX:
+                self._line += len(lines) + 1
+                raise self._bad(f"a line of more than {LINE_BYTES_MAX} bytes")
+            if lines:
+                self._line += len(lines)
+                yield [line.removesuffix(b"\r") for line in lines]
+        if self._rest:
+            self._line += 1
+            last, self._rest = self._rest, b""
+            yield [last]
+
+    def _read_line(self) -> bytes | None:
+        line = self._source.readline(LINE_BYTES_MAX)
+        self.bytes_read += len(line)
+        if not line:
+            return None
+        self._line = 1
+        if not line.endswith(b"\n") and len(line) == LINE_BYTES_MAX:
+            raise self._bad(f"a line of more than {LINE_BYTES_MAX} bytes")
+        return line.removesuffix(b"\n").removesuffix(b"\r")
+
+    def _bad(self, why: str) -> BadTape:
+        return BadTape(f"{self.name}, line {self._line}: {why}")
+
+
+def open_recording(path: Path, account: str, now_ns: Callable[[], int]) -> Recording:
+    """Open a file of frames for an account (its full id). Raises BadTape where there is none, or where a tape's first
+    line is wrong."""
+    try:
+        digest = sha256(account.encode() + b"\0")
+        with path.open("rb") as content:
+            while chunk := content.read(CHUNK_BYTES):
+                digest.update(chunk)
+        recording = Recording(str(path), path.open("rb"), now_ns)
+    except OSError as error:
+        raise BadTape(f"{path}: {error.strerror}") from None
+    if recording.session is None:
+        recording.session = f"file-{digest.hexdigest()[:24]}"
+    return recording
+
+
+class TapeWriter:
+    """Writes a tape, a line per frame, to the disk before it returns. A context manager; closing writes the last line."""
+
+    def __init__(self, path: Path, *, venue: str, account: str, session: str, opened_ns: int) -> None:
+        self._file = path.open("x", encoding="utf-8")
+        self._write(
+            {
+                "tape": 1,
+                "venue": venue,
+                "account": account,
+                "session": session,
+                "opened": time_text(opened_ns),
+            }
+        )
+
+    def frame(self, payload: bytes, received_ns: int) -> None:
+        """One frame as it came."""
+        try:
+            body = {"text": payload.decode()}
+        except UnicodeDecodeError:
+            body = {"base64": base64.b64encode(payload).decode()}
+        self._write({"received": time_text(received_ns), **body})
+
+    def close(self, closed_ns: int, cause: str = "end") -> None:
+        """End the tape."""
+        self._write({"closed": time_text(closed_ns), "cause": cause})
+        self._file.close()
+
+    def _write(self, entry: dict[str, object]) -> None:
+        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _looks_like_a_header(line: bytes | None) -> bool:
+    return line is not None and line.lstrip().startswith(b'{"tape"')
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _documents(text: bytes) -> list[bytes]:
+    """JSON documents written one after the other; what follows the last good one is kept whole as one more."""
+    found: list[bytes] = []
+    decoder = json.JSONDecoder()
+    try:
+        rest = text.decode()
+    except UnicodeDecodeError:
+        return [text]
+    while rest := rest.strip():
+        try:
+            _, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            end = len(rest)
+        found.append(rest[:end].encode())
+        rest = rest[end:]
+    return found

@@ -6,6 +6,7 @@ Knows amounts; knows no venue and no event.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, Protocol, TypeVar
 
 from ledger.events import Amount
@@ -80,4 +81,4 @@ def in_chain_order(rows: Sequence[R], start: Row | None) -> list[R]:
 def _chained(rows: Sequence[Row], start: Row | None) -> bool:
     if start is not None and not links(start, rows[0]):
         return False
-    return all(links(last, row) for last, row in zip(rows, rows[1:], strict=False))
+    return all(links(last, row) for last, row in pairwise(rows))

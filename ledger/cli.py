@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.resources import as_file, files
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
-import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from ledger.errors import BadTape, LedgerError, Malformed
+from ledger.console import fields, out, progress, show, table
+from ledger.errors import BadTape, LedgerError
 from ledger.ledger import Ledger, Tally
 from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
@@ -40,23 +37,18 @@ from projections import (
     catch_up,
     compare,
 )
-from transports import Recording, open_recording
+from transports import Recording, open_recording, play
 
 DONE: Final = 0
 FINDINGS: Final = 1
 BAD: Final = 2
 INTERRUPTED: Final = 130
 
-PIPE_WIDTH: Final = 200
 DIFFERENCES_SHOWN_MAX: Final = 20
-PREVIEW_CHARS_MAX: Final = 120
+PREVIEW_BYTES: Final = 120
 
-VENUES: Final[dict[str, Venue]] = {
-    venue.NAME: venue for venue in (deltadefi, bitopro, kraken_prime, cascade, pacifica)
-}
-
-out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-err = Console(stderr=True, highlight=False)
+_ALL: Final[tuple[Venue, ...]] = (deltadefi, bitopro, kraken_prime, cascade, pacifica)
+VENUES: Final = {venue.NAME: venue for venue in _ALL}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,7 +58,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     try:
         code = cli.main(args=args, prog_name="accountledger", standalone_mode=False)
     except click.ClickException as error:
-        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "accountledger"
+        where = (
+            error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "accountledger"
+        )
         _complain(f"{error.format_message()} (see {where} --help)")
         code = BAD
     except LedgerError as error:
@@ -96,11 +90,15 @@ def cli() -> None:
 
 
 def _db(command: F) -> F:
-    return click.option("--db", required=True, type=click.Path(dir_okay=False), help="The ledger's SQLite file.")(command)
+    return click.option(
+        "--db", required=True, type=click.Path(dir_okay=False), help="The ledger's SQLite file."
+    )(command)
 
 
 def _json(command: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON array; amounts are strings.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON array; amounts are strings.")(
+        command
+    )
 
 
 def _account(command: F) -> F:
@@ -111,7 +109,9 @@ def _account(command: F) -> F:
 @_db
 @click.argument("venue", type=click.Choice(list(VENUES)))
 @click.argument("account")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+)
 def ingest(db: str, venue: str, account: str, files: tuple[str, ...]) -> int:
     """Take recorded frames of VENUE's login ACCOUNT in; each FILE is one session.
 
@@ -135,27 +135,21 @@ def ingest(db: str, venue: str, account: str, files: tuple[str, ...]) -> int:
 def _ingest_file(ledger: Ledger, venue: Venue, account: str, name: str) -> Tally:
     path = Path(name)
     if name == "-":
-        recording = Recording("standard input", sys.stdin.buffer, time.time_ns)
+        recording = Recording("standard input", os.fdopen(0, "rb", closefd=False), time.time_ns)
     else:
         recording = open_recording(path, f"{venue.NAME}:{account}", time.time_ns)
     with recording:
         said = (recording.venue or venue.NAME, recording.account or account)
         if said != (venue.NAME, account):
-            raise BadTape(f"{recording.name}, line 1: a tape of {':'.join(said)}, not of {venue.NAME}:{account}")
+            raise BadTape(
+                f"{recording.name}, line 1: a tape of {':'.join(said)}, not of {venue.NAME}:{account}"
+            )
         size = path.stat().st_size if name != "-" else None
         with (
-            _progress(f"{path.name}", size) as advance,
-            ledger.intake(
-                venue, account, session=recording.session, opened_ns=recording.opened_ns
-            ) as intake,
+            progress(path.name, size) as advance,
+            ledger.intake(venue, account, session=recording.session, opened_ns=recording.opened_ns) as intake,
         ):
-            done = 0
-            for batch in recording.batches():
-                intake.receive_all(batch)
-                advance(recording.bytes_read - done)
-                done = recording.bytes_read
-            intake.close(recording.cause)
-    return intake.tally
+            return play(recording, intake, advance)
 
 
 def _tally_text(tally: Tally) -> str:
@@ -181,14 +175,19 @@ def accounts(db: str, as_json: bool) -> int:
             }
             for row in _caught_up(ledger, Accounts(ledger)).rows()
         ]
-        _show(found, as_json, "accounts")
+        show(found, as_json=as_json, what="accounts")
     return DONE
 
 
 @cli.command()
 @_db
 @_account
-@click.option("--at", "moment", metavar="TIME_OR_VERSION", help="As of a time (2026-11-21T12:00:00Z) or an account version.")
+@click.option(
+    "--at",
+    "moment",
+    metavar="TIME_OR_VERSION",
+    help="As of a time (2026-11-21T12:00:00Z) or an account version.",
+)
 @_json
 def balances(db: str, account: str | None, moment: str | None, as_json: bool) -> int:
     """What is held, now or as of a time or version; amounts in the venue's digits."""
@@ -213,7 +212,7 @@ def balances(db: str, account: str | None, moment: str | None, as_json: bool) ->
             }
             for row in rows
         ]
-        _show(found, as_json, "balances")
+        show(found, as_json=as_json, what="balances")
     return DONE
 
 
@@ -228,7 +227,7 @@ def _moment(text: str) -> int | str:
 def orders(db: str, account: str | None, as_json: bool) -> int:
     """The orders as last stated, open and closed."""
     with _reading(db, account) as ledger:
-        _show(map(_fields, _caught_up(ledger, Orders(ledger)).rows(account)), as_json, "orders")
+        show(map(fields, _caught_up(ledger, Orders(ledger)).rows(account)), as_json=as_json, what="orders")
     return DONE
 
 
@@ -239,7 +238,7 @@ def orders(db: str, account: str | None, as_json: bool) -> int:
 def fills(db: str, account: str | None, as_json: bool) -> int:
     """The executions, each once."""
     with _reading(db, account) as ledger:
-        _show(map(_fields, _caught_up(ledger, Fills(ledger)).rows(account)), as_json, "fills")
+        show(map(fields, _caught_up(ledger, Fills(ledger)).rows(account)), as_json=as_json, what="fills")
     return DONE
 
 
@@ -250,7 +249,11 @@ def fills(db: str, account: str | None, as_json: bool) -> int:
 def history(db: str, account: str | None, as_json: bool) -> int:
     """The venues' own balance histories: cause, signed change, balance after."""
     with _reading(db, account) as ledger:
-        _show(map(_fields, _caught_up(ledger, History(ledger)).rows(account)), as_json, "history rows")
+        show(
+            map(fields, _caught_up(ledger, History(ledger)).rows(account)),
+            as_json=as_json,
+            what="history rows",
+        )
     return DONE
 
 
@@ -262,7 +265,7 @@ def gaps(db: str, account: str | None, as_json: bool) -> int:
     """What is known to be missing: holes in a sequence, breaks in a running balance. Exit code 1: there are some."""
     with _reading(db, account) as ledger:
         found = _caught_up(ledger, Gaps(ledger)).rows(account)
-        _show(map(_fields, found), as_json, "gaps")
+        show(map(fields, found), as_json=as_json, what="gaps")
     return FINDINGS if found else DONE
 
 
@@ -274,20 +277,19 @@ def quarantine(db: str, account: str | None, as_json: bool) -> int:
     """The frames no event could be made of, kept whole, with the reason. Exit code 1: there are some."""
     with _reading(db, account) as ledger:
         rows = _caught_up(ledger, Quarantine(ledger)).rows(account)
-        _show((_quarantined(ledger, row, as_json) for row in rows), as_json, "quarantined frames")
+        show((_quarantined(ledger, row, as_json) for row in rows), as_json=as_json, what="quarantined frames")
     return FINDINGS if rows else DONE
 
 
 def _quarantined(ledger: Ledger, row: Any, whole: bool) -> dict[str, Any]:
     payload = ledger.frame_bytes(row.session, row.ordinal) or b""
-    fields = _fields(row)
-    fields["evidence_bytes"] = len(payload)
+    found = fields(row)
+    found["evidence_bytes"] = len(payload)
     if whole:
-        fields["payload_base64"] = base64.b64encode(payload).decode()
+        found["payload_base64"] = base64.b64encode(payload).decode()
     else:
-        text = payload[: 4 * PREVIEW_CHARS_MAX].decode("utf-8", "backslashreplace")
-        fields["frame"] = text if len(text) <= PREVIEW_CHARS_MAX else f"{text[:PREVIEW_CHARS_MAX]}…"
-    return fields
+        found["frame"] = payload[:PREVIEW_BYTES].decode("utf-8", "backslashreplace")
+    return found
 
 
 @cli.command()
@@ -297,7 +299,7 @@ def _quarantined(ledger: Ledger, row: Any, whole: bool) -> dict[str, Any]:
 def audit(db: str, account: str, as_json: bool) -> int:
     """Every event of ACCOUNT, in order, with its source and the evidence it was made from."""
     with _reading(db, account) as ledger:
-        _show(map(_fields, Audit(ledger).rows(account)), as_json, "events")
+        show(map(fields, Audit(ledger).rows(account)), as_json=as_json, what="events")
     return DONE
 
 
@@ -307,21 +309,34 @@ def audit(db: str, account: str, as_json: bool) -> int:
 @click.option("--rebuild", is_flag=True, help="Keep the fresh fold in place of the stored one.")
 def replay(db: str, account: str | None, rebuild: bool) -> int:
     """Fold every projection again from zero and compare with the stored one. Exit code 1: they differ."""
-    with _reading(db, account) as ledger, tempfile.TemporaryDirectory() as folder, Ledger(f"{folder}/fold.db") as scratch:
+    with (
+        _reading(db, account) as ledger,
+        tempfile.TemporaryDirectory() as folder,
+        Ledger(f"{folder}/fold.db") as scratch,
+    ):
         stored = [projection(ledger) for projection in PROJECTIONS]
         folded = [projection(ledger, scratch) for projection in PROJECTIONS]
-        with _progress("replay", ledger.position()) as advance:
+        with progress("replay", ledger.position()) as advance:
             events = _refold(ledger, stored, folded, account, advance)
-        differences = 0
-        table = _table("projection", "rows", "stored up to", "differences")
+        summary: list[dict[str, Any]] = []
         for one, other in zip(stored, folded, strict=True):
             found = list(compare(one, other, account))
             rows = sum(1 for each in other.tables for _ in each.rows(account))
-            table.add_row(one.name, str(rows), str(one.subscription.position), str(len(found)))
+            summary.append(
+                {
+                    "projection": one.name,
+                    "rows": rows,
+                    "stored up to": one.subscription.position,
+                    "differences": len(found),
+                }
+            )
             for difference in found[:DIFFERENCES_SHOWN_MAX]:
-                out.print(f"{difference.table}: stored {difference.stored}, folded {difference.folded}", soft_wrap=True)
-            differences += len(found)
-        out.print(table)
+                out.print(
+                    f"{difference.table}: stored {difference.stored}, folded {difference.folded}",
+                    soft_wrap=True,
+                )
+        out.print(table(summary))
+    differences = sum(each["differences"] for each in summary)
     if differences and rebuild:
         with Ledger(db) as ledger:
             fresh = [projection(ledger) for projection in PROJECTIONS]
@@ -330,7 +345,9 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
             _catch_up(ledger, fresh)
         click.echo(f"{events} events replayed: {differences} rows differed; the projections were rebuilt")
     elif differences:
-        click.echo(f"{events} events replayed: {differences} rows differ (replay --rebuild keeps the fresh fold)")
+        click.echo(
+            f"{events} events replayed: {differences} rows differ (replay --rebuild keeps the fresh fold)"
+        )
     else:
         click.echo(f"{events} events replayed: every projection equals the stored one")
     return FINDINGS if differences else DONE
@@ -360,30 +377,44 @@ def _refold(
 
 
 @cli.command()
-@click.option("--db", type=click.Path(dir_okay=False), help="A new file for the demo's ledger; a temporary one if not given.")
+@click.option(
+    "--db",
+    type=click.Path(dir_okay=False),
+    help="A new file for the demo's ledger; a temporary one if not given.",
+)
 def demo(db: str | None) -> int:
     """Five short recordings with trouble planted in them, one per venue, and what the ledger makes of them."""
-    from ledger.demo import show
+    from ledger.demo import show as show_demo
 
     if db is None:
         db = str(Path(tempfile.mkdtemp(prefix="accountledger-")) / "demo.db")
     elif Path(db).exists():
         raise click.UsageError(f"{db} exists; the demo wants a new file")
-    show(db)
+    show_demo(db, VENUES)
     return DONE
 
 
-PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (Accounts, Balances, Orders, Fills, History, Gaps, Quarantine)
+PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (
+    Accounts,
+    Balances,
+    Orders,
+    Fills,
+    History,
+    Gaps,
+    Quarantine,
+)
 
 P = TypeVar("P", bound=Projection)
 
 
 @contextlib.contextmanager
-def _reading(db: str, account: str | None) -> Iterator[Ledger]:
+def _reading(db: str, account: str | None) -> Generator[Ledger]:
     """The ledger, to read. Raises where the account named is not in it."""
     with Ledger(db, read_only=True) as ledger:
         if account is not None and account not in _caught_up(ledger, Accounts(ledger)):
-            raise click.UsageError(f"{db} has no account {account!r}; `accountledger accounts --db {db}` lists them")
+            raise click.UsageError(
+                f"{db} has no account {account!r}; `accountledger accounts --db {db}` lists them"
+            )
         yield ledger
 
 
@@ -394,73 +425,5 @@ def _caught_up(ledger: Ledger, projection: P) -> P:
 
 def _catch_up(ledger: Ledger, projections: Sequence[Projection]) -> None:
     behind = ledger.position() - min(each.subscription.position for each in projections)
-    with _progress("projections", behind) as advance:
+    with progress("projections", behind) as advance:
         catch_up(ledger, projections, progress=advance)
-
-
-@contextlib.contextmanager
-def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error while something long runs; nothing where nobody looks."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda amount: progress.advance(task, amount)
-
-
-def _fields(row: msgspec.Struct) -> dict[str, Any]:
-    """A row as people and JSON read it: `*_ns` becomes an ISO-8601 time."""
-    fields = {}
-    for name, encoded in zip(row.__struct_fields__, row.__struct_encode_fields__, strict=True):
-        value = getattr(row, name)
-        if name.endswith("_ns"):
-            fields[encoded.removesuffix("_ns")] = None if value is None else time_text(value)
-        else:
-            fields[encoded] = value
-    return fields
-
-
-def _show(rows: Iterable[dict[str, Any]], as_json: bool, what: str) -> None:
-    if as_json:
-        _show_json(rows)
-        return
-    first = True
-    for row in rows:
-        if first:
-            table = _table(*row)
-        table.add_row(*map(_cell, row.values()))
-        first = False
-    if first:
-        click.echo(f"no {what}")
-    else:
-        out.print(table)
-
-
-def _show_json(rows: Iterable[dict[str, Any]]) -> None:
-    separator = "["
-    for row in rows:
-        sys.stdout.write(f"{separator}\n{msgspec.json.encode(row).decode()}")
-        separator = ","
-    sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold")
-    return table
-
-
-NUMBERS: Final = frozenset(
-    "total available locked staked pending price quantity executed quote_quantity executed_quote average_price fee amount "
-    "balance version position ordinal sequence evidence_bytes events rows".split()
-)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, dict):
-        return msgspec.json.encode(value).decode().replace("[", "\\[")
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value).replace("[", "\\[")

@@ -1,15 +1,15 @@
 """Every exception raised on purpose.
 
-    LedgerError                  the root: catch this to catch all of them
-    ├── Malformed                the venue's fault: a frame that cannot be read; the ledger quarantines it, never raises it
-    ├── BadTape                  the caller's fault: a tape that is not one; names file and line
-    ├── StoreError               the store's fault
-    │   ├── NoSuchLedger         there is no ledger at that path, or the file is something else
-    │   ├── LedgerBusy           another process is writing to this ledger
-    │   ├── ReadOnly             the ledger was opened read_only
-    │   ├── Conflict             somebody else appended to the account first; nothing of the batch is stored
-    │   └── Corrupt              a stored event cannot be read
-    └── Closed                   the caller's fault: the ledger or the intake is closed
+LedgerError                  the root: catch this to catch all of them
+├── Malformed                the venue's fault: a frame that cannot be read; the ledger quarantines it, never raises it
+├── BadTape                  the caller's fault: a tape that is not one; names file and line
+├── StoreError               the store's fault
+│   ├── NoSuchLedger         there is no ledger at that path, or the file is something else
+│   ├── LedgerBusy           another process is writing to this ledger
+│   ├── ReadOnly             the ledger was opened read_only
+│   ├── Conflict             somebody else appended to the account first; nothing of the batch is stored
+│   └── Corrupt              a stored event cannot be read
+└── Closed                   the caller's fault: the ledger or the intake is closed
 """
 
 from __future__ import annotations

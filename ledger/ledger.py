@@ -108,14 +108,14 @@ class Ledger:
         """
         return Intake(self, venue, account, session or secrets.token_hex(12), opened_ns, now_ns)
 
-    def replay(self, account: str | None = None, *, after: int = 0, upto: int | None = None) -> Iterator[Recorded]:
+    def replay(
+        self, account: str | None = None, *, after: int = 0, upto: int | None = None
+    ) -> Iterator[Recorded]:
         """Every stored event in order: of one account (`after` and `upto` are versions), or of all accounts in the
         order they were appended (`after` and `upto` are positions). Raises Corrupt on an event that cannot be read."""
         while True:
-            if account is None:
-                page = self._store.all_events(after=after)
-            else:
-                page = self._store.events(account, after=after)
+            store = self._store
+            page = store.all_events(after=after) if account is None else store.events(account, after=after)
             for recorded in page:
                 after = recorded.position if account is None else recorded.version
                 if upto is not None and after > upto:
@@ -125,7 +125,7 @@ class Ledger:
                 return
 
     def evidence(self, recorded: Recorded) -> bytes | None:
-        """The raw bytes of the frame an event was made from; None for the records of a session's opening and closing."""
+        """The raw bytes of the frame an event was made from; None for the records of a session itself."""
         source = recorded.event.source
         return self.frame_bytes(source.session, source.ordinal) if source.evidence else None
 

@@ -1,6 +1,7 @@
 """Where events are kept: SQLite through eventsourcing's recorder, in the table that stock eventsourcing reads.
 
-The only room that knows eventsourcing, and the seam where its errors and sqlite3's become ours. Knows no venue, no rules.
+The only room that knows eventsourcing, and the seam where its errors and sqlite3's become ours. Knows no venue and no
+rules.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -29,10 +30,11 @@ from ledger.account import Recorded
 from ledger.errors import Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
 from ledger.events import TOPICS, Event
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # no such module off POSIX
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 PAGE_EVENTS_MAX: Final = 1_000
 SYNCHRONOUS_FULL: Final = 2
@@ -62,11 +64,11 @@ class EventMapper(Mapper[str]):
     def __init__(self) -> None:
         super().__init__(transcoder=_NoTranscoder())
 
-    def to_stored_event(self, domain_event: Recorded) -> StoredEvent:  # type: ignore[override]
+    def to_stored_event(self, domain_event: Any) -> StoredEvent:
         event = domain_event.event
         return StoredEvent(domain_event.account, domain_event.version, _topics[type(event)], _encode(event))
 
-    def to_domain_event(self, stored_event: StoredEvent) -> Recorded:  # type: ignore[override]
+    def to_domain_event(self, stored_event: StoredEvent) -> Recorded:
         return recorded(
             str(stored_event.originator_id),
             stored_event.originator_version,
@@ -195,7 +197,7 @@ class Store:
             tables = {row[0] for row in self.select("SELECT name FROM sqlite_master WHERE type='table'")}
         except StoreError as error:
             raise NoSuchLedger(f"{self.name}: not a ledger ({error.__cause__})") from error
-        if (tables or self.read_only) and not TABLES <= tables:
+        if (tables or self.read_only) and TABLES - tables:
             raise NoSuchLedger(f"{self.name}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
         if not tables:
             with self._errors():
@@ -209,7 +211,7 @@ class Store:
             self._lock.release()
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> Generator[None]:
         try:
             yield
         except IntegrityError as error:
@@ -246,9 +248,7 @@ class Store:
         """The next page of all accounts' events after position `after`, in the order they were appended."""
         return self._recorded("WHERE rowid>? AND ?<? ORDER BY rowid", (after, 0, 1))
 
-    def _recorded(
-        self, where: str, params: tuple[Cell, ...], limit: int = PAGE_EVENTS_MAX
-    ) -> list[Recorded]:
+    def _recorded(self, where: str, params: tuple[Cell, ...], limit: int = PAGE_EVENTS_MAX) -> list[Recorded]:
         columns = "originator_id, originator_version, topic, state, rowid"
         sql = f"SELECT {columns} FROM stored_events {where} LIMIT ?"
         return [recorded(*row) for row in self.select(sql, (*params, limit))]

@@ -1,4 +1,4 @@
-"""accountledger's projections: balances, orders, fills, history, gaps and the audit trail, folded from stored events."""
+"""accountledger's projections: balances, orders, fills, history, gaps and audit trail, folded from stored events."""
 
 from projections.accounts import Accounts
 from projections.audit import Audit

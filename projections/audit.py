@@ -14,8 +14,8 @@ from ledger.events import time_of
 
 
 class AuditRow(Struct, frozen=True):
-    """One event. `evidence_bytes` and `evidence_sha256` are taken from the bytes stored, not from what the event says of
-    them; None where no frame stands behind it."""
+    """One event. `evidence_bytes` and `evidence_sha256` are taken from the bytes stored, not from what the event says
+    of them; None where no frame stands behind it."""
 
     version: int
     position: int

@@ -261,8 +261,10 @@ def _total(said: Balance) -> Amount | None:
 
 def _holding(row: BalanceRow) -> Holding:
     parts = (row.total, row.available, row.locked, row.staked, row.pending)
-    amounts = [None if part is None else decimal(part) for part in parts]
-    return Holding(row.asset_id, row.asset, *amounts, row.version, row.time_ns)
+    total, available, locked, staked, pending = (None if part is None else decimal(part) for part in parts)
+    return Holding(
+        row.asset_id, row.asset, total, available, locked, staked, pending, row.version, row.time_ns
+    )
 
 
 def _ns(moment: str | datetime) -> int:

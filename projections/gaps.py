@@ -39,7 +39,7 @@ class HoleRow(Struct):
 
 
 class Gap(Struct, frozen=True, rename={"start": "from", "end": "to"}):
-    """Something missing. `start` and `end` are the missing sequence numbers, or the times of the rows around a break."""
+    """Something missing. `start` and `end`: the missing sequence numbers, or the times of the rows around a break."""
 
     account: str
     kind: str
@@ -90,7 +90,13 @@ class Gaps:
             return
         if number > row.last + 1:
             hole = HoleRow(
-                account, session, subscription, row.last + 1, number - 1, recorded.version, time_of(recorded.event)
+                account,
+                session,
+                subscription,
+                row.last + 1,
+                number - 1,
+                recorded.version,
+                time_of(recorded.event),
             )
             self._holes.put(hole)
         row.last = number

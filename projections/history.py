@@ -102,9 +102,7 @@ def _instant(row: HistoryRow) -> tuple[str, str, int]:
     return (row.account, row.asset_id, row.time_ns)
 
 
-def _ordered(
-    group: list[HistoryRow], last: HistoryRow | None
-) -> Generator[HistoryRow, None, HistoryRow]:
+def _ordered(group: list[HistoryRow], last: HistoryRow | None) -> Generator[HistoryRow, None, HistoryRow]:
     start = last if last is not None and _chain(last) == _chain(group[0]) else None
     ordered = in_chain_order(group, start)
     yield from ordered

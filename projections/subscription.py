@@ -7,7 +7,7 @@ written in one transaction, so each event is folded exactly once, whatever is ki
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -17,19 +17,31 @@ from projections.tables import Cell, Database, Table
 BATCH_EVENTS_MAX: Final = 1_000
 
 _POSITIONS: Final = (
-    "CREATE TABLE IF NOT EXISTS projection_positions (name TEXT PRIMARY KEY, version INTEGER, position INTEGER)"
+    "CREATE TABLE IF NOT EXISTS projection_positions "
+    "(name TEXT PRIMARY KEY, version INTEGER, position INTEGER)"
 )
 
 
 class Projection(Protocol):
     """What folds events into rows. `version` changes when the fold does: stored rows of another are not used."""
 
-    name: str
-    version: int
-    subscription: Subscription
+    @property
+    def name(self) -> str:
+        """Under which its position is kept."""
+        ...
 
     @property
-    def tables(self) -> Sequence[Table[Struct]]:
+    def version(self) -> int:
+        """Of its fold."""
+        ...
+
+    @property
+    def subscription(self) -> Subscription:
+        """Its place in the ledger."""
+        ...
+
+    @property
+    def tables(self) -> Sequence[Table[Any]]:
         """The tables it writes."""
         ...
 
@@ -39,7 +51,7 @@ class Projection(Protocol):
 
 
 class Subscription:
-    """One projection's place in the ledger. Writes what it folds, unless the database is read only: then it keeps it."""
+    """One projection's place in the ledger. Writes what it folds; only remembers it where the database is read only."""
 
     def __init__(self, ledger: Ledger, projection: Projection, database: Database | None) -> None:
         self.ledger: Final = ledger
@@ -55,7 +67,9 @@ class Subscription:
         name, version = self._projection.name, self._projection.version
         stored: list[tuple[Cell, ...]] = []
         if database.select("SELECT 1 FROM sqlite_master WHERE name='projection_positions'"):
-            stored = database.select("SELECT version, position FROM projection_positions WHERE name=?", (name,))
+            stored = database.select(
+                "SELECT version, position FROM projection_positions WHERE name=?", (name,)
+            )
         if stored and stored[0][0] == version:
             self.position = int(stored[0][1] or 0)
         elif database.read_only:
@@ -122,7 +136,9 @@ def catch_up(
         _flush(subscriptions, waiting, progress)
 
 
-def _flush(subscriptions: Sequence[Subscription], events: int, progress: Callable[[int], None] | None) -> None:
+def _flush(
+    subscriptions: Sequence[Subscription], events: int, progress: Callable[[int], None] | None
+) -> None:
     for each in subscriptions:
         each.flush()
     if progress is not None:

@@ -1,4 +1,4 @@
-"""A projection's rows: a typed table in the ledger's own database, with the changed rows held back until the batch is done.
+"""A projection's rows: a typed table in the ledger's own database; changed rows are held back until the batch is done.
 
 Knows rows and SQL; knows no event. A table with no database keeps its rows in memory only (answers as of a moment).
 """
@@ -46,7 +46,10 @@ class Table(Generic[R]):
 
     def __init__(self, database: Database | None, name: str, row: type[R], *, key: int) -> None:
         hints = get_type_hints(row)
-        kinds = [next(kind for kind in (*get_args(hints[field]), hints[field]) if kind in _SQL_TYPES) for field in hints]
+        kinds = [
+            next(kind for kind in (*get_args(hints[field]), hints[field]) if kind in _SQL_TYPES)
+            for field in hints
+        ]
         fields = row.__struct_fields__
         self.name: Final = name
         self.key: Final = fields[:key]
@@ -59,7 +62,9 @@ class Table(Generic[R]):
         self._whole: set[str] = set()
         self._dirty: dict[tuple[Cell, ...], R] = {}
         columns = ", ".join(f"{field} {_SQL_TYPES[kind]}" for field, kind in zip(fields, kinds, strict=True))
-        self.create: Final = f"CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY ({', '.join(self.key)}))"
+        self.create: Final = (
+            f"CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY ({', '.join(self.key)}))"
+        )
         self.insert: Final = f"INSERT OR REPLACE INTO {name} VALUES ({', '.join('?' * len(fields))})"
         self._select = f"SELECT {', '.join(fields)} FROM {name}"
 
@@ -141,7 +146,8 @@ class Table(Generic[R]):
         marks = ", ".join("?" * self._width)
         after: tuple[Cell, ...] | None = None
         while True:
-            where, params = [], []
+            where: list[str] = []
+            params: list[Cell] = []
             if account is not None:
                 where.append("account=?")
                 params.append(account)

@@ -252,6 +252,12 @@ def test_a_key_twice_around_the_entries_is_refused(twice: str, reason: str) -> N
     assert reason == refusal(twice)
 
 
+def test_a_plain_message_is_read_by_one_parser_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser that sees every pair is slow: it is for doubtful frames."""
+    monkeypatch.setattr(wire.json, "loads", None)
+    assert balances_of(FIRST, ordinal=1)
+
+
 def test_unknown_fields_are_ignored_even_when_named_like_known_ones() -> None:
     said = balances_of(
         changed('"stake":"2"', '"stake":"2","extra":{"amount":"7","stake":null},"n\\u0061me":1')

@@ -92,6 +92,7 @@ PLANTED: Final[dict[str, tuple[Plant, ...]]] = {
     ),
     "command-line": (
         Plant("ledger.ledger", "from ledger.cli import main", "ledger.cli"),
+        Plant("ledger.added_later", "from ledger.demo import show", "ledger.demo"),
         Plant("projections.added_later", "import ledger.cli", "ledger.cli"),
     ),
 }

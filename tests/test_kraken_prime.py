@@ -183,8 +183,8 @@ def test_one_currency_twice_in_a_frame_is_refused() -> None:
 
 def test_a_currency_is_neither_empty_nor_endless() -> None:
     for name in ("", "B" * 65):
-        assert "$.data[...].Currency" in refusal(balance_frame(BARE.replace("BTC", name)))
-        assert "$.data[...].Equivalent.Currency" in refusal(balance_frame(ROW.replace("USD", name)))
+        assert "$.data[0].Currency" in refusal(balance_frame(BARE.replace("BTC", name)))
+        assert "$.data[0].Equivalent.Currency" in refusal(balance_frame(ROW.replace("USD", name)))
     [balance] = delta_of(balance_frame(BARE.replace("BTC", "B" * 64))).balances
     assert "B" * 64 == balance.asset_id
 
@@ -196,7 +196,7 @@ def test_a_row_that_is_not_removed_states_both_amounts(missing: str) -> None:
 
 @pytest.mark.parametrize("missing", ['"Currency":"USD",', '"Amount":"512.34",'])
 def test_a_valuation_states_its_currency_and_total(missing: str) -> None:
-    assert "$.data[...].Equivalent" in refusal(balance_frame(ROW.replace(missing, "")))
+    assert "$.data[0].Equivalent" in refusal(balance_frame(ROW.replace(missing, "")))
 
 
 def test_the_same_frame_has_the_same_key_in_any_session() -> None:
@@ -335,6 +335,13 @@ def test_a_key_twice_is_refused(old: str, new: str) -> None:
     assert refusal(payload.replace(old, new)).startswith("duplicated key ")
 
 
+def test_a_plain_frame_is_read_by_one_parser_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser that sees every pair is slow: it is for doubtful frames."""
+    monkeypatch.setattr(wire.json, "loads", None)
+    assert snapshot_of(BASELINE).balances
+    assert delta_of(balance_frame(more='"initial":false,"action":"Update","next":"",')).balances
+
+
 def test_unknown_fields_are_ignored_even_when_named_like_known_ones() -> None:
     row = BARE[:-1] + ',"Revision":4,"Held":{"Amount":"x","Currency":null},"n\\u0061me":[1e999]}'
     event = delta_of(balance_frame(row, '"tag":"desk","total_count":1,"page":true,'))
@@ -359,7 +366,7 @@ DEEP = "[" * 1_100 + "]" * 1_100
         (balance_frame().encode().replace(b'"data"', b'"tag":"\xff","data"'), "invalid UTF-8"),
         (balance_frame().encode().replace(b'"BTC"', b'"\xc3("'), "invalid UTF-8"),
         (balance_frame(more=f'"tag":{DEEP},').encode(), "nested too deep"),
-        (balance_frame(DEEP).encode(), "array"),
+        (balance_frame(DEEP).encode(), "nested too deep"),
         (b" " * wire.FRAME_BYTES_MAX + BASELINE, "are not read"),
         (b'{"type":1}', "$.type"),
         (b'{"type":"hello","session_id":null}', "$.session_id"),

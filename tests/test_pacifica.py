@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from decimal import Decimal
 from itertools import pairwise
 from random import Random
@@ -195,6 +196,42 @@ def test_rows_of_the_first_ms_that_lead_back_end_where_the_next_row_starts() -> 
     assert ["-3", "10", "-7", "1"] == amounts_of(page(rows[1], rows[2], rows[0], rows[3]))
 
 
+def test_rows_that_lead_back_end_where_a_row_without_a_change_stands() -> None:
+    rows = chain(("-3", 5), ("10", 5), ("-7", 5), ("0", 9), start="100")
+    assert ["-3", "10", "-7", "0"] == amounts_of(page(rows[1], rows[2], rows[0], rows[3]))
+
+
+def test_rows_after_a_hole_chain_among_themselves() -> None:
+    held = row("100", "100", T - 1)
+    first, second = chain(
+        ("10", 0), ("11", 0), start="90"
+    )  # 100 -> 90 is missing; both 90 and 100 are starts
+    assert ["100", "10", "11"] == amounts_of(page(held, second, first))
+
+
+def test_rows_after_a_hole_that_lead_back_start_with_the_first_of_the_page() -> None:
+    held = row("500", "500", T - 1)
+    down, up, back = chain(("-3", 0), ("10", 0), ("-7", 0), start="100")
+    assert ["500", "10", "-7", "-3"] == amounts_of(page(held, up, down, back))
+
+
+def test_rows_of_one_ms_that_chain_in_two_ways_stay_as_they_are() -> None:
+    steps = [("100", 0), ("2", 5), ("-2", 5), ("1", 5), ("-1", 5), ("0", 5)]
+    rows = chain(*steps)
+    assert [amount for amount, _ in steps] == amounts_of(page(*rows)) == amounts_of(page(*reversed(rows)))
+
+
+def test_rows_that_fork_from_one_balance_keep_the_order_of_the_page() -> None:
+    rows = [row("5", "5", T - 1), row("1", "6"), row("2", "7")]
+    assert ["5", "1", "2"] == amounts_of(page(*rows))
+
+
+def test_rows_of_one_ms_with_38_digits_are_chained_exactly() -> None:
+    base = 10**37
+    first, second = row("0.000001", f"{base}.000001"), row("0.000002", f"{base}.000003")
+    assert ["7", "0.000001", "0.000002"] == amounts_of(page(row("7", str(base), T - 1), second, first))
+
+
 def test_a_page_of_one_ms_that_chains_is_taken_as_it_chains() -> None:
     rows = chain(("1", 0), ("2", 0), ("3", 0))
     assert ["1", "2", "3"] == amounts_of(page(*rows)) == amounts_of(page(*reversed(rows)))
@@ -222,7 +259,7 @@ def test_two_chains_in_one_ms_that_do_not_meet_are_left_as_they_are() -> None:
 steps = st.lists(st.tuples(st.integers(-3, 3).map(str), st.integers(0, 1)), min_size=1, max_size=25)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(steps, st.randoms(use_true_random=False))
 def test_a_chain_shuffled_within_its_milliseconds_chains_again(
     steps: list[tuple[str, int]], random: Random
@@ -447,16 +484,14 @@ def test_a_frame_cut_anywhere_is_malformed() -> None:
         refused(payload[:length])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_malformed(payload: bytes) -> None:
-    try:
+    with suppress(Malformed):
         pacifica.decode(frame(payload))
-    except Malformed:
-        pass
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.sampled_from(VALID), st.data())
 def test_no_mutation_of_a_frame_raises_anything_but_malformed(payload: bytes, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(payload)))

@@ -24,13 +24,12 @@ import msgspec
 from msgspec import Struct
 
 from ledger.errors import BadTape, Malformed
+from ledger.ledger import Arrival, Intake, Tally
 from ledger.wire import iso_ns, time_text
 
 CHUNK_BYTES: Final = 1024 * 1024
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 DOCUMENT_BYTES_MAX: Final = 64 * 1024 * 1024
-
-Arrival = tuple[bytes, int]
 
 
 class _Header(Struct, forbid_unknown_fields=True):
@@ -207,8 +206,21 @@ def open_recording(path: Path, account: str, now_ns: Callable[[], int]) -> Recor
     return recording
 
 
+def play(recording: Recording, intake: Intake, progress: Callable[[int], None] | None = None) -> Tally:
+    """Take a recording's frames in and close the conversation; each batch is durable before the next is read.
+    `progress` is called with the number of bytes read."""
+    done = 0
+    for batch in recording.batches():
+        intake.receive_all(batch)
+        if progress is not None:
+            progress(recording.bytes_read - done)
+        done = recording.bytes_read
+    intake.close(recording.cause)
+    return intake.tally
+
+
 class TapeWriter:
-    """Writes a tape, a line per frame, to the disk before it returns. A context manager; closing writes the last line."""
+    """Writes a tape; each frame is on the disk before `frame` returns. `close` writes the last line."""
 
     def __init__(self, path: Path, *, venue: str, account: str, session: str, opened_ns: int) -> None:
         self._file = path.open("x", encoding="utf-8")

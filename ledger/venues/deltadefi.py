@@ -38,9 +38,7 @@ _ADA: Final = "lovelace"
 _CLOSED: Final = frozenset({"fully_filled", "cancelled", "partially_cancelled", "closed", "failed"})
 _KEEPALIVE: Final = frozenset({b"ping", b"pong"})  # the only frames that are not JSON
 _LISTS: Final = frozenset({"open_orders", "trading_history", "orders_history"})
-_KEYS: Final = {"balance": "balance", "order_info": "order", "dlta_points": "dlta_points"} | dict.fromkeys(
-    _LISTS, "data"
-)
+_KEYS: Final = {"balance": "balance", "order_info": "order", "dlta_points": "dlta_points"}
 _ERROR_CHARS_MAX: Final = 200
 
 _Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]  # policy + asset name: 120 hex digits
@@ -211,6 +209,8 @@ def decode(frame: Frame) -> Sequence[Statement]:
         events = [_points(frame, said, sub_type, bytes(said.dlta_points))]
     elif sub_type in _KEYS:
         raise Malformed(f"{sub_type} without its {_KEYS[sub_type]!r}")
+    elif sub_type in _LISTS:
+        raise Malformed(f"{sub_type} without its 'data'")
     else:
         raise Malformed(f"unknown message: sub_type {sub_type[:40]!r}")
     return [(frame.account, event) for event in events]

@@ -158,7 +158,7 @@ def _balance(row: _Row) -> Balance:
 def _check_rows(payload: bytes, said: _Balances) -> None:
     """Every amount is one, whatever the action; no currency and no key stands twice.
 
-    A second `data` shows by the keys of its rows; a second `type` must be the same, or the parser refuses it.
+    A second `data` or `Equivalent` shows by the keys within; a second `type` must be the same, or the parser refuses it.
     """
     amounts: list[str] = []
     availables: list[str] = []
@@ -181,7 +181,6 @@ def _check_rows(payload: bytes, said: _Balances) -> None:
             b'"Currency"': len(said.data) + worths,
             b'"Amount"': len(amounts),
             b'"AvailableAmount"': len(availables),
-            b'"Equivalent"': worths,
             b'"reqid"': 1,
             b'"ts"': 1,
             b'"seqNum"': said.seq_num is not UNSET,

@@ -154,8 +154,9 @@ def _chained(group: list[_Row], before: str | None) -> list[_Row]:
     """The rows in an order where each starts from the balance that the one before left, if there is one.
 
     A row leads from one balance to another. The order is a trail over every edge of that graph; Hierholzer's
-    algorithm finds it in linear time, so there is no search that a hostile page could make long. Where there
-    is none, the page's own order stays, and the break in the running balance shows.
+    algorithm finds it in linear time, so there is no search that a hostile page could make long. It takes the
+    edges in the page's order, so a page that chains stays as it is. Where there is no trail, the page's order
+    stays too, and the break in the running balance shows.
     """
     edges: dict[str, list[_Row]] = {}
     for row in reversed(group):
@@ -163,8 +164,6 @@ def _chained(group: list[_Row], before: str | None) -> list[_Row]:
     start = _start(group) or before
     if start is None or start not in edges:
         start = _before(group[0])
-    if _before(group[0]) == start and _is_chain(group):
-        return group
     path: list[tuple[str, _Row | None]] = [(start, None)]
     trail: list[_Row] = []
     while path:

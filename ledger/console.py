@@ -1,0 +1,115 @@
+"""How rows look: a table for people, one JSON array for programs, a bar for the patient.
+
+Knows rows and the terminal; knows no ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ledger.wire import time_text
+
+PIPE_WIDTH: Final = 200
+TABLE_ROWS_MAX: Final = 1_000
+ID_CHARS_MAX: Final = 22
+TEXT_CHARS_MAX: Final = 160
+
+out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+# fmt: off
+NUMBERS: Final = frozenset({
+    "total", "available", "locked", "staked", "pending", "price", "quantity", "executed", "quote_quantity",
+    "executed_quote", "average_price", "fee", "amount", "balance", "version", "position", "ordinal", "sequence",
+    "evidence_bytes", "events", "rows", "differences", "frames", "recorded", "duplicates", "control", "quarantined",
+})
+IDS: Final = frozenset({
+    "asset_id", "order_id", "fill_id", "counter_order_id", "session", "evidence_sha256", "reference", "fee_asset",
+})
+# fmt: on
+
+
+def fields(row: msgspec.Struct) -> dict[str, Any]:
+    """A row by field name; a time in ns (`*_ns`) becomes an ISO-8601 text."""
+    found: dict[str, Any] = {}
+    for name, encoded in zip(row.__struct_fields__, row.__struct_encode_fields__, strict=True):
+        value = getattr(row, name)
+        if name.endswith("_ns"):
+            found[encoded.removesuffix("_ns")] = None if value is None else time_text(value)
+        else:
+            found[encoded] = value
+    return found
+
+
+def show(rows: Iterable[dict[str, Any]], *, as_json: bool, what: str) -> None:
+    """Print rows: as one JSON array, whole; or as a table of the first TABLE_ROWS_MAX, ids and texts shortened."""
+    if as_json:
+        _show_json(rows)
+        return
+    shown: list[dict[str, Any]] = []
+    more = 0
+    for row in rows:
+        if len(shown) < TABLE_ROWS_MAX:
+            shown.append(row)
+        else:
+            more += 1
+    if not shown:
+        print(f"no {what}")
+        return
+    out.print(table(shown))
+    if more:
+        print(f"and {more} more {what}: --json prints them all")
+
+
+def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
+    """Rows as a table; columns with nothing in them are left out."""
+    names = [name for name in rows[0] if any(row.get(name) is not None for row in rows)]
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False
+    )
+    for name in names:
+        made.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(_cell(name, row.get(name)) for name in names))
+    return made
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
+    """A bar on standard error while something long runs; nothing where nobody looks."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def _show_json(rows: Iterable[dict[str, Any]]) -> None:
+    separator = "["
+    for row in rows:
+        sys.stdout.write(f"{separator}\n{msgspec.json.encode(row).decode()}")
+        separator = ","
+    sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
+
+
+def _cell(name: str, value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        said = {key: part for key, part in value.items() if key != "key" and part not in (None, [], False)}
+        value = msgspec.json.encode(said).decode()
+    text = str(value)
+    if name in IDS and len(text) > ID_CHARS_MAX:
+        text = f"{text[:8]}…{text[-4:]}"
+    elif len(text) > TEXT_CHARS_MAX:
+        text = f"{text[:TEXT_CHARS_MAX]}…"
+    return text.replace("[", "\\[")

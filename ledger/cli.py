@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -48,7 +48,7 @@ DIFFERENCES_SHOWN_MAX: Final = 20
 PREVIEW_BYTES: Final = 120
 
 _ALL: Final[tuple[Venue, ...]] = (deltadefi, bitopro, kraken_prime, cascade, pacifica)
-VENUES: Final = {venue.NAME: venue for venue in _ALL}
+VENUES: Final[Mapping[str, Venue]] = {venue.NAME: venue for venue in _ALL}
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -5,8 +5,13 @@ Part of the command line; knows what every user may know, and the tapes beside t
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
+from collections.abc import Mapping
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 from ledger.console import fields, out, table
@@ -18,7 +23,7 @@ from projections import Balances, Fills, Gaps, Quarantine
 from transports import open_recording, play
 
 
-def show(db: str, venues: dict[str, Venue]) -> None:
+def show(db: str, venues: Mapping[str, Venue]) -> None:
     """Play the tapes into a new ledger at `db` and print what a newcomer wants to see of it."""
     with Ledger(db) as ledger:
         out.print(f"[bold]accountledger demo[/bold]: five venues, five recordings, one ledger ({db})\n")
@@ -45,7 +50,15 @@ def show(db: str, venues: dict[str, Venue]) -> None:
         "quarantine {db} --json",
         "replay {db}",
     ):
-        out.print(f"   accountledger {command.format(db=f'--db {db}')}", soft_wrap=True)
+        out.print(f"   {_command()} {command.format(db=f'--db {db}')}", soft_wrap=True)
+
+
+def _command() -> str:
+    """What to type to run this command again: by its name only where the shell would find it."""
+    if shutil.which("accountledger"):
+        return "accountledger"
+    path = Path(sys.argv[0])
+    return os.path.relpath(path) if path.name == "accountledger" else "python -m ledger"
 
 
 def _play(ledger: Ledger, name: str, venue: Venue) -> dict[str, Any]:

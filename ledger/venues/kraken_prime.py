@@ -158,7 +158,7 @@ def _balance(row: _Row) -> Balance:
 def _check_rows(payload: bytes, said: _Balances) -> None:
     """Every amount is one, whatever the action; no currency and no key stands twice.
 
-    A second `data` or `Equivalent` shows by the keys within; a second `type` must be the same, or the parser refuses it.
+    A second `data` or `Equivalent` shows by the keys within; a second `type` must agree, or the parser refuses it.
     """
     amounts: list[str] = []
     availables: list[str] = []

@@ -1,0 +1,48 @@
+"""The command line as a user runs it: a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(folder: Path, *args: str | Path, stdin: bytes = b"") -> Ran:
+    """Run `accountledger` in a folder."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "ledger", *map(str, args)],
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        timeout=120,
+    )
+    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def rows(folder: Path, command: str, *args: str) -> list[dict[str, Any]]:
+    """The rows a command prints as JSON from the ledger `a.db` in a folder."""
+    ran = run(folder, command, "--db", "a.db", *args, "--json")
+    assert (ran.err, ran.code in (0, 1)) == ("", True)
+    found: list[dict[str, Any]] = json.loads(ran.out)
+    return found
+
+
+def feed(folder: Path, venue: str, account: str, *sessions: Sequence[bytes]) -> Ran:
+    """Ingest sessions, each written to a file of its own, into `a.db`."""
+    files: list[str] = []
+    for frames in sessions:
+        name = f"{venue}-{len(list(folder.iterdir()))}.ndjson"
+        (folder / name).write_bytes(b"".join(frame + b"\n" for frame in frames))
+        files.append(name)
+    return run(folder, "ingest", "--db", "a.db", venue, account, *files)

@@ -1,0 +1,373 @@
+"""The command line's contract: names, JSON fields, exit codes, one clear line where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.terminal import feed, rows, run
+
+U = "5066154a102ee037390c5236f78db23239b49c5748d3d349f3ccf04b55534458"
+
+
+def bitopro(event_id: str, ms: int, **amounts: tuple[str, str]) -> bytes:
+    data = {
+        currency: {"currency": currency, "amount": total, "available": free, "stake": "0", "tradable": True}
+        for currency, (total, free) in amounts.items()
+    }
+    frame = {"event": "ACCOUNT_BALANCE", "eventID": event_id, "timestamp": ms, "data": data}
+    return json.dumps(frame).encode()
+
+
+def kraken(number: int, second: int, *held: tuple[str, str], name: str = "seqNum", **more: object) -> bytes:
+    data = [{"Currency": asset, "Amount": total, "AvailableAmount": total} for asset, total in held]
+    ts = f"2026-01-02T03:04:{second:02d}.123456Z"
+    return json.dumps({"reqid": 3, "type": "Balance", "ts": ts, name: number, **more, "data": data}).encode()
+
+
+def pacifica(*told: tuple[int, str, str], newest_first: bool = True, **more: object) -> bytes:
+    data = [
+        {
+            "amount": amount,
+            "balance": balance,
+            "pending_balance": "0",
+            "event_type": "trade",
+            "created_at": 1_780_000_000_000 + ms,
+        }
+        for ms, amount, balance in told
+    ]
+    return json.dumps({"success": True, "data": data[::-1] if newest_first else data, **more}).encode()
+
+
+def order(order_id: str, status: str, updated: int, **more: object) -> dict[str, object]:
+    return {
+        "order_id": order_id,
+        "status": status,
+        "symbol": "ADAUSDM",
+        "orig_qty": "10",
+        "executed_qty": "0",
+        "side": "buy",
+        "price": 0.68,
+        "type": "limit",
+        "fee_charged": "0",
+        "fee_unit": "lovelace",
+        "executed_price": 0,
+        "slippage": "0",
+        "create_time": 1755747489,
+        "update_time": updated,
+        **more,
+    }
+
+
+def deltadefi(sub_type: str, *orders: dict[str, object]) -> bytes:
+    body = {
+        "type": "Account",
+        "sub_type": sub_type,
+        "data": [{"orders": orders, "order_filling_records": []}],
+    }
+    return json.dumps({**body, "total_count": 2, "total_page": 1}).encode()
+
+
+def test_two_messages_make_the_balances_and_the_same_file_again_changes_nothing(tmp_path: Path) -> None:
+    big = "999999999999.99999999"
+    frames = [
+        bitopro("a", 1639553303365, ADA=(big, big), BTC=(big, big), EOS=("0", "0")),
+        bitopro("b", 1639553303365, ADA=(big, "0")),
+    ]
+    assert 0 == feed(tmp_path, "bitopro", "main", frames).code
+    before = rows(tmp_path, "balances", "bitopro:main")
+    assert {"ADA": (big, "0"), "BTC": (big, big), "EOS": ("0", "0")} == {
+        row["asset"]: (row["total"], row["available"]) for row in before
+    }
+    assert 0 == feed(tmp_path, "bitopro", "main", frames, frames[1:], frames[:1]).code
+    assert before == rows(tmp_path, "balances", "bitopro:main")
+
+
+def test_a_balance_row_has_exactly_the_documented_fields(tmp_path: Path) -> None:
+    feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1.50", "1"))])
+    expected = {
+        "account": "bitopro:main",
+        "asset": "ADA",
+        "asset_id": "ADA",
+        "total": "1.50",
+        "available": "1",
+        "locked": None,
+        "staked": "0",
+        "pending": None,
+        "version": 2,
+        "time": "2021-12-15T07:28:23.365Z",
+    }
+    assert [expected] == rows(tmp_path, "balances")
+    assert list(expected) == list(rows(tmp_path, "balances")[0])
+
+
+def test_an_audit_row_has_exactly_the_documented_fields(tmp_path: Path) -> None:
+    feed(tmp_path, "kraken_prime", "desk", [kraken(1, 1, ("USD", "-5"), initial=True)])
+    audit = rows(tmp_path, "audit", "kraken_prime:desk")
+    fields = "version position topic time received channel session ordinal sequence evidence_bytes evidence_sha256 event"
+    assert [fields.split()] * 3 == [list(row) for row in audit]
+    assert ["SessionOpened", "BalanceSnapshot", "SessionClosed"] == [row["topic"] for row in audit]
+    assert [1, 2, 3] == [row["version"] for row in audit]
+    assert (1, 1, "Balance") == (audit[1]["sequence"], audit[1]["ordinal"], audit[1]["channel"])
+
+
+@pytest.mark.parametrize("name", ["seqNum", "seq"])
+def test_sequence_1_2_4_is_one_gap_that_names_3_and_the_removed_currency_is_gone(
+    tmp_path: Path, name: str
+) -> None:
+    frames = [
+        kraken(1, 1, ("USD", "-1928479.77953598"), ("BTC", "40.15480673"), name=name, initial=True),
+        kraken(2, 2, ("USD", "-1928479.5"), name=name, action="Update"),
+        kraken(4, 4, ("BTC", "0"), name=name, action="Remove"),
+    ]
+    assert 0 == feed(tmp_path, "kraken_prime", "main", frames).code
+    assert [("USD", "-1928479.5")] == [(row["asset"], row["total"]) for row in rows(tmp_path, "balances")]
+    (gap,) = rows(tmp_path, "gaps")
+    assert ("kraken_prime:main", "sequence", "3", "3", "3") == tuple(
+        gap[field] for field in ("account", "kind", "from", "to", "missing")
+    )
+    assert 1 == run(tmp_path, "gaps", "--db", "a.db").code
+
+
+def test_the_order_of_deltadefi_files_and_how_often_each_is_fed_does_not_matter(tmp_path: Path) -> None:
+    fill = {
+        "id": "f-1",
+        "order_id": "o-2",
+        "execution_price": 0.78,
+        "filled_amount": "10",
+        "fee_unit": "lovelace",
+        "fee_amount": "0.02",
+        "role": "taker",
+        "counter_party_order_id": "o-9",
+        "create_time": 1755747761,
+    }
+    opened = deltadefi("open_orders", order("o-1", "open", 1755747490))
+    traded = deltadefi(
+        "trading_history", order("o-2", "fully_filled", 1755747761, executed_qty="10", fills=[fill])
+    )
+    cancelled = deltadefi("orders_history", order("o-1", "cancelled", 1755747662))
+    results: list[object] = []
+    for index, frames in enumerate(
+        (
+            [opened, traded, cancelled],
+            [cancelled, traded, opened, traded],
+            [traded, opened, cancelled, opened],
+        )
+    ):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        assert 0 == feed(folder, "deltadefi", "main", *[[frame] for frame in frames]).code
+        orders = [(row["order_id"], row["status"], row["executed"]) for row in rows(folder, "orders")]
+        results.append((orders, [(row["fill_id"], row["quantity"]) for row in rows(folder, "fills")]))
+    assert [([("o-1", "cancelled", "0"), ("o-2", "fully_filled", "10")], [("f-1", "10")])] * 3 == results
+
+
+def test_deltadefi_amounts_come_out_digit_for_digit_from_json_numbers_and_strings(tmp_path: Path) -> None:
+    frame = (
+        b'{"type":"Account","sub_type":"balance","balance":[{"asset":"usdx","asset_unit":"%s","free":1153.006812,'
+        b'"locked":0},{"asset":"ada","asset_unit":"","free":"1383.52097","locked":"0"}]}' % U.encode()
+    )
+    feed(tmp_path, "deltadefi", "main", [frame])
+    found = {row["asset_id"]: (row["total"], row["available"]) for row in rows(tmp_path, "balances")}
+    assert {U: ("1153.006812", "1153.006812"), "lovelace": ("1383.52097", "1383.52097")} == found
+
+
+def test_two_subaccounts_on_one_cascade_socket_become_two_accounts(tmp_path: Path) -> None:
+    address = "0xC2cBbb5bEa8FdeFb1F441fEaf017a0dF72e89C9F"
+    frames = [
+        json.dumps(
+            {
+                "type": "Balance Update",
+                "data": {
+                    "account": address,
+                    "subaccountIndex": index,
+                    "balance": "5.5",
+                    "updatedAt": 1752846925000,
+                },
+            }
+        ).encode()
+        for index in (0, "1")
+    ]
+    assert 0 == feed(tmp_path, "cascade", address, frames).code
+    expected = [f"cascade:{address.lower()}/{index}" for index in (0, 1)]
+    assert expected == [row["account"] for row in rows(tmp_path, "accounts")]
+    assert expected == [row["account"] for row in rows(tmp_path, "balances")]
+
+
+def test_overlapping_pages_import_each_row_once_and_a_missing_row_is_one_chain_gap(tmp_path: Path) -> None:
+    told = [(ms, "1", str(ms)) for ms in range(1, 10)]
+    pages = [pacifica(*told[5:], next_cursor="x", has_more=True), pacifica(*told[2:7]), pacifica(*told[:4])]
+    assert 0 == feed(tmp_path, "pacifica", "W", pages).code
+    assert [str(ms) for ms in range(1, 10)] == [row["balance"] for row in rows(tmp_path, "history")]
+    assert ([], "9") == (rows(tmp_path, "gaps"), rows(tmp_path, "balances")[0]["total"])
+
+    feed(tmp_path, "pacifica", "V", [pacifica(*told[:4], *told[5:], newest_first=False)])
+    assert [("pacifica:V", "chain")] == [(gap["account"], gap["kind"]) for gap in rows(tmp_path, "gaps")]
+    feed(tmp_path, "pacifica", "V", [pacifica(*told[3:6])])
+    assert [] == rows(tmp_path, "gaps")
+
+
+def test_two_equal_rows_both_count(tmp_path: Path) -> None:
+    equal = [(1, "5", "5"), (2, "0", "5"), (2, "0", "5"), (3, "1", "6")]
+    feed(tmp_path, "pacifica", "W", [pacifica(*equal)], [pacifica(*equal[1:])])
+    assert ["5", "0", "0", "1"] == [row["amount"] for row in rows(tmp_path, "history", "pacifica:W")]
+
+
+HOSTILE = {
+    "NaN": '"NaN"',
+    "bare NaN": "NaN",
+    "Infinity": '"Infinity"',
+    "huge exponent": '"1e1000000"',
+    "bare huge exponent": "1e1000000",
+    "underscore": '"1_000"',
+    "blank": '" 1"',
+    "Arabic digit": '"١"',
+    "empty text": '""',
+    "null": "null",
+    "true": "true",
+    "5,000 digits": f'"{"9" * 5000}"',
+    "duplicated key": '"1","amount":"2"',
+    "deep": "[" * 1100 + "]" * 1100,
+}
+
+
+def test_hostile_numbers_are_quarantined_each_and_the_next_frame_is_accepted(tmp_path: Path) -> None:
+    good = bitopro("a", 1639553303365, ADA=("0.1234567890123456789", "9" * 38))
+    frames = [good]
+    for index, text in enumerate(HOSTILE.values()):
+        bad = good.replace(b'"0.1234567890123456789"', text.encode()).replace(b'"a"', b'"bad-%d"' % index)
+        frames += [bad, bitopro(f"good-{index}", 1639553303365 + index, BTC=(str(index), "0"))]
+    raw = [
+        b"",
+        good.replace(b"ADA", b"\xff\xfe"),
+        b"[" * 1100,
+        b'{"a":"' + b"x" * (20 << 20) + b'"}',
+        good[:-9],
+    ]
+    for index, bad in enumerate(raw):
+        frames += [bad, bitopro(f"after-{index}", 1639553304365 + index, ETH=(str(index), "0"))]
+    ran = feed(tmp_path, "bitopro", "main", frames)
+    assert (1, "") == (ran.code, ran.err)
+    found = {row["asset"]: (row["total"], row["available"]) for row in rows(tmp_path, "balances")}
+    assert {
+        "ADA": ("0.1234567890123456789", "9" * 38),
+        "BTC": (str(len(HOSTILE) - 1), "0"),
+        "ETH": (str(len(raw) - 1), "0"),
+    } == found
+    quarantined = [row["ordinal"] for row in rows(tmp_path, "quarantine")]
+    assert list(range(2, 2 * (len(HOSTILE) + len(raw)) + 1, 2)) == quarantined
+    assert 0 == run(tmp_path, "replay", "--db", "a.db").code
+
+
+def test_balances_as_of_a_version_and_as_of_a_time(tmp_path: Path) -> None:
+    frames = [bitopro(str(n), 1_700_000_000_000 + 60_000 * n, ADA=(str(n), "0")) for n in range(5)]
+    feed(tmp_path, "bitopro", "main", frames)
+    for moment, expected in {
+        "1": [],
+        "2": ["0"],
+        "4": ["2"],
+        "99": ["4"],
+        "2023-11-14T22:13:19Z": [],
+        "2023-11-14T22:14:20Z": ["1"],
+        "2023-11-14T22:14:59.999999999Z": ["1"],
+        "2023-11-15": ["4"],
+    }.items():
+        found = rows(tmp_path, "balances", "bitopro:main", "--at", moment)
+        assert expected == [row["total"] for row in found], moment
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["balances", "--db", "none.db"], "none.db"),
+        (["balances", "--db", "a.db", "bitopro:nobody"], "bitopro:nobody"),
+        (["balances", "--db", "a.db", "--at", "yesterday"], "yesterday"),
+        (["balances"], "--db"),
+        (["balances", "--db", "text.txt"], "text.txt"),
+        (["ingest", "--db", "a.db", "bitopro", "main", "none.json"], "none.json"),
+        (["ingest", "--db", "a.db", "binance", "main", "text.txt"], "binance"),
+        (["ingest", "--db", "a.db", "bitopro", "a/b", "text.txt"], "a/b"),
+        (["ingest", "--db", "none/a.db", "bitopro", "main", "text.txt"], "none"),
+        (["ingest", "--db", "a.db", "bitopro", "main", "bad.tape"], "bad.tape, line 3"),
+        (["ingest", "--db", "a.db", "kraken_prime", "main", "bad.tape"], "bad.tape, line 1"),
+        (["ingest", "--db", "a.db", "bitopro", "other", "bad.tape"], "bad.tape, line 1"),
+        (["demo", "--db", "a.db"], "a.db"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_bad_usage_and_bad_input_is_one_line_and_exit_code_2(
+    tmp_path: Path, args: list[str], said: str
+) -> None:
+    feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
+    (tmp_path / "text.txt").write_text("hello\n")
+    frame = json.dumps({"received": "2026-01-01T00:00:00Z", "text": bitopro("t", 1639553303365).decode()})
+    header = {
+        "tape": 1,
+        "venue": "bitopro",
+        "account": "main",
+        "session": "s",
+        "opened": "2026-01-01T00:00:00Z",
+    }
+    (tmp_path / "bad.tape").write_text(f"{json.dumps(header)}\n{frame}\nnot a line of a tape\n")
+    ran = run(tmp_path, *args)
+    assert (2, "", 1) == (ran.code, ran.out, ran.err.count("\n"))
+    assert said in ran.err
+
+
+def test_what_came_before_a_bad_line_of_a_tape_is_stored(tmp_path: Path) -> None:
+    header = {
+        "tape": 1,
+        "venue": "bitopro",
+        "account": "main",
+        "session": "s",
+        "opened": "2026-01-01T00:00:00Z",
+    }
+    frame = {"received": "2026-01-01T00:00:01Z", "text": bitopro("t", 1639553303365, ADA=("7", "7")).decode()}
+    (tmp_path / "bad.tape").write_text(f"{json.dumps(header)}\n{json.dumps(frame)}\n{{}}\n")
+    assert 2 == run(tmp_path, "ingest", "--db", "a.db", "bitopro", "main", "bad.tape").code
+    assert ["7"] == [row["total"] for row in rows(tmp_path, "balances")]
+
+
+def test_frames_come_from_standard_input_too(tmp_path: Path) -> None:
+    frame = bitopro("a", 1639553303365, ADA=("1", "1"))
+    ran = run(tmp_path, "ingest", "--db", "a.db", "bitopro", "main", "-", stdin=frame + b"\n")
+    assert (0, "bitopro:main  -: 1 frames: 1 recorded, 0 duplicates, 0 control, 0 quarantined\n") == ran[:2]
+
+
+def test_a_venue_error_is_a_finding_and_control_frames_are_not(tmp_path: Path) -> None:
+    control = [
+        b'{"type":"hello","ts":"2026-01-02T03:04:05.000000Z","session_id":"S1"}',
+        b'{"reqid":2,"type":"Pong","seqNum":0,"ts":"2026-01-02T03:04:05.000000Z"}',
+    ]
+    assert 0 == feed(tmp_path, "kraken_prime", "main", control).code
+    error = (
+        b'{"reqid":2,"type":"error","seq":1,"ts":"2026-01-02T03:04:05.000000Z","error":{"code":7,"msg":"no"}}'
+    )
+    assert 1 == feed(tmp_path, "kraken_prime", "main", [error]).code
+    assert ["venue error 7: no"] == [row["reason"] for row in rows(tmp_path, "quarantine")]
+
+
+def test_replay_finds_a_changed_projection_and_rebuild_mends_it(tmp_path: Path) -> None:
+    feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"), BTC=("2", "2"))])
+    assert 0 == run(tmp_path, "replay", "--db", "a.db").code
+    with sqlite3.connect(tmp_path / "a.db") as db:
+        db.execute("UPDATE balances SET total='1000000' WHERE asset_id='ADA'")
+        db.execute("DELETE FROM balances WHERE asset_id='BTC'")
+    db.close()
+    ran = run(tmp_path, "replay", "--db", "a.db")
+    assert (1, "") == (ran.code, ran.err)
+    assert "2 rows differ" in ran.out
+    assert 1 == run(tmp_path, "replay", "--db", "a.db", "--rebuild").code
+    assert 0 == run(tmp_path, "replay", "--db", "a.db", "bitopro:main").code
+    assert ["1", "2"] == [row["total"] for row in rows(tmp_path, "balances")]
+
+
+def test_every_command_prints_an_empty_array_of_an_empty_ledger(tmp_path: Path) -> None:
+    feed(tmp_path, "bitopro", "main", [])
+    for command in ("accounts", "balances", "orders", "fills", "history", "gaps", "quarantine"):
+        assert [] == rows(tmp_path, command)
+        ran = run(tmp_path, command, "--db", "a.db")
+        assert (0, "no ") == (ran.code, ran.out[:3])

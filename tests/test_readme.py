@@ -1,0 +1,63 @@
+"""The README is true: its Python runs and prints what it says, its commands print what it shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n```output\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
+PYTHON = [(code, output) for kind, code, output in BLOCK.findall(README) if kind == "python"]
+CONSOLE = [code for kind, code, _ in BLOCK.findall(README) if kind == "console"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all snippets, in order: a later one may read what an earlier one wrote."""
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.mark.parametrize(("code", "output"), PYTHON)
+def test_a_python_snippet_runs_and_prints_what_the_readme_says(folder: Path, code: str, output: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert (0, "") == (ran.returncode, ran.stderr)
+    assert output == ran.stdout
+
+
+def test_every_python_snippet_says_what_it_prints() -> None:
+    assert len(PYTHON) >= 3
+    assert all(output for _, output in PYTHON)
+
+
+@pytest.mark.parametrize("session", CONSOLE)
+def test_a_command_prints_what_the_readme_shows(tmp_path: Path, session: str) -> None:
+    for step in session.split("$ ")[1:]:
+        line, _, shown = step.partition("\n")
+        command, *args = line.split()
+        if command == "cat":
+            (tmp_path / args[0]).write_text(shown)
+            continue
+        assert command == "accountledger"
+        ran = subprocess.run(
+            [sys.executable, "-m", "ledger", *args], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert (0, "") == (ran.returncode, ran.stderr)
+        head, dots, tail = shown.partition("...\n")
+        printed = "".join(f"{each.rstrip()}\n" for each in ran.stdout.splitlines())
+        if dots:
+            assert printed.startswith(head)
+            assert printed.endswith(tail)
+        else:
+            assert shown == printed
+
+
+def test_the_readme_names_every_command() -> None:
+    from ledger.cli import cli
+
+    assert [] == [name for name in cli.commands if f"`{name}" not in README]

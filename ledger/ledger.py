@@ -78,9 +78,10 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the store. Idempotent."""
-        self._open = False
-        self._store.close()
+        """Close the store, when the commit under way is done. Idempotent."""
+        with self._writing:
+            self._open = False
+            self._store.close()
 
     @property
     def name(self) -> str:
@@ -195,8 +196,8 @@ class Ledger:
             for account, draft in drafts.items():
                 draft.settle()
                 self._accounts.move_to_end(account)
-            while len(self._accounts) > ACCOUNTS_CACHED_MAX:
-                self._accounts.popitem(last=False)
+        while len(self._accounts) > ACCOUNTS_CACHED_MAX:
+            self._accounts.popitem(last=False)
         return tally
 
     def _drafts(self, frames: Sequence[Taken]) -> dict[str, Draft]:
@@ -296,7 +297,6 @@ class Intake:
         """End the conversation and record why. Idempotent."""
         if self._closed:
             return
-        self._closed = True
         t = self.tally
         closed = SessionClosed(
             self._source(self._now_ns()),
@@ -309,6 +309,7 @@ class Intake:
             t.quarantined,
         )
         self._ledger._record([(None, [(self.account, closed)])])
+        self._closed = True
 
     def _commit(self, batch: Sequence[Frame], tally: Tally) -> None:
         # A frame up to the last one stored of this session was taken in before: its place says so.
@@ -330,7 +331,7 @@ class Intake:
 
     def _decode(self, frame: Frame) -> Sequence[Statement]:
         try:
-            return self._venue.decode(frame)
+            return tuple(self._venue.decode(frame))
         except Malformed as error:
             reason = str(error)
         except Exception as error:  # a defect of the venue module must not cost the frame either

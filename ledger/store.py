@@ -6,18 +6,24 @@ rules.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import warnings
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 import msgspec
-from eventsourcing.persistence import IntegrityError, Mapper, PersistenceError, StoredEvent, Transcoder
+from eventsourcing.persistence import (
+    ConnectionPoolClosedError,
+    IntegrityError,
+    Mapper,
+    PersistenceError,
+    StoredEvent,
+    Transcoder,
+)
 from eventsourcing.sqlite import (
     SQLiteApplicationRecorder,
     SQLiteConnection,
@@ -27,7 +33,7 @@ from eventsourcing.sqlite import (
 )
 
 from ledger.account import Recorded
-from ledger.errors import Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
+from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
 from ledger.events import TOPICS, Event
 
 fcntl: Any
@@ -40,6 +46,8 @@ PAGE_EVENTS_MAX: Final = 1_000
 SYNCHRONOUS_FULL: Final = 2
 BUSY_TIMEOUT_S: Final = 5
 STATEMENTS_CACHED_MAX: Final = 128
+KEYS_ASKED_MAX: Final = 500
+"""At once: SQLite takes at least 999 parameters."""
 TABLES: Final = frozenset({"stored_events", "evidence", "natural_keys"})
 WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 2))
 """First and last SQLite release in which a WAL reset can corrupt a file that two connections write at once
@@ -84,7 +92,7 @@ def recorded(account: str, version: int, topic: str, state: bytes, position: int
         return Recorded(account, version, _decoders[topic].decode(state), position)
     except KeyError:
         raise Corrupt(f"{account} version {version}: unknown topic {topic!r}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"{account} version {version}: {topic} cannot be read: {error}") from None
 
 
@@ -98,6 +106,21 @@ class _NoTranscoder(Transcoder):
 
 class _Pool(SQLiteConnectionPool):
     """Connections with the durability set and read back; the stock pool leaves `synchronous` to the library build."""
+
+    def get_connection(
+        self, timeout: float | None = None, *, is_writer: bool | None = None
+    ) -> SQLiteConnection:
+        try:
+            return super().get_connection(timeout, is_writer=is_writer)
+        except sqlite3.Error:  # no connection could be made: give back the turn that the stock pool would keep
+            if is_writer is True:
+                self._num_writers -= 1
+                self._writer_lock.release()
+            elif is_writer is False:
+                with self._no_readers:
+                    self._num_readers -= 1
+                    self._no_readers.notify()
+            raise
 
     def _create_connection(self) -> SQLiteConnection:
         connection = sqlite3.connect(
@@ -164,7 +187,7 @@ class Recorder(SQLiteApplicationRecorder):
         last = c.fetchone()[0]
         c.executemany("INSERT INTO evidence VALUES (?,?,?)", evidence)
         c.executemany("INSERT INTO natural_keys VALUES (?,?)", keys)
-        return range(last - len(stored_events) + 1, last + 1)
+        return list(range(last - len(stored_events) + 1, last + 1))
 
 
 class Store:
@@ -176,32 +199,29 @@ class Store:
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         self.name: Final = "memory" if path is None else str(path)
         self.read_only: Final = read_only
-        self._lock = None if path is None or read_only else _WriterLock(path)
+        self._lock: _WriterLock | None = None
         if path is None:
             uri = f"file:{uuid4().hex}?mode=memory&cache=shared"
         else:
             uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-            if read_only and not path.is_file():
+            if path.exists():
+                _refuse_other_files(path, read_only=read_only)
+            elif read_only:
                 raise NoSuchLedger(f"{path}: there is no ledger here")
+            if not read_only:
+                self._lock = _WriterLock(path)
         try:
             self._datastore: Final = _Datastore(uri)
             self._recorder: Final = Recorder(self._datastore)
             self._mapper: Final = EventMapper()
-            self._open()
+            if read_only:
+                self.select("SELECT 1")
+            else:
+                with self._errors():
+                    self._recorder.create_table()
         except BaseException:
             self.close()
             raise
-
-    def _open(self) -> None:
-        try:
-            tables = {row[0] for row in self.select("SELECT name FROM sqlite_master WHERE type='table'")}
-        except StoreError as error:
-            raise NoSuchLedger(f"{self.name}: not a ledger ({error.__cause__})") from error
-        if (tables or self.read_only) and TABLES - tables:
-            raise NoSuchLedger(f"{self.name}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
-        if not tables:
-            with self._errors():
-                self._recorder.create_table()
 
     def close(self) -> None:
         """Close every connection and let the next writer in."""
@@ -214,6 +234,8 @@ class Store:
     def _errors(self) -> Generator[None]:
         try:
             yield
+        except ConnectionPoolClosedError:
+            raise Closed(f"{self.name}: the ledger is closed") from None
         except IntegrityError as error:
             raise Conflict(f"{self.name}: somebody else appended first ({error})") from error
         except (PersistenceError, sqlite3.Error) as error:
@@ -236,7 +258,7 @@ class Store:
         """The next page of an account's events after version `after`, at most PAGE_EVENTS_MAX of them."""
         return self._recorded(
             "WHERE originator_id=? AND originator_version>? AND originator_version<=? ORDER BY originator_version",
-            (account, after, upto or 1 << 62),
+            (account, after, 1 << 62 if upto is None else upto),
         )
 
     def tail(self, account: str, count: int) -> list[Recorded]:
@@ -255,8 +277,12 @@ class Store:
 
     def known(self, account: str, keys: Sequence[str]) -> set[str]:
         """Those of the natural keys that are recorded already."""
-        sql = "SELECT key FROM natural_keys WHERE account=? AND key IN (SELECT value FROM json_each(?))"
-        return {row[0] for row in self.select(sql, (account, json.dumps(keys)))}
+        found: set[str] = set()
+        for start in range(0, len(keys), KEYS_ASKED_MAX):
+            asked = keys[start : start + KEYS_ASKED_MAX]
+            sql = f"SELECT key FROM natural_keys WHERE account=? AND key IN ({','.join('?' * len(asked))})"
+            found.update(row[0] for row in self.select(sql, (account, *asked)))
+        return found
 
     def evidence(self, session: str, ordinal: int) -> bytes | None:
         """The raw bytes of a frame, or None where no event was made of it."""
@@ -292,6 +318,20 @@ class Store:
                 cursor.executemany(sql, rows)
 
 
+def _refuse_other_files(path: Path, *, read_only: bool) -> None:
+    """Raise NoSuchLedger where the file is something else. Looks without writing: such a file stays as it is."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
+            raise NoSuchLedger(f"{path}: not a ledger ({error})") from error
+        raise StoreError(f"{path}: {error}") from error
+    if (tables or read_only) and TABLES - tables:
+        raise NoSuchLedger(f"{path}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
+
+
 class _WriterLock:
     """One writing process at a time: a lock on a file beside the ledger, freed by the kernel when the process ends.
 
@@ -305,7 +345,8 @@ class _WriterLock:
         if fcntl is None:
             return _warn_two_writers(path)
         try:
-            handle = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Beside the file itself: two links to one ledger are one ledger.
+            handle = os.open(f"{path.resolve()}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
         try:
@@ -321,8 +362,9 @@ class _WriterLock:
             os.close(handle)
             return _warn_two_writers(path)
         self._handle = handle
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # who holds it is a courtesy: the lock is held all the same
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
         if self._handle is not None:

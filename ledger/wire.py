@@ -38,7 +38,7 @@ _ONE = re.compile(_AMOUNT)
 _MANY = re.compile(rf"(?:{_AMOUNT}\n)*")
 _ISO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|\+00:00)", re.ASCII)
 
-_FRACTION = re.compile(r"\.([0-9]{1,9})(?=Z|[+-]|$)")
+_FRACTION = re.compile(r"(?<=[T ]\d\d:\d\d:\d\d)\.(\d{1,9})(?=Z|[+-]|\Z)", re.ASCII)
 
 _YEAR_2000_S: Final = 946_684_800
 _YEAR_2200_S: Final = 7_258_118_400
@@ -78,7 +78,7 @@ def decode(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
 def amount(text: str | msgspec.Raw) -> Amount:
     """The digits of one amount as they came: from a JSON string, or from a JSON number as `msgspec.Raw`."""
     if isinstance(text, msgspec.Raw):
-        text = str(bytes(text), "utf-8")
+        text = str(bytes(text), "utf-8", "replace")
         if text[:1] == '"':
             text = text[1:-1]
     if len(text) > AMOUNT_CHARS_MAX or _ONE.fullmatch(text) is None:
@@ -147,6 +147,8 @@ def iso_ns(text: str) -> int:
 
 def epoch_ns(number: int) -> int:
     """Nanoseconds of an epoch time in seconds or milliseconds, told apart by magnitude: from 1e11 on it is ms."""
+    if number.bit_length() > 63:  # of such a number not even the digits are asked
+        raise Malformed(f"time out of range (2000 to 2199): a number of {number.bit_length()} bits")
     if number >= 100_000_000_000:
         seconds, ms = divmod(number, 1000)
         return _checked_s(seconds, number) * 1_000_000_000 + ms * 1_000_000
@@ -174,8 +176,11 @@ def parse_time(text: str) -> int:
     names an offset. Raises Malformed."""
     match = _FRACTION.search(text)
     fraction = match[1] if match else ""
+    whole = text[: match.start()] + text[match.end() :] if match else text
     try:
-        stamp = datetime.fromisoformat(text.replace(f".{fraction}", "", 1) if match else text)
+        if "." in whole or "," in whole:  # a fraction of something else, or of more digits, would be lost
+            raise ValueError
+        stamp = datetime.fromisoformat(whole)
     except ValueError:
         raise Malformed(f"not a time: {text[:40]!r} (write it like 2026-11-21T12:00:00Z)") from None
     since = (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)) - _EPOCH

@@ -115,14 +115,21 @@ def test_the_source_has_the_venues_time_and_message_id() -> None:
     assert (None, None) == (source.sequence, source.subscription)
 
 
-def test_the_event_id_is_the_key_wherever_the_message_comes_again() -> None:
-    assert "event:e-1" == event_of(UPDATE % ENTRY, 1, "a").key == event_of(UPDATE % ENTRY, 9, "b").key
+def test_the_key_is_the_event_id_with_what_is_said_wherever_the_message_comes_again() -> None:
+    key = event_of(UPDATE % ENTRY, 1, "a").key
+    assert key == event_of(UPDATE % ENTRY, 9, "b").key
+    assert key == event_of((UPDATE % ENTRY).replace(":", ": "), 9, "b").key
+    assert key.startswith("statement:e-1:")
+
+
+def test_one_event_id_over_other_amounts_is_another_statement() -> None:
+    other = ENTRY.replace('"available":"1"', '"available":"0"')
+    assert event_of(UPDATE % ENTRY).key != event_of(UPDATE % other).key
 
 
 def test_without_an_event_id_the_content_is_the_key() -> None:
     key = event_of(OLD % ENTRY, 1, "a").key
-    assert key.startswith("statement:")
-    assert len("statement:") + 64 == len(key)
+    assert key.startswith("statement::")
     assert key == event_of(OLD % ENTRY, 9, "b").key
     assert None is event_of(OLD % ENTRY).source.message_id
 

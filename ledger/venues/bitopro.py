@@ -8,10 +8,12 @@ conversation tells the whole account from an update, and nothing here can tell a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.json import Decoder
+from msgspec.msgpack import Encoder
 
 from ledger import wire
 from ledger.errors import Malformed
@@ -57,6 +59,7 @@ class _Other(Struct, gc=False):
 
 _MESSAGE: Final = Decoder(_Message)
 _OTHER: Final = Decoder(_Other)
+_encode: Final = Encoder().encode
 
 
 def decode(frame: Frame) -> Sequence[Statement]:
@@ -91,8 +94,9 @@ def decode(frame: Frame) -> Sequence[Statement]:
     source = frame.source(
         NAME, CHANNEL, time_ns=wire.epoch_ns(said.timestamp), message_id=said.event_id or None
     )
-    # Messages share timestamps, so without an id only the whole frame tells one statement from another.
-    key = f"event:{said.event_id}" if said.event_id else f"statement:{source.evidence.hex()}"
+    # Messages share timestamps, and an id "for debug use" promises nothing: what is said belongs to the name.
+    digest = sha256(_encode((said.timestamp, balances))).hexdigest()[:32]
+    key = f"statement:{said.event_id or ''}:{digest}"
     if frame.ordinal == 1:
         return [(frame.account, BalanceSnapshot(source, key, tuple(balances)))]
     return [(frame.account, BalanceDelta(source, key, tuple(balances)))]

@@ -1,7 +1,7 @@
 """The aggregate: one account's gapless versions, and the rules for what may be recorded.
 
-Knows events; knows no store, no venue, no time. Balances are not kept here: projections serve the readers, the
-aggregate keeps only what the rules need.
+Knows events; knows no store, no venue, no clock. Balances are not kept here: projections serve the readers, the
+aggregate keeps only what the rules need, and that does not grow.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from ledger.events import Event
-
-KEYS_REMEMBERED_MAX: Final = 512
-"""Natural keys an account remembers; older ones are the store's to know (`ledger.events.ADDING`)."""
+from ledger.events import Event, keyed_ns
 
 
 class Recorded(Struct, frozen=True, gc=False):
@@ -38,35 +35,34 @@ class Recorded(Struct, frozen=True, gc=False):
 
 
 class Account:
-    """One account as far as the rules need it. Advances by `evolve`, which is called after the commit only."""
+    """One account as far as the rules need it. Advances by `evolve`, which is called after the commit only.
 
-    __slots__ = ("_keys", "id", "version")
+    `newest_ns` is the latest instant a natural key was recorded for: a statement of a later one cannot be known.
+    """
 
-    def __init__(self, account: str) -> None:
+    __slots__ = ("id", "newest_ns", "version")
+
+    def __init__(self, account: str, version: int = 0, newest_ns: int = 0) -> None:
         self.id: Final = account
-        self.version = 0
-        self._keys: dict[str, None] = {}
+        self.version = version
+        self.newest_ns = newest_ns
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._keys
+    def may_know(self, event: Event) -> bool:
+        """Whether the event could have been recorded before, so that the store must be asked."""
+        return bool(event.key) and keyed_ns(event) <= self.newest_ns
 
     def evolve(self, recorded: Recorded) -> None:
         """Fold one stored event. Gapless: the version must follow."""
         if recorded.version != self.version + 1:
             raise AssertionError(f"{self.id}: version {recorded.version} after {self.version}")
         self.version = recorded.version
-        self.remember(recorded.event.key)
-
-    def remember(self, key: str) -> None:
-        """Remember a natural key; the oldest goes when there are too many."""
-        if key:
-            self._keys[key] = None
-            if len(self._keys) > KEYS_REMEMBERED_MAX:
-                del self._keys[next(iter(self._keys))]
+        if recorded.event.key:
+            self.newest_ns = max(self.newest_ns, keyed_ns(recorded.event))
 
 
 class Draft:
-    """What a batch would add to one account. The account itself is untouched until `settle`."""
+    """What a batch would add to one account; `known` are the natural keys of the batch that are recorded already. The
+    account itself is untouched until `settle`."""
 
     __slots__ = ("_account", "_fresh", "_known", "recorded")
 
@@ -80,7 +76,7 @@ class Draft:
         """The event with its envelope, or None where its natural key says that it was recorded before."""
         key = event.key
         if key:
-            if key in self._account or key in self._fresh or key in self._known:
+            if key in self._fresh or key in self._known:
                 return None
             self._fresh.add(key)
         recorded = Recorded(self._account.id, self._account.version + len(self.recorded) + 1, event)

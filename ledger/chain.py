@@ -5,15 +5,17 @@ Knows amounts; knows no venue and no event.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from itertools import pairwise
 from typing import Final, Protocol, TypeVar
 
 from ledger.events import Amount
 from ledger.wire import EXACT, decimal
 
-STEPS_MAX: Final = 20_000
-"""How long an order is looked for before the given one is kept."""
+LINKS_MAX: Final = 50_000
+"""Pairs of rows looked at before the given order is kept."""
 
 
 class Row(Protocol):
@@ -49,22 +51,59 @@ def links(last: Row, row: Row) -> bool:
 
 
 def in_chain_order(rows: Sequence[R], start: Row | None) -> list[R]:
-    """The rows in an order in which each follows the one before it (the first follows `start`, where given); the given
-    order where there is no such order, or none is found within STEPS_MAX."""
+    """The rows in an order in which each follows the one before it, the first following `start` where that can be; the
+    given order where there is no such order, or none is found within LINKS_MAX."""
     given = list(rows)
-    if len(given) == 1 or _chained(given, start):
+    if len(given) < 2 or _chained(given, start):
         return given
-    steps = STEPS_MAX
+    ordered = _path(given, start) or _search(given, start)
+    if ordered is None and start is not None:
+        # Something is missing before them: they may follow one another still.
+        return in_chain_order(given, None)
+    return given if ordered is None else ordered
+
+
+def _path(rows: list[R], start: Row | None) -> list[R] | None:
+    """An order by balance = last balance + amount alone: a path over every row, each an edge from the balance before it
+    to the one after it (Hierholzer's algorithm: one pass, whatever the rows)."""
+    after = [decimal(row.balance) for row in rows]
+    before = [EXACT.subtract(now, decimal(row.amount)) for now, row in zip(after, rows, strict=True)]
+    leaving: dict[Decimal, list[int]] = {}
+    for index in reversed(range(len(rows))):
+        leaving.setdefault(before[index], []).append(index)
+    if start is not None:
+        first = decimal(start.balance)
+    else:
+        left, reached = Counter(before), Counter(after)
+        first = next((balance for balance in before if left[balance] > reached[balance]), before[0])
+    open_rows: list[int] = []
+    path: list[int] = []
+    here = first
+    while True:
+        if leaving.get(here):
+            open_rows.append(leaving[here].pop())
+        elif open_rows:
+            path.append(open_rows.pop())
+        else:
+            break
+        here = after[open_rows[-1]] if open_rows else first
+    ordered = [rows[index] for index in reversed(path)]
+    return ordered if len(ordered) == len(rows) and _chained(ordered, start) else None
+
+
+def _search(rows: list[R], start: Row | None) -> list[R] | None:
+    """An order by everything `links` allows, by trying; bounded, for there may be very many to try."""
+    tries = LINKS_MAX
     path: list[int] = []
     tried: list[int] = [0]
-    used = [False] * len(given)
-    while tried and steps:
-        steps -= 1
-        last = given[path[-1]] if path else start
+    used = [False] * len(rows)
+    while tried and tries > 0:
+        last = rows[path[-1]] if path else start
         index = tried[-1]
-        while index < len(given) and (used[index] or (last is not None and not links(last, given[index]))):
+        while index < len(rows) and (used[index] or (last is not None and not links(last, rows[index]))):
             index += 1
-        if index == len(given):
+        tries -= index - tried[-1] + 1
+        if index == len(rows):
             tried.pop()
             if path:
                 used[path.pop()] = False
@@ -72,10 +111,10 @@ def in_chain_order(rows: Sequence[R], start: Row | None) -> list[R]:
         tried[-1] = index + 1
         used[index] = True
         path.append(index)
-        if len(path) == len(given):
-            return [given[place] for place in path]
+        if len(path) == len(rows):
+            return [rows[place] for place in path]
         tried.append(0)
-    return given
+    return None
 
 
 def _chained(rows: Sequence[Row], start: Row | None) -> bool:

@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from ledger.console import fields, out, progress, show, table
+from ledger.console import fields, out, printable, progress, show, table
 from ledger.errors import BadTape, LedgerError
 from ledger.ledger import Ledger, Tally
 from ledger.venue import Venue
@@ -37,7 +38,7 @@ from projections import (
     catch_up,
     compare,
 )
-from transports import Recording, open_recording, play
+from transports import Recording, frames_of, open_recording, play
 
 DONE: Final = 0
 FINDINGS: Final = 1
@@ -46,6 +47,7 @@ INTERRUPTED: Final = 130
 
 DIFFERENCES_SHOWN_MAX: Final = 20
 PREVIEW_BYTES: Final = 120
+ACCOUNT_CHARS_MAX: Final = 200
 
 _ALL: Final[tuple[Venue, ...]] = (deltadefi, bitopro, kraken_prime, cascade, pacifica)
 VENUES: Final[Mapping[str, Venue]] = {venue.NAME: venue for venue in _ALL}
@@ -57,6 +59,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     try:
         code = cli.main(args=args, prog_name="accountledger", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        code = BAD
     except click.ClickException as error:
         where = (
             error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "accountledger"
@@ -76,12 +81,18 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _complain(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"accountledger: {line}", file=sys.stderr)
+    print(f"accountledger: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def _version() -> str:
+    try:
+        return version("accountledger")
+    except PackageNotFoundError:
+        return "from a source tree, not installed"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="accountledger")
+@click.version_option(version=_version(), prog_name="accountledger")
 def cli() -> None:
     """The ledger of what exchanges say about your accounts: exact, complete and provable.
 
@@ -107,7 +118,7 @@ def _account(command: F) -> F:
 
 @cli.command()
 @_db
-@click.argument("venue", type=click.Choice(list(VENUES)))
+@click.argument("venue", type=click.Choice(list(VENUES)), metavar="VENUE")
 @click.argument("account")
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
@@ -118,15 +129,15 @@ def ingest(db: str, venue: str, account: str, files: tuple[str, ...]) -> int:
     A FILE is a tape, NDJSON (a frame a line) or one JSON document; - is standard input. A line is printed when all of a
     file is stored. Feeding a file again changes nothing. Exit code 1: frames were quarantined.
     """
-    if not account or "/" in account or not account.isprintable():
-        raise click.UsageError(f"not an account name: {account!r}")
+    if not account or "/" in account or not account.isprintable() or len(account) > ACCOUNT_CHARS_MAX:
+        raise click.UsageError(f"not an account name: {account[:ACCOUNT_CHARS_MAX]!r}")
     total = Tally()
     with Ledger(db) as ledger:
         try:
             for name in files:
                 tally = _ingest_file(ledger, VENUES[venue], account, name)
                 total.quarantined += tally.quarantined
-                click.echo(f"{venue}:{account}  {name}: {_tally_text(tally)}")
+                click.echo(printable(f"{venue}:{account}  {name}: {_tally_text(tally)}"))
         finally:
             _catch_up(ledger, [projection(ledger) for projection in PROJECTIONS])
     return FINDINGS if total.quarantined else DONE
@@ -137,7 +148,7 @@ def _ingest_file(ledger: Ledger, venue: Venue, account: str, name: str) -> Tally
     if name == "-":
         recording = Recording("standard input", os.fdopen(0, "rb", closefd=False), time.time_ns)
     else:
-        recording = open_recording(path, f"{venue.NAME}:{account}", time.time_ns)
+        recording = open_recording(path)
     with recording:
         said = (recording.venue or venue.NAME, recording.account or account)
         if said != (venue.NAME, account):
@@ -145,16 +156,20 @@ def _ingest_file(ledger: Ledger, venue: Venue, account: str, name: str) -> Tally
                 f"{recording.name}, line 1: a tape of {':'.join(said)}, not of {venue.NAME}:{account}"
             )
         size = path.stat().st_size if name != "-" else None
+        session = recording.session
+        if session is None and path.is_file():
+            session = ledger.session_of(f"{venue.NAME}:{account}", lambda: frames_of(path))
         with (
             progress(path.name, size) as advance,
-            ledger.intake(venue, account, session=recording.session, opened_ns=recording.opened_ns) as intake,
+            ledger.intake(venue, account, session=session, opened_ns=recording.opened_ns) as intake,
         ):
             return play(recording, intake, advance)
 
 
 def _tally_text(tally: Tally) -> str:
+    frames = "1 frame" if tally.frames == 1 else f"{tally.frames} frames"
     return (
-        f"{tally.frames} frames: {tally.recorded} recorded, {tally.duplicates} duplicates, "
+        f"{frames}: {tally.recorded} recorded, {tally.duplicates} duplicates, "
         f"{tally.control} control, {tally.quarantined} quarantined"
     )
 
@@ -191,12 +206,12 @@ def accounts(db: str, as_json: bool) -> int:
 @_json
 def balances(db: str, account: str | None, moment: str | None, as_json: bool) -> int:
     """What is held, now or as of a time or version; amounts in the venue's digits."""
-    with _reading(db, account) as ledger:
+    with _reading(db, account) as (ledger, account):
         projection = Balances(ledger)
         if moment is None:
             rows = _caught_up(ledger, projection).rows(account)
         else:
-            rows = projection.at(_moment(moment), account).rows(account)
+            rows = projection.at(_moment(ledger, moment, account), account).rows(account)
         found = [
             {
                 "account": row.account,
@@ -216,8 +231,16 @@ def balances(db: str, account: str | None, moment: str | None, as_json: bool) ->
     return DONE
 
 
-def _moment(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else text
+def _moment(ledger: Ledger, text: str, account: str | None) -> int | str:
+    """A version where it is a number, else a time. Raises where no account has come that far."""
+    if not (text.isascii() and text.isdigit()):
+        return text
+    last = max((row.version for row in Accounts(ledger).rows() if account in (None, row.account)), default=0)
+    if len(text) > 18 or int(text) > last:
+        raise click.UsageError(
+            f"there is no version {text[:40]} yet, the last is {last}; a time is written 2026-11-21T12:00:00Z"
+        )
+    return int(text)
 
 
 @cli.command()
@@ -226,7 +249,7 @@ def _moment(text: str) -> int | str:
 @_json
 def orders(db: str, account: str | None, as_json: bool) -> int:
     """The orders as last stated, open and closed."""
-    with _reading(db, account) as ledger:
+    with _reading(db, account) as (ledger, account):
         show(map(fields, _caught_up(ledger, Orders(ledger)).rows(account)), as_json=as_json, what="orders")
     return DONE
 
@@ -237,7 +260,7 @@ def orders(db: str, account: str | None, as_json: bool) -> int:
 @_json
 def fills(db: str, account: str | None, as_json: bool) -> int:
     """The executions, each once."""
-    with _reading(db, account) as ledger:
+    with _reading(db, account) as (ledger, account):
         show(map(fields, _caught_up(ledger, Fills(ledger)).rows(account)), as_json=as_json, what="fills")
     return DONE
 
@@ -248,7 +271,7 @@ def fills(db: str, account: str | None, as_json: bool) -> int:
 @_json
 def history(db: str, account: str | None, as_json: bool) -> int:
     """The venues' own balance histories: cause, signed change, balance after."""
-    with _reading(db, account) as ledger:
+    with _reading(db, account) as (ledger, account):
         show(
             map(fields, _caught_up(ledger, History(ledger)).rows(account)),
             as_json=as_json,
@@ -263,7 +286,7 @@ def history(db: str, account: str | None, as_json: bool) -> int:
 @_json
 def gaps(db: str, account: str | None, as_json: bool) -> int:
     """What is known to be missing: holes in a sequence, breaks in a running balance. Exit code 1: there are some."""
-    with _reading(db, account) as ledger:
+    with _reading(db, account) as (ledger, account):
         found = _caught_up(ledger, Gaps(ledger)).rows(account)
         show(map(fields, found), as_json=as_json, what="gaps")
     return FINDINGS if found else DONE
@@ -275,7 +298,7 @@ def gaps(db: str, account: str | None, as_json: bool) -> int:
 @_json
 def quarantine(db: str, account: str | None, as_json: bool) -> int:
     """The frames no event could be made of, kept whole, with the reason. Exit code 1: there are some."""
-    with _reading(db, account) as ledger:
+    with _reading(db, account) as (ledger, account):
         rows = _caught_up(ledger, Quarantine(ledger)).rows(account)
         show((_quarantined(ledger, row, as_json) for row in rows), as_json=as_json, what="quarantined frames")
     return FINDINGS if rows else DONE
@@ -298,8 +321,8 @@ def _quarantined(ledger: Ledger, row: Any, whole: bool) -> dict[str, Any]:
 @_json
 def audit(db: str, account: str, as_json: bool) -> int:
     """Every event of ACCOUNT, in order, with its source and the evidence it was made from."""
-    with _reading(db, account) as ledger:
-        show(map(fields, Audit(ledger).rows(account)), as_json=as_json, what="events")
+    with _reading(db, account) as (ledger, found):
+        show(map(fields, Audit(ledger).rows(found or account)), as_json=as_json, what="events")
     return DONE
 
 
@@ -310,7 +333,7 @@ def audit(db: str, account: str, as_json: bool) -> int:
 def replay(db: str, account: str | None, rebuild: bool) -> int:
     """Fold every projection again from zero and compare with the stored one. Exit code 1: they differ."""
     with (
-        _reading(db, account) as ledger,
+        _reading(db, account) as (ledger, account),
         tempfile.TemporaryDirectory() as folder,
         Ledger(f"{folder}/fold.db") as scratch,
     ):
@@ -337,19 +360,21 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
                 )
         out.print(table(summary))
     differences = sum(each["differences"] for each in summary)
+    unstored = [each["projection"] for each in summary if events and not each["stored up to"]]
     if differences and rebuild:
         with Ledger(db) as ledger:
             fresh = [projection(ledger) for projection in PROJECTIONS]
             for each in fresh:
                 each.subscription.reset()
             _catch_up(ledger, fresh)
-        click.echo(f"{events} events replayed: {differences} rows differed; the projections were rebuilt")
+        verdict = f"{differences} differences; the projections were rebuilt"
     elif differences:
-        click.echo(
-            f"{events} events replayed: {differences} rows differ (replay --rebuild keeps the fresh fold)"
-        )
+        verdict = f"{differences} differences (replay --rebuild keeps the fresh fold)"
+    elif unstored:
+        verdict = f"every stored projection equals the fresh fold; not stored yet: {', '.join(unstored)}"
     else:
-        click.echo(f"{events} events replayed: every projection equals the stored one")
+        verdict = "every projection equals the stored one"
+    click.echo(f"{events} events replayed: {verdict}")
     return FINDINGS if differences else DONE
 
 
@@ -408,14 +433,18 @@ P = TypeVar("P", bound=Projection)
 
 
 @contextlib.contextmanager
-def _reading(db: str, account: str | None) -> Generator[Ledger]:
-    """The ledger, to read. Raises where the account named is not in it."""
+def _reading(db: str, account: str | None) -> Generator[tuple[Ledger, str | None]]:
+    """The ledger, to read, and the account as the ledger writes it. Raises where it is not there."""
     with Ledger(db, read_only=True) as ledger:
         if account is not None and account not in _caught_up(ledger, Accounts(ledger)):
-            raise click.UsageError(
-                f"{db} has no account {account!r}; `accountledger accounts --db {db}` lists them"
-            )
-        yield ledger
+            known = [row.account for row in Accounts(ledger).rows()]
+            alike = [name for name in known if name.casefold() == account.casefold()]
+            if len(alike) != 1:
+                raise click.UsageError(
+                    f"{db} has no account {account!r}; `accountledger accounts --db {db}` lists them"
+                )
+            account = alike[0]
+        yield ledger, account
 
 
 def _caught_up(ledger: Ledger, projection: P) -> P:

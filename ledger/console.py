@@ -17,7 +17,8 @@ from rich.table import Table
 
 from ledger.wire import time_text
 
-PIPE_WIDTH: Final = 200
+PIPE_WIDTH: Final = 10_000
+"""Where nobody's window ends, nothing is broken over lines: tables stay greppable."""
 TABLE_ROWS_MAX: Final = 1_000
 ID_CHARS_MAX: Final = 22
 TEXT_CHARS_MAX: Final = 160
@@ -112,4 +113,11 @@ def _cell(name: str, value: object) -> str:
         text = f"{text[:8]}…{text[-4:]}"
     elif len(text) > TEXT_CHARS_MAX:
         text = f"{text[:TEXT_CHARS_MAX]}…"
-    return text.replace("[", "\\[")
+    return printable(text).replace("[", "\\[")
+
+
+def printable(text: str) -> str:
+    """A venue's text as a terminal may see it: no control character gets through."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -33,7 +33,7 @@ class Source(Struct, frozen=True, array_like=True, gc=False):
     time_ns: int | None = None
     """The venue's own time of the statement; None where the venue gives none."""
     sequence: int | None = None
-    """The venue's own sequence number, counted within (`session`, `subscription`)."""
+    """The venue's own sequence number, counted within `subscription`."""
     subscription: str | None = None
     message_id: str | None = None
 
@@ -68,8 +68,8 @@ class BalanceSnapshot(Struct, frozen=True, array_like=True, gc=False):
     """The venue stated the whole account: assets not named are no longer held.
 
     `key` is the natural key (empty where the venue gives none: then only the place in the session identifies it).
-    A venue may state the whole account in pages: the pages of one statement share `part`, and all but the last have
-    `more=True`; only then do absent assets count as no longer held.
+    A venue may state the whole account in pages: the pages of one statement share `part`, all but the last have
+    `more=True`, all but the first `begins=False`. Only when every page is there are absent assets no longer held.
     """
 
     source: Source
@@ -77,6 +77,7 @@ class BalanceSnapshot(Struct, frozen=True, array_like=True, gc=False):
     balances: tuple[Balance, ...]
     part: str | None = None
     more: bool = False
+    begins: bool = True
 
 
 class BalanceDelta(Struct, frozen=True, array_like=True, gc=False):
@@ -204,12 +205,25 @@ TOPICS: Final[dict[str, type[Event]]] = {
 }
 """The closed table of topics: the only names a store may hold, and what each decodes to."""
 
-ADDING: Final = (FillRecorded, BalanceEventImported, SessionOpened, SessionClosed)
-"""Events that add something: a second copy would double it, so the store itself refuses a known key, however old.
 
-The others state something: a second copy is refused while remembered, and harmless after (a late statement changes
-nothing).
-"""
+def keyed_ns(event: Event) -> int:
+    """The instant a natural key belongs to: told again, the same statement has the same one. 0 where no instant is part
+    of it (an execution is its id alone, however its time is written).
+
+    Keys are kept and looked up by it, so that a statement newer than all before it needs no look-up.
+    """
+    if isinstance(event, FillRecorded | SessionOpened | SessionClosed):
+        return 0
+    if isinstance(event, BalanceEventImported):
+        return event.time_ns or 0
+    if isinstance(event, OrderUpdated):
+        return event.updated_ns or 0
+    return event.source.time_ns or 0
+
+
+def opened_key(session: str) -> str:
+    """The natural key of a session's opening: there is one."""
+    return f"session:{session}:opened"
 
 
 def time_of(event: Event) -> int:

@@ -11,15 +11,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from msgspec import Struct
 
-from ledger.account import KEYS_REMEMBERED_MAX, Account, Draft, Recorded
+from ledger.account import Account, Draft, Recorded
 from ledger.errors import Closed, Conflict, LedgerError, Malformed, StoreError
-from ledger.events import ADDING, FrameQuarantined, SessionClosed, SessionOpened, Source, Statement
+from ledger.events import Event, FrameQuarantined, SessionClosed, SessionOpened, Source, Statement, opened_key
 from ledger.store import Cell, Evidence, Store
 from ledger.venue import Frame, Venue
 
@@ -125,6 +126,34 @@ class Ledger:
             if not page:
                 return
 
+    def session_of(self, account: str, frames: Callable[[], Iterable[bytes]]) -> str:
+        """A name for a recording that has none of its own: the same whenever it is read, also when it has grown since,
+        or is cut short. `account` is the full id, `frames` gives its frames anew each time it is called.
+
+        Two recordings that begin alike get one name as long as one is the beginning of the other.
+        """
+        first = next(iter(frames()), b"")
+        stem = f"file-{sha256(account.encode() + first).hexdigest()[:24]}"
+        number = 1
+        while self._store.has_session(account, f"{stem}-{number}") and not self._agrees(
+            f"{stem}-{number}", frames()
+        ):
+            number += 1
+        return f"{stem}-{number}"
+
+    def _agrees(self, session: str, frames: Iterable[bytes]) -> bool:
+        """Whether frames and a session are the same as far as both go."""
+        last = self._last_ordinal(session)
+        stored: dict[int, bytes] = {}
+        for ordinal, payload in enumerate(frames, 1):
+            if ordinal > last:
+                break
+            if ordinal % BATCH_FRAMES_MAX == 1:
+                stored = self._store.evidence_between(session, ordinal, ordinal + BATCH_FRAMES_MAX - 1)
+            if stored.get(ordinal, payload) != payload:
+                return False
+        return True
+
     def evidence(self, recorded: Recorded) -> bytes | None:
         """The raw bytes of the frame an event was made from; None for the records of a session itself."""
         source = recorded.event.source
@@ -191,8 +220,7 @@ class Ledger:
                 if fresh:
                     evidence.append((frame.session, frame.ordinal, frame.payload))
         if events:
-            keys = [(each.account, each.event.key) for each in events if isinstance(each.event, ADDING)]
-            self._store.append(events, evidence, [pair for pair in keys if pair[1]])
+            self._store.append(events, evidence)
             for account, draft in drafts.items():
                 draft.settle()
                 self._accounts.move_to_end(account)
@@ -201,27 +229,21 @@ class Ledger:
         return tally
 
     def _drafts(self, frames: Sequence[Taken]) -> dict[str, Draft]:
-        adding: dict[str, list[str]] = {}
+        suspects: dict[str, list[Event]] = {}
         for _, statements in frames:
-            for account, event in statements:
-                keys = adding.setdefault(account, [])
-                if isinstance(event, ADDING) and event.key:
-                    keys.append(event.key)
+            for name, event in statements:
+                asked = suspects.setdefault(name, [])
+                if self._account(name).may_know(event):
+                    asked.append(event)
         return {
-            account: Draft(self._account(account), self._store.known(account, keys) if keys else frozenset())
-            for account, keys in adding.items()
+            name: Draft(self._account(name), self._store.known(name, asked) if asked else frozenset())
+            for name, asked in suspects.items()
         }
 
     def _account(self, name: str) -> Account:
         account = self._accounts.get(name)
         if account is None:
-            account = Account(name)
-            tail = self._store.tail(name, KEYS_REMEMBERED_MAX)
-            if tail:
-                account.version = tail[0].version - 1
-            for recorded in tail:
-                account.evolve(recorded)
-            self._accounts[name] = account
+            account = self._accounts[name] = self._store.account(name)
         return account
 
 
@@ -245,12 +267,20 @@ class Intake:
         self._now_ns = now_ns
         self._closed = False
         self._ordinal = 0
+        self._conversation = session
+        self._names: Callable[[bytes], str | None] | None = getattr(venue, "conversation", None)
         self.account: Final = f"{venue.NAME}:{account}"
         self.session: Final = session
         self.tally: Final = Tally()
         self._resumed_ordinal = ledger._last_ordinal(session)
-        source = self._source(now_ns() if opened_ns is None else opened_ns)
-        ledger._record([(None, [(self.account, SessionOpened(source, f"session:{session}:opened"))])])
+        key = opened_key(session)
+        opened = SessionOpened(self._source(now_ns() if opened_ns is None else opened_ns), key)
+        if self._resumed_ordinal and not ledger._store.has_session(self.account, session):
+            raise Conflict(
+                f"{ledger.name}: session {session} is recorded of another login than {self.account}: "
+                "two recordings share one session name. Give this one a name of its own"
+            )
+        ledger._record([(None, [(self.account, opened)])])
 
     def __enter__(self) -> Self:
         return self
@@ -283,7 +313,7 @@ class Intake:
         try:
             for payload, received_ns in arrivals:
                 ordinal = self._ordinal + len(batch) + 1
-                batch.append(Frame(self.account, self.session, ordinal, received_ns, bytes(payload)))
+                batch.append(self._frame(payload, ordinal, received_ns))
                 size += len(payload)
                 if len(batch) == BATCH_FRAMES_MAX or size >= BATCH_BYTES_MAX:
                     full, batch, size = batch, [], 0
@@ -293,14 +323,25 @@ class Intake:
                 self._commit(batch, tally)
         return tally
 
-    def close(self, cause: str = "end") -> None:
-        """End the conversation and record why. Idempotent."""
+    def _frame(self, payload: bytes, ordinal: int, received_ns: int) -> Frame:
+        payload = memoryview(
+            payload
+        ).tobytes()  # a copy of what may be a buffer; a TypeError where it is a text
+        if self._names is not None and (name := self._names(payload)) is not None:
+            self._conversation = name
+        return Frame(self.account, self.session, ordinal, received_ns, payload, self._conversation)
+
+    def close(self, cause: str = "end", closed_ns: int | None = None) -> None:
+        """End the conversation and record why; `closed_ns` is when it ended, if not now. Idempotent."""
         if self._closed:
             return
+        if self._ordinal < self._resumed_ordinal:
+            self._closed = True
+            return  # the beginning of a recording that is known further than this: it did not end here
         t = self.tally
         closed = SessionClosed(
-            self._source(self._now_ns()),
-            f"session:{self.session}:closed",
+            self._source(self._now_ns() if closed_ns is None else closed_ns),
+            f"session:{self.session}:closed:{self._ordinal}",
             cause,
             t.frames,
             t.recorded,
@@ -336,6 +377,7 @@ class Intake:
             reason = str(error)
         except Exception as error:  # a defect of the venue module must not cost the frame either
             reason = f"{self._venue.NAME} decoder failed: {type(error).__name__}: {error}"
+        reason = reason.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be stored
         source = frame.source(self._venue.NAME, "")
         return [(self.account, FrameQuarantined(source, "", reason[:REASON_CHARS_MAX]))]
 

@@ -32,9 +32,9 @@ from eventsourcing.sqlite import (
     SQLiteDatastore,
 )
 
-from ledger.account import Recorded
+from ledger.account import Account, Recorded
 from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
-from ledger.events import TOPICS, Event
+from ledger.events import TOPICS, Event, keyed_ns, opened_key
 
 fcntl: Any
 try:
@@ -56,6 +56,8 @@ WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 2))
 Cell: TypeAlias = str | int | bytes | None
 Evidence: TypeAlias = tuple[str, int, bytes]
 """Session, ordinal, raw bytes of one frame."""
+Key: TypeAlias = tuple[str, int, str]
+"""Account, instant, natural key of one event."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
@@ -112,7 +114,8 @@ class _Pool(SQLiteConnectionPool):
     ) -> SQLiteConnection:
         try:
             return super().get_connection(timeout, is_writer=is_writer)
-        except sqlite3.Error:  # no connection could be made: give back the turn that the stock pool would keep
+        except sqlite3.Error:
+            # No connection could be made: give back the turn, which the stock pool would keep.
             if is_writer is True:
                 self._num_writers -= 1
                 self._writer_lock.release()
@@ -166,8 +169,9 @@ class Recorder(SQLiteApplicationRecorder):
             *super().construct_create_table_statements(),
             "CREATE TABLE IF NOT EXISTS evidence ("
             "session TEXT NOT NULL, ordinal INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (session, ordinal))",
-            "CREATE TABLE IF NOT EXISTS natural_keys ("
-            "account TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (account, key)) WITHOUT ROWID",
+            # By instant, so that new keys are appended at the end of the index, not all over it.
+            "CREATE TABLE IF NOT EXISTS natural_keys (account TEXT NOT NULL, at_ns INTEGER NOT NULL, "
+            "key TEXT NOT NULL, PRIMARY KEY (account, at_ns, key)) WITHOUT ROWID",
         ]
 
     def _insert_events(
@@ -175,7 +179,7 @@ class Recorder(SQLiteApplicationRecorder):
         c: SQLiteCursor,
         stored_events: Sequence[StoredEvent],
         evidence: Iterable[Evidence] = (),
-        keys: Iterable[tuple[str, str]] = (),
+        keys: Iterable[Key] = (),
         **_: Any,
     ) -> Sequence[int]:
         c.executemany(
@@ -186,7 +190,7 @@ class Recorder(SQLiteApplicationRecorder):
         c.execute("SELECT last_insert_rowid()")
         last = c.fetchone()[0]
         c.executemany("INSERT INTO evidence VALUES (?,?,?)", evidence)
-        c.executemany("INSERT INTO natural_keys VALUES (?,?)", keys)
+        c.executemany("INSERT INTO natural_keys VALUES (?,?,?)", keys)
         return list(range(last - len(stored_events) + 1, last + 1))
 
 
@@ -241,16 +245,15 @@ class Store:
         except (PersistenceError, sqlite3.Error) as error:
             raise StoreError(f"{self.name}: {error}") from error
 
-    def append(
-        self, events: Sequence[Recorded], evidence: Sequence[Evidence], keys: Sequence[tuple[str, str]]
-    ) -> None:
-        """Store events, the frames they were made from and their natural keys: all of it, durably, or nothing.
+    def append(self, events: Sequence[Recorded], evidence: Sequence[Evidence]) -> None:
+        """Store events, their natural keys and the frames they were made from: all of it, durably, or nothing.
 
         Raises Conflict where an account was appended to by somebody else.
         """
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
         stored = list(map(self._mapper.to_stored_event, events))
+        keys = [(each.account, keyed_ns(each.event), each.event.key) for each in events if each.event.key]
         with self._errors():
             self._recorder.insert_events(stored, evidence=evidence, keys=keys)
 
@@ -261,11 +264,6 @@ class Store:
             (account, after, 1 << 62 if upto is None else upto),
         )
 
-    def tail(self, account: str, count: int) -> list[Recorded]:
-        """The last `count` events of an account, oldest first."""
-        where = "WHERE originator_id=? AND ?<? ORDER BY originator_version DESC"
-        return self._recorded(where, (account, 0, 1), count)[::-1]
-
     def all_events(self, *, after: int = 0) -> list[Recorded]:
         """The next page of all accounts' events after position `after`, in the order they were appended."""
         return self._recorded("WHERE rowid>? AND ?<? ORDER BY rowid", (after, 0, 1))
@@ -275,14 +273,32 @@ class Store:
         sql = f"SELECT {columns} FROM stored_events {where} LIMIT ?"
         return [recorded(*row) for row in self.select(sql, (*params, limit))]
 
-    def known(self, account: str, keys: Sequence[str]) -> set[str]:
-        """Those of the natural keys that are recorded already."""
+    def known(self, account: str, events: Sequence[Event]) -> set[str]:
+        """Those of the events' natural keys that are recorded already."""
         found: set[str] = set()
-        for start in range(0, len(keys), KEYS_ASKED_MAX):
-            asked = keys[start : start + KEYS_ASKED_MAX]
-            sql = f"SELECT key FROM natural_keys WHERE account=? AND key IN ({','.join('?' * len(asked))})"
-            found.update(row[0] for row in self.select(sql, (account, *asked)))
+        for start in range(0, len(events), KEYS_ASKED_MAX):
+            asked = events[start : start + KEYS_ASKED_MAX]
+            sql = (
+                f"WITH asked(at_ns, key) AS (VALUES {','.join(['(?,?)'] * len(asked))}) "
+                "SELECT known.key FROM asked CROSS JOIN natural_keys AS known "
+                "WHERE known.account=? AND known.at_ns=asked.at_ns AND known.key=asked.key"
+            )
+            params = [part for event in asked for part in (keyed_ns(event), event.key)]
+            found.update(row[0] for row in self.select(sql, (*params, account)))
         return found
+
+    def has_session(self, account: str, session: str) -> bool:
+        """Whether the opening of a session is recorded of an account."""
+        sql = "SELECT 1 FROM natural_keys WHERE account=? AND at_ns=0 AND key=?"
+        return bool(self.select(sql, (account, opened_key(session))))
+
+    def account(self, name: str) -> Account:
+        """An account as far as its stored events brought it."""
+        version = self.select(
+            "SELECT max(originator_version) FROM stored_events WHERE originator_id=?", (name,)
+        )
+        newest_ns = self.select("SELECT max(at_ns) FROM natural_keys WHERE account=?", (name,))
+        return Account(name, version[0][0] or 0, newest_ns[0][0] or 0)
 
     def evidence(self, session: str, ordinal: int) -> bytes | None:
         """The raw bytes of a frame, or None where no event was made of it."""
@@ -320,16 +336,32 @@ class Store:
 
 def _refuse_other_files(path: Path, *, read_only: bool) -> None:
     """Raise NoSuchLedger where the file is something else. Looks without writing: such a file stays as it is."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
+    if not path.is_file():
+        raise NoSuchLedger(f"{path}: not a ledger (not a file)")
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        tables = _tables(path, "ro")
+        if tables is None and not read_only:
+            tables = _tables(path, "rw")
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
             raise NoSuchLedger(f"{path}: not a ledger ({error})") from error
         raise StoreError(f"{path}: {error}") from error
-    if (tables or read_only) and TABLES - tables:
+    if (tables or read_only) and TABLES - (tables or set()):
         raise NoSuchLedger(f"{path}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
+
+
+def _tables(path: Path, mode: str) -> set[str] | None:
+    """The tables of a SQLite file; None where a transaction was cut off and must first be rolled back, which needs a
+    connection that writes (a ledger killed while it was made)."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
+        try:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+                return None
+            raise
+    return {row[0] for row in rows}
 
 
 class _WriterLock:
@@ -356,7 +388,7 @@ class _WriterLock:
             os.close(handle)
             raise LedgerBusy(
                 f"{path}: process {holder or '?'} is writing to this ledger; one process writes at a time. "
-                "Wait for it, or open with read_only=True to read meanwhile"
+                "Wait until it is done; reading works meanwhile (read_only=True)"
             ) from None
         except OSError:
             os.close(handle)

@@ -24,6 +24,8 @@ class Frame(Struct, frozen=True, gc=False):
     """Place in the conversation, from 1. Keeps `decode` pure where only position tells a snapshot from an update."""
     received_ns: int
     payload: bytes
+    conversation: str = ""
+    """The venue's own name of the conversation where it tells one (`Venue.conversation`), else our session."""
 
     def source(
         self,
@@ -51,7 +53,11 @@ class Frame(Struct, frozen=True, gc=False):
 
 
 class Venue(Protocol):
-    """The shape of a venue module."""
+    """The shape of a venue module.
+
+    A venue that names its conversations may have one more function, `conversation(payload: bytes) -> str | None`: the
+    name, where this frame tells it. Later frames carry it, so that a sequence counts on from one recording to the next.
+    """
 
     @property
     def NAME(self) -> str:  # noqa: N802 - a module constant

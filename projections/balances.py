@@ -13,7 +13,15 @@ import msgspec
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.events import Amount, Balance, BalanceDelta, BalanceEventImported, BalanceSnapshot, time_of
+from ledger.events import (
+    Amount,
+    Balance,
+    BalanceDelta,
+    BalanceEventImported,
+    BalanceSnapshot,
+    Source,
+    time_of,
+)
 from ledger.wire import EXACT, decimal, parse_time
 from projections.subscription import Subscription
 from projections.tables import Database, Table
@@ -36,6 +44,8 @@ class BalanceRow(Struct):
     time_ns: int
     before: Amount | None = None
     """The balance before the history row this one rests on, for rows of one instant."""
+    subscription: str | None = None
+    sequence: int | None = None
 
 
 class StatementRow(Struct):
@@ -150,9 +160,9 @@ class _Fold:
         account, time_ns = recorded.account, time_of(event)
         complete_ns = self._complete_ns(account)
         for balance in event.balances:
-            self._state(account, balance, recorded.version, time_ns, complete_ns)
+            self._state(recorded, balance, time_ns, complete_ns)
         for asset_id in event.removed:
-            self._remove(account, asset_id, recorded.version, time_ns)
+            self._remove(recorded, asset_id, time_ns)
         statement = self._statements.get(account)
         if statement is not None and statement.part is not None:
             self._name(statement, event.balances)
@@ -161,12 +171,13 @@ class _Fold:
         account, time_ns = recorded.account, time_of(event)
         complete_ns = self._complete_ns(account)
         for balance in event.balances:
-            self._state(account, balance, recorded.version, time_ns, complete_ns)
+            self._state(recorded, balance, time_ns, complete_ns)
         statement = self._statements.get(account) or StatementRow(account, 0)
-        part = None if event.part is None else f"{event.source.session}/{event.part}"
-        if part is None or statement.part != part:
+        if event.part is None or statement.part != event.part:
+            if not event.begins:
+                return  # a page of a statement whose beginning is not here: it says nothing of absent assets
             statement.named = None  # another statement: what was still arriving is overtaken
-        statement.part = part
+        statement.part = event.part
         self._name(statement, event.balances)
         if event.more:
             return
@@ -175,7 +186,7 @@ class _Fold:
         statement.complete_ns = max(statement.complete_ns, time_ns)
         for row in list(self._rows.of(account).values()):
             if row is not None and row.held and row.asset_id not in named:
-                self._remove(account, row.asset_id, recorded.version, time_ns)
+                self._remove(recorded, row.asset_id, time_ns)
 
     def _name(self, statement: StatementRow, balances: tuple[Balance, ...]) -> None:
         named = {*_names(statement), *(balance.asset_id for balance in balances)}
@@ -186,9 +197,10 @@ class _Fold:
         statement = self._statements.get(account)
         return 0 if statement is None else statement.complete_ns
 
-    def _state(self, account: str, said: Balance, version: int, time_ns: int, complete_ns: int) -> None:
+    def _state(self, recorded: Recorded, said: Balance, time_ns: int, complete_ns: int) -> None:
+        account, source = recorded.account, recorded.event.source
         row = self._rows.of(account).get((account, said.asset_id))
-        if time_ns < (complete_ns if row is None else row.time_ns):
+        if time_ns < complete_ns if row is None else _is_late(source, time_ns, row):
             return
         self._rows.put(
             BalanceRow(
@@ -202,18 +214,24 @@ class _Fold:
                 said.pending,
                 said.tradable,
                 True,
-                version,
+                recorded.version,
                 time_ns,
+                None,
+                source.subscription,
+                source.sequence,
             )
         )
 
-    def _remove(self, account: str, asset_id: str, version: int, time_ns: int) -> None:
+    def _remove(self, recorded: Recorded, asset_id: str, time_ns: int) -> None:
+        account, source = recorded.account, recorded.event.source
         row = self._rows.of(account).get((account, asset_id))
         if row is None:
             row = BalanceRow(account, asset_id, asset_id, None, None, None, None, None, None, False, 0, 0)
-        if row.time_ns <= time_ns:
-            row.held, row.version, row.time_ns = False, version, time_ns
-            self._rows.put(row)
+        elif _is_late(source, time_ns, row):
+            return
+        row.held, row.version, row.time_ns = False, recorded.version, time_ns
+        row.subscription, row.sequence = source.subscription, source.sequence
+        self._rows.put(row)
 
     def _imported(self, recorded: Recorded, event: BalanceEventImported) -> None:
         account, time_ns = recorded.account, time_of(event)
@@ -245,6 +263,14 @@ class _Fold:
 
 def _names(statement: StatementRow) -> list[str]:
     return msgspec.json.decode(statement.named or "[]", type=list[str])
+
+
+def _is_late(source: Source, time_ns: int, row: BalanceRow) -> bool:
+    """Whether a statement is older than what is known: by the venue's sequence where both have one of the same
+    subscription, else by time. Of one instant, the last to arrive counts."""
+    if source.sequence is not None and row.sequence is not None and source.subscription == row.subscription:
+        return source.sequence < row.sequence
+    return time_ns < row.time_ns
 
 
 def _follows(event: BalanceEventImported, row: BalanceRow) -> bool:

@@ -18,10 +18,9 @@ from projections.tables import Database, Table
 
 
 class SequenceRow(Struct):
-    """How far one subscription of one session has counted."""
+    """How far one subscription has counted."""
 
     account: str
-    session: str
     subscription: str
     last: int
 
@@ -30,10 +29,10 @@ class HoleRow(Struct):
     """Sequence numbers `first` to `last` of a subscription that were never received; found at `version`."""
 
     account: str
-    session: str
     subscription: str
     first: int
     last: int
+    session: str
     version: int
     time_ns: int
 
@@ -62,8 +61,8 @@ class Gaps:
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
         self._ledger = ledger
-        self._sequences: Final = Table(database, "sequences", SequenceRow, key=3)
-        self._holes: Final = Table(database, "sequence_holes", HoleRow, key=4)
+        self._sequences: Final = Table(database, "sequences", SequenceRow, key=2)
+        self._holes: Final = Table(database, "sequence_holes", HoleRow, key=3)
         self._history: Final = History(ledger, database)
         self.tables: Final = (self._sequences, self._holes)
         self.subscription: Final = Subscription(ledger, self, database)
@@ -81,20 +80,20 @@ class Gaps:
         number = source.sequence
         if number is None or source.subscription is None:
             return
-        account, session, subscription = recorded.account, source.session, source.subscription
-        row = self._sequences.get(account, session, subscription)
+        account, subscription = recorded.account, source.subscription
+        row = self._sequences.get(account, subscription)
         if row is None:
-            row = SequenceRow(account, session, subscription, 0)
+            row = SequenceRow(account, subscription, 0)
         if number <= row.last:
-            self._fill(account, session, subscription, number)
+            self._fill(account, subscription, number)
             return
         if number > row.last + 1:
             hole = HoleRow(
                 account,
-                session,
                 subscription,
                 row.last + 1,
                 number - 1,
+                source.session,
                 recorded.version,
                 time_of(recorded.event),
             )
@@ -102,17 +101,17 @@ class Gaps:
         row.last = number
         self._sequences.put(row)
 
-    def _fill(self, account: str, session: str, subscription: str, number: int) -> None:
+    def _fill(self, account: str, subscription: str, number: int) -> None:
         """A number at or below the last came late: if it was missing, it is not any more."""
         for row in list(self._holes.of(account).values()):
-            if row is None or (row.session, row.subscription) != (session, subscription):
+            if row is None or row.subscription != subscription:
                 continue
             if row.first <= number <= row.last:
                 self._holes.drop(row)
                 for first, last in ((row.first, number - 1), (number + 1, row.last)):
                     if first <= last:
                         self._holes.put(
-                            HoleRow(account, session, subscription, first, last, row.version, row.time_ns)
+                            HoleRow(account, subscription, first, last, row.session, row.version, row.time_ns)
                         )
 
 

@@ -269,7 +269,6 @@ def test_balances_as_of_a_version_and_as_of_a_time(tmp_path: Path) -> None:
         "1": [],
         "2": ["0"],
         "4": ["2"],
-        "99": ["4"],
         "2023-11-14T22:13:19Z": [],
         "2023-11-14T22:14:20Z": ["1"],
         "2023-11-14T22:14:59.999999999Z": ["1"],
@@ -285,6 +284,8 @@ def test_balances_as_of_a_version_and_as_of_a_time(tmp_path: Path) -> None:
         (["balances", "--db", "none.db"], "none.db"),
         (["balances", "--db", "a.db", "bitopro:nobody"], "bitopro:nobody"),
         (["balances", "--db", "a.db", "--at", "yesterday"], "yesterday"),
+        (["balances", "--db", "a.db", "bitopro:main", "--at", "4"], "no version 4 yet, the last is 3"),
+        (["balances", "--db", "a.db", "--at", "1716200000001"], "2026-11-21T12:00:00Z"),
         (["balances"], "--db"),
         (["balances", "--db", "text.txt"], "text.txt"),
         (["ingest", "--db", "a.db", "bitopro", "main", "none.json"], "none.json"),
@@ -296,6 +297,12 @@ def test_balances_as_of_a_version_and_as_of_a_time(tmp_path: Path) -> None:
         (["ingest", "--db", "a.db", "bitopro", "other", "bad.tape"], "bad.tape, line 1"),
         (["demo", "--db", "a.db"], "a.db"),
         (["nonsense"], "nonsense"),
+        (["ingest", "--db", "a.db", "bitopro", "x" * 201, "text.txt"], "not an account name"),
+        (["ingest", "--db", "a.db", "bitopro", "main", "blank.tape"], "blank.tape, line 2: an empty line"),
+        (
+            ["ingest", "--db", "a.db", "bitopro", "main", "after.tape"],
+            "line 3: a line after the closing line",
+        ),
     ],
 )
 def test_bad_usage_and_bad_input_is_one_line_and_exit_code_2(
@@ -312,6 +319,9 @@ def test_bad_usage_and_bad_input_is_one_line_and_exit_code_2(
         "opened": "2026-01-01T00:00:00Z",
     }
     (tmp_path / "bad.tape").write_text(f"{json.dumps(header)}\n{frame}\nnot a line of a tape\n")
+    (tmp_path / "blank.tape").write_text(f"{json.dumps(header)}\n\n{frame}\n")
+    closed = json.dumps({"closed": "2026-01-01T00:00:09Z"})
+    (tmp_path / "after.tape").write_text(f"{json.dumps(header)}\n{closed}\n{frame}\n")
     ran = run(tmp_path, *args)
     assert (2, "", 1) == (ran.code, ran.out, ran.err.count("\n"))
     assert said in ran.err
@@ -334,7 +344,7 @@ def test_what_came_before_a_bad_line_of_a_tape_is_stored(tmp_path: Path) -> None
 def test_frames_come_from_standard_input_too(tmp_path: Path) -> None:
     frame = bitopro("a", 1639553303365, ADA=("1", "1"))
     ran = run(tmp_path, "ingest", "--db", "a.db", "bitopro", "main", "-", stdin=frame + b"\n")
-    assert (0, "bitopro:main  -: 1 frames: 1 recorded, 0 duplicates, 0 control, 0 quarantined\n") == ran[:2]
+    assert (0, "bitopro:main  -: 1 frame: 1 recorded, 0 duplicates, 0 control, 0 quarantined\n") == ran[:2]
 
 
 def test_a_venue_error_is_a_finding_and_control_frames_are_not(tmp_path: Path) -> None:
@@ -359,7 +369,7 @@ def test_replay_finds_a_changed_projection_and_rebuild_mends_it(tmp_path: Path) 
     db.close()
     ran = run(tmp_path, "replay", "--db", "a.db")
     assert (1, "") == (ran.code, ran.err)
-    assert "2 rows differ" in ran.out
+    assert "2 differences" in ran.out
     assert 1 == run(tmp_path, "replay", "--db", "a.db", "--rebuild").code
     assert 0 == run(tmp_path, "replay", "--db", "a.db", "bitopro:main").code
     assert ["1", "2"] == [row["total"] for row in rows(tmp_path, "balances")]
@@ -371,3 +381,123 @@ def test_every_command_prints_an_empty_array_of_an_empty_ledger(tmp_path: Path) 
         assert [] == rows(tmp_path, command)
         ran = run(tmp_path, command, "--db", "a.db")
         assert (0, "no ") == (ran.code, ran.out[:3])
+
+
+HELLO = b'{"type":"hello","ts":"2026-01-02T03:04:00.000000Z","session_id":"S1"}'
+
+
+def held(folder: Path) -> dict[str, str]:
+    return {row["asset"]: row["total"] for row in rows(folder, "balances")}
+
+
+def test_a_recording_that_has_grown_is_the_same_session_and_its_pages_make_one_statement(
+    tmp_path: Path,
+) -> None:
+    frames = [kraken(1, 1, ("USD", "2"), initial=True, next="p2"), kraken(2, 2, ("BTC", "3"), initial=True)]
+    for upto in (1, 2, 1, 2):
+        assert 0 == feed(tmp_path, "kraken_prime", "main", frames[:upto]).code
+    assert {"USD": "2", "BTC": "3"} == held(tmp_path)
+    assert [] == rows(tmp_path, "gaps")
+    topics = [row["topic"] for row in rows(tmp_path, "audit", "kraken_prime:main")]
+    assert ["SessionOpened", "BalanceSnapshot", "SessionClosed", "BalanceSnapshot", "SessionClosed"] == topics
+
+
+def test_one_conversation_in_two_files_has_one_sequence(tmp_path: Path) -> None:
+    first = [HELLO, kraken(1, 1, ("USD", "2"), initial=True), kraken(2, 2, ("USD", "3"))]
+    feed(
+        tmp_path,
+        "kraken_prime",
+        "main",
+        first,
+        [HELLO, kraken(3, 3, ("USD", "4")), kraken(4, 4, ("USD", "5"))],
+    )
+    assert [] == rows(tmp_path, "gaps")
+    feed(tmp_path, "kraken_prime", "main", [HELLO, kraken(7, 7, ("USD", "7"))])
+    assert ["5-6"] == [gap["missing"] for gap in rows(tmp_path, "gaps")]
+    feed(tmp_path, "kraken_prime", "main", [HELLO, *(kraken(n, n, ("USD", str(n))) for n in (5, 6, 7))])
+    assert [] == rows(tmp_path, "gaps")
+    assert {"USD": "7"} == held(tmp_path)
+
+
+def test_pages_in_the_wrong_order_lose_no_asset(tmp_path: Path) -> None:
+    pages = [kraken(2, 2, ("BTC", "3"), initial=True), kraken(1, 1, ("USD", "2"), initial=True, next="p2")]
+    feed(tmp_path, "kraken_prime", "main", pages)
+    assert {"USD": "2", "BTC": "3"} == held(tmp_path)
+
+
+def test_within_a_subscription_the_sequence_tells_what_is_late(tmp_path: Path) -> None:
+    feed(tmp_path, "kraken_prime", "main", [kraken(3, 1, ("USD", "3")), kraken(2, 1, ("USD", "2"))])
+    assert {"USD": "3"} == held(tmp_path)
+
+
+def deltadefi_balance(free: int) -> bytes:
+    row = {"asset": "ada", "asset_unit": "", "free": free, "locked": 0}
+    return json.dumps({"type": "Account", "sub_type": "balance", "balance": [row]}).encode()
+
+
+def test_a_part_from_the_beginning_of_a_recording_changes_nothing(tmp_path: Path) -> None:
+    frames = [deltadefi_balance(10), deltadefi_balance(20), deltadefi_balance(10)]
+    for upto in (3, 2, 1, 3):
+        feed(tmp_path, "deltadefi", "main", frames[:upto])
+        assert {"ada": "10"} == held(tmp_path)
+    feed(tmp_path, "deltadefi", "main", [*frames, deltadefi_balance(30)])
+    assert {"ada": "30"} == held(tmp_path)
+
+
+def test_another_recording_that_begins_alike_is_another_session(tmp_path: Path) -> None:
+    feed(tmp_path, "deltadefi", "main", [deltadefi_balance(10), deltadefi_balance(20)])
+    feed(tmp_path, "deltadefi", "main", [deltadefi_balance(10), deltadefi_balance(5)])
+    assert {"ada": "5"} == held(tmp_path)
+    assert 2 == len({row["session"] for row in rows(tmp_path, "audit", "deltadefi:main")})
+
+
+def test_a_tape_keeps_its_times_and_one_cut_in_the_middle_of_a_line_is_read_up_to_there(
+    tmp_path: Path,
+) -> None:
+    header = {
+        "tape": 1,
+        "venue": "bitopro",
+        "account": "main",
+        "session": "s",
+        "opened": "2026-01-01T00:00:00Z",
+    }
+    frame = {"received": "2026-01-01T00:00:01Z", "text": bitopro("t", 1639553303365, ADA=("7", "7")).decode()}
+    closed = {"closed": "2026-01-01T00:00:09Z", "cause": "planned"}
+    lines = [json.dumps(each) for each in (header, frame, closed)]
+    (tmp_path / "a.tape").write_text("\n".join(lines)[:-5])
+    assert 0 == run(tmp_path, "ingest", "--db", "a.db", "bitopro", "main", "a.tape").code
+    (tmp_path / "a.tape").write_text("\n".join(lines))
+    assert 0 == run(tmp_path, "ingest", "--db", "a.db", "bitopro", "main", "a.tape").code
+    closings = [row for row in rows(tmp_path, "audit", "bitopro:main") if row["topic"] == "SessionClosed"]
+    assert [("2026-01-01T00:00:01Z", True)] == [
+        (row["received"], "middle of a line" in row["event"]["cause"]) for row in closings
+    ]
+    (account,) = rows(tmp_path, "accounts")
+    assert ("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z") == (
+        account["first_received"],
+        account["last_received"],
+    )
+
+
+def test_a_venues_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    feed(tmp_path, "bitopro", "main", [b"\x1b]0;pwned\x07\x1b[31mred"])
+    ran = run(tmp_path, "quarantine", "--db", "a.db")
+    assert "\\x1b]0;pwned\\x07" in ran.out
+    assert "\x1b" not in ran.out
+
+
+def test_an_account_is_found_whatever_the_case_of_its_letters(tmp_path: Path) -> None:
+    feed(tmp_path, "bitopro", "Main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
+    assert ["1"] == [row["total"] for row in rows(tmp_path, "balances", "bitopro:main")]
+
+
+def test_a_piped_table_breaks_no_name_over_lines(tmp_path: Path) -> None:
+    feed(tmp_path, "bitopro", "m" * 150, [bitopro("a", 1639553303365, ADA=("1", "9" * 38))])
+    line = run(tmp_path, "balances", "--db", "a.db").out.splitlines()[1]
+    assert ["bitopro:" + "m" * 150, "9" * 38] == [line.split()[0], line.split()[4]]
+
+
+def test_no_command_at_all_shows_the_help(tmp_path: Path) -> None:
+    ran = run(tmp_path)
+    assert (2, "") == (ran.code, ran.out)
+    assert "Commands:" in ran.err.splitlines()

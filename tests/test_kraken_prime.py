@@ -81,7 +81,7 @@ def test_the_source_has_the_venues_time_sequence_and_subscription() -> None:
         source.session,
         source.ordinal,
     )
-    assert (1_793_695_201_000_250_000, 2, "31", None) == (
+    assert (1_793_695_201_000_250_000, 2, "s/31", None) == (
         source.time_ns,
         source.sequence,
         source.subscription,
@@ -119,19 +119,19 @@ def test_a_reqid_is_a_bounded_whole_number(number: str) -> None:
 
 def test_the_initial_flag_makes_a_whole_baseline() -> None:
     event = snapshot_of(balance_frame(more='"initial":true,'))
-    assert ("31", False) == (event.part, event.more)
+    assert ("s/31", False) == (event.part, event.more)
 
 
 def test_a_baseline_goes_on_while_next_says_so() -> None:
     event = snapshot_of(balance_frame(more='"initial":true,"next":"b2Zm",'))
-    assert ("31", True) == (event.part, event.more)
+    assert ("s/31", True) == (event.part, event.more)
     event = snapshot_of(balance_frame(more='"initial":true,"next":"",'))
-    assert ("31", False) == (event.part, event.more)
+    assert ("s/31", False) == (event.part, event.more)
 
 
 def test_a_page_that_does_not_repeat_the_initial_flag_is_still_a_page() -> None:
     event = snapshot_of(balance_frame(more='"next":"b2Zm",'))
-    assert ("31", True) == (event.part, event.more)
+    assert ("s/31", True) == (event.part, event.more)
 
 
 def test_an_empty_next_is_none() -> None:
@@ -241,14 +241,14 @@ def test_an_error_keeps_its_place_in_the_sequence() -> None:
     event = event_of('{"reqid":31,"type":"error","seq":4,"error":{"code":1003,"msg":"missing Ping data"}}')
     assert isinstance(event, FrameQuarantined)
     assert ("", "venue error 1003: missing Ping data") == (event.key, event.reason)
-    assert (4, "31", None) == (event.source.sequence, event.source.subscription, event.source.time_ns)
+    assert (4, "s/31", None) == (event.source.sequence, event.source.subscription, event.source.time_ns)
 
 
 def test_an_error_may_count_by_seq_num_and_tell_its_time() -> None:
     source = event_of(
         '{"reqid":7,"type":"error","seqNum":1,"ts":"2026-11-03T08:40:01.000250Z","error":{"code":"E","msg":""}}'
     ).source
-    assert (1, "7", 1_793_695_201_000_250_000) == (source.sequence, source.subscription, source.time_ns)
+    assert (1, "s/7", 1_793_695_201_000_250_000) == (source.sequence, source.subscription, source.time_ns)
 
 
 def test_an_error_may_belong_to_no_request() -> None:
@@ -391,9 +391,6 @@ def test_what_is_no_frame_is_refused_with_its_reason(payload: bytes, reason: str
         ('"2026-11-03T08:40:01.000250Z"', "1793695201000"),
         ('"seqNum":2', '"initial":1'),
         ('"seqNum":2', '"initial":"true"'),
-        ('"seqNum":2', '"initial":null'),
-        ('"seqNum":2', '"action":null'),
-        ('"seqNum":2', '"next":null'),
         ('"seqNum":2', '"next":7'),
         (f',"data":[{ROW}]', ""),
         (f"[{ROW}]", "null"),
@@ -453,3 +450,31 @@ PIECES = st.sampled_from(
 def test_a_mutated_frame_is_decoded_or_refused(payload: bytes, place: float, cut: int, piece: bytes) -> None:
     at = int(place * len(payload))
     decoded_or_refused(payload[:at] + piece + payload[at + cut :])
+
+
+def test_null_is_as_good_as_absent_where_a_key_is_optional() -> None:
+    for key in ("initial", "action", "next"):
+        assert isinstance(event_of(balance_frame(more=f'"{key}":null,')), BalanceDelta)
+
+
+def test_only_the_first_number_of_a_subscription_begins_a_statement() -> None:
+    for sequence, begins in {'"seqNum":1,': True, '"seq":1,': True, "": True, '"seqNum":2,': False}.items():
+        frame = balance_frame(more='"initial":true,', sequence=sequence)
+        assert begins is snapshot_of(frame).begins, sequence
+    assert snapshot_of(balance_frame(more='"next":"x",', sequence="")).begins is False
+
+
+def test_a_subscription_belongs_to_the_conversation_that_the_hello_names() -> None:
+    hello = b'{"type":"hello","ts":"2026-11-03T08:40:00.000000Z","session_id":"K9"}'
+    assert "K9" == kraken_prime.conversation(hello)
+    for other in (
+        b"",
+        b'"hello"',
+        b'{"type":"hello"}',
+        b'{"type":"Pong","x":"hello"}',
+        balance_frame().encode(),
+    ):
+        assert None is kraken_prime.conversation(other)
+    frame = Frame("kraken_prime:main", "s", 2, 1, balance_frame().encode(), "K9")
+    [(_, event)] = kraken_prime.decode(frame)
+    assert "K9/31" == event.source.subscription

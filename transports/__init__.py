@@ -1,5 +1,5 @@
 """accountledger's transports: they know bytes and time, and no venue."""
 
-from transports.tape import Recording, TapeWriter, open_recording, play
+from transports.tape import Recording, TapeWriter, frames_of, open_recording, play
 
-__all__ = ["Recording", "TapeWriter", "open_recording", "play"]
+__all__ = ["Recording", "TapeWriter", "frames_of", "open_recording", "play"]

@@ -14,8 +14,8 @@ import binascii
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -55,8 +55,8 @@ _entry = msgspec.json.Decoder(_Entry)
 class Recording:
     """A file of frames, opened: who it is of where the file says so, and its frames in batches.
 
-    `session` names the conversation: a tape's own name, else the digest of the content, so that the same file is the
-    same session however often it is read; None for a stream, whose end is not known.
+    `session` is the tape's own name of the conversation; other files have none. `opened_ns`, `closed_ns` and `cause`
+    say when it began and ended, and why, where the file says so; the last two once the batches are read.
     """
 
     def __init__(self, name: str, source: io.BufferedReader, now_ns: Callable[[], int]) -> None:
@@ -65,11 +65,14 @@ class Recording:
         self.account: str | None = None
         self.session: str | None = None
         self.opened_ns: int | None = None
+        self.closed_ns: int | None = None
         self.cause = "end"
         self.bytes_read = 0
         self._now_ns = now_ns
         self._source = source
         self._line = 0
+        self._ended = False
+        self._cut_short = False
         self._rest = b""
         self._first = self._read_line()
         self._is_tape = _looks_like_a_header(self._first)
@@ -111,29 +114,39 @@ class Recording:
     def _tape_batches(self) -> Iterator[list[Arrival]]:
         for lines in self._lines():
             batch: list[Arrival] = []
-            line_of_batch = self._line - len(lines)
-            for number, line in enumerate(lines, line_of_batch + 1):
+            for number, line in enumerate(lines, self._line - len(lines) + 1):
                 try:
                     arrival = self._tape_line(line)
-                except (msgspec.MsgspecError, Malformed, UnicodeDecodeError, binascii.Error) as error:
+                except (
+                    msgspec.MsgspecError,
+                    Malformed,
+                    UnicodeDecodeError,
+                    RecursionError,
+                    binascii.Error,
+                ) as error:
                     yield batch
+                    if self._cut_short and number == self._line:
+                        self.cause = "the tape ends in the middle of a line: its recorder was stopped there"
+                        return
                     self._line = number
-                    raise self._bad(str(error)) from None
+                    raise self._bad(str(error) if line else "an empty line") from None
                 if arrival is not None:
                     batch.append(arrival)
             yield batch
 
     def _tape_line(self, line: bytes) -> Arrival | None:
         entry = _entry.decode(line)
+        if self._ended:
+            raise Malformed("a line after the closing line")
         if entry.closed is not None:
-            iso_ns(entry.closed)
-            self.cause = entry.cause or "end"
+            self.closed_ns, self.cause, self._ended = iso_ns(entry.closed), entry.cause or "end", True
             return None
         if entry.received is None or (entry.text is None) == (entry.base64 is None):
             raise Malformed('a frame has "received", and either "text" or "base64"')
+        self.closed_ns = iso_ns(entry.received)  # the last that is known of, until the closing line says more
         if entry.text is not None:
-            return entry.text.encode(), iso_ns(entry.received)
-        return base64.b64decode(entry.base64 or "", validate=True), iso_ns(entry.received)
+            return entry.text.encode(), self.closed_ns
+        return base64.b64decode(entry.base64 or "", validate=True), self.closed_ns
 
     def _opens_a_document(self, first: bytes) -> bool:
         """A first line that is no JSON by itself but opens an object or a list: the file may be one document."""
@@ -173,6 +186,7 @@ class Recording:
                 yield [line.removesuffix(b"\r") for line in lines]
         if self._rest:
             self._line += 1
+            self._cut_short = True
             last, self._rest = self._rest, b""
             yield [last]
 
@@ -190,20 +204,20 @@ class Recording:
         return BadTape(f"{self.name}, line {self._line}: {why}")
 
 
-def open_recording(path: Path, account: str, now_ns: Callable[[], int]) -> Recording:
-    """Open a file of frames for an account (its full id). Raises BadTape where there is none, or where a tape's first
-    line is wrong."""
+def open_recording(path: Path, now_ns: Callable[[], int] = time.time_ns) -> Recording:
+    """Open a file of frames. Raises BadTape where there is none, or where a tape's first line is wrong."""
     try:
-        digest = sha256(account.encode() + b"\0")
-        with path.open("rb") as content:
-            while chunk := content.read(CHUNK_BYTES):
-                digest.update(chunk)
-        recording = Recording(str(path), path.open("rb"), now_ns)
+        return Recording(str(path), path.open("rb"), now_ns)
     except OSError as error:
         raise BadTape(f"{path}: {error.strerror}") from None
-    if recording.session is None:
-        recording.session = f"file-{digest.hexdigest()[:24]}"
-    return recording
+
+
+def frames_of(path: Path) -> Iterator[bytes]:
+    """The frames of a file, as they are read."""
+    with open_recording(path) as recording:
+        for batch in recording.batches():
+            for payload, _ in batch:
+                yield payload
 
 
 def play(recording: Recording, intake: Intake, progress: Callable[[int], None] | None = None) -> Tally:
@@ -215,7 +229,7 @@ def play(recording: Recording, intake: Intake, progress: Callable[[int], None] |
         if progress is not None:
             progress(recording.bytes_read - done)
         done = recording.bytes_read
-    intake.close(recording.cause)
+    intake.close(recording.cause, recording.closed_ns)
     return intake.tally
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -19,7 +18,7 @@ from ledger.events import BalanceDelta, BalanceSnapshot, time_of
 from ledger.ledger import Ledger
 from ledger.venue import Venue
 from ledger.wire import time_text
-from projections import Balances, Fills, Gaps, Quarantine
+from projections import Accounts, Balances, Fills, Gaps, History, Orders, Quarantine, catch_up
 from transports import open_recording, play
 
 
@@ -42,6 +41,7 @@ def show(db: str, venues: Mapping[str, Venue]) -> None:
         out.print(table([_fill(row) for row in Fills(ledger).rows()], "3. Fills, each once"))
         out.print()
         out.print(table(_findings(ledger, played), "4. What was found wrong, and where"))
+        catch_up(ledger, [Accounts(ledger), Balances(ledger), Orders(ledger), History(ledger)])
     out.print("\n[bold]5. Look further[/bold]")
     for command in (
         "balances {db} bitopro:main --at 2026-11-20T09:17:00Z",
@@ -63,7 +63,7 @@ def _command() -> str:
 
 def _play(ledger: Ledger, name: str, venue: Venue) -> dict[str, Any]:
     with as_file(files(__name__) / f"{name}.tape") as path:
-        recording = open_recording(path, name, time.time_ns)
+        recording = open_recording(path)
         account = str(recording.account)
         with (
             recording,
@@ -117,9 +117,7 @@ def _late(ledger: Ledger) -> list[dict[str, str]]:
             time_ns = time_of(recorded.event)
             known_ns = newest.setdefault(recorded.account, time_ns)
             if time_ns < known_ns:
-                detail = (
-                    f"true at {time_text(time_ns)}, known already at {time_text(known_ns)}: kept, not applied"
-                )
+                detail = f"of {time_text(time_ns)}, after one of {time_text(known_ns)}: kept, changes nothing"
                 found.append(_finding(recorded.account, "late balance", detail, recorded.version))
             newest[recorded.account] = max(time_ns, known_ns)
     return found

@@ -55,9 +55,9 @@ class _Balances(Struct, gc=False, tag_field="type", tag="Balance"):
     data: list[_Row]
     seq_num: _Count | UnsetType = field(default=UNSET, name="seqNum")
     seq: _Count | UnsetType = UNSET
-    initial: bool | UnsetType = UNSET
-    action: str | UnsetType = UNSET
-    next: str | UnsetType = UNSET
+    initial: bool | UnsetType | None = UNSET
+    action: str | UnsetType | None = UNSET
+    next: str | UnsetType | None = UNSET
     """Where the next page begins; empty or absent on the last."""
 
 
@@ -79,7 +79,7 @@ class _Error(Struct, gc=False, tag_field="type", tag="error"):
 class _Hello(Struct, gc=False, tag_field="type", tag="hello"):
     """The server speaks first."""
 
-    session_id: str
+    session_id: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class _Pong(Struct, gc=False, tag_field="type", tag="Pong"):
@@ -116,24 +116,40 @@ def decode(frame: Frame) -> Sequence[Statement]:
     return ()
 
 
+def conversation(payload: bytes) -> str | None:
+    """The `session_id` of a hello: request ids and sequences count within it."""
+    if b'"hello"' not in payload:
+        return None
+    try:
+        said = wire.decode(_SAID, payload)
+    except Malformed:
+        return None
+    return said.session_id if isinstance(said, _Hello) else None
+
+
+def _subscription(frame: Frame, reqid: int) -> str:
+    return f"{frame.conversation or frame.session}/{reqid}"
+
+
 def _balances(frame: Frame, said: _Balances) -> Sequence[Statement]:
     _check_rows(frame.payload, said)
-    subscription = str(said.reqid)
+    subscription = _subscription(frame, said.reqid)
     source = frame.source(
         NAME, CHANNEL, time_ns=wire.iso_ns(said.ts), sequence=_sequence(said), subscription=subscription
     )
     # Another connection counts reqid and sequence anew, and a frame may lack one: only the whole is a key.
     key = f"statement:{source.evidence.hex()}"
     # A later page need not repeat the initial flag; one that denies it is an update.
-    baseline = bool(said.next) if said.initial is UNSET else said.initial
-    if said.action is UNSET or said.action == "Update":
+    baseline = said.initial if isinstance(said.initial, bool) else bool(said.next)
+    if said.action in (UNSET, None, "Update"):
         balances = tuple(map(_balance, said.data))
         if baseline:
-            page = BalanceSnapshot(source, key, balances, part=subscription, more=bool(said.next))
+            begins = said.initial is True and (source.sequence or 0) <= 1
+            page = BalanceSnapshot(source, key, balances, subscription, bool(said.next), begins)
             return [(frame.account, page)]
         return [(frame.account, BalanceDelta(source, key, balances))]
     if said.action != "Remove":
-        raise Malformed(f"unknown action {said.action[:64]!r}")
+        raise Malformed(f"unknown action {str(said.action)[:64]!r}")
     if baseline:
         raise Malformed("rows removed in a baseline")
     return [(frame.account, BalanceDelta(source, key, (), tuple(row.currency for row in said.data)))]
@@ -206,7 +222,7 @@ def _error(frame: Frame, said: _Error) -> Sequence[Statement]:
         CHANNEL,
         time_ns=None if said.ts is UNSET else wire.iso_ns(said.ts),
         sequence=_sequence(said),
-        subscription=None if said.reqid is UNSET else str(said.reqid),
+        subscription=None if said.reqid is UNSET else _subscription(frame, said.reqid),
     )
     reason = f"venue error {said.error.code}: {said.error.msg}"[:ERROR_CHARS_MAX]
     return [(frame.account, FrameQuarantined(source, "", reason))]

@@ -7,11 +7,14 @@ aggregate keeps only what the rules need, and that does not grow.
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 
 from ledger.events import Event, keyed_ns
+
+Keyed: TypeAlias = tuple[int, str]
+"""The instant of a natural key, and the key (`ledger.events.keyed_ns`)."""
 
 
 class Recorded(Struct, frozen=True, gc=False):
@@ -61,24 +64,24 @@ class Account:
 
 
 class Draft:
-    """What a batch would add to one account; `known` are the natural keys of the batch that are recorded already. The
-    account itself is untouched until `settle`."""
+    """What a batch would add to one account; `known` are the natural keys of the batch, each with its instant, that are
+    recorded already. The account itself is untouched until `settle`."""
 
     __slots__ = ("_account", "_fresh", "_known", "recorded")
 
-    def __init__(self, account: Account, known: Container[str]) -> None:
+    def __init__(self, account: Account, known: Container[Keyed]) -> None:
         self._account = account
         self._known = known
-        self._fresh: set[str] = set()
+        self._fresh: set[Keyed] = set()
         self.recorded: list[Recorded] = []
 
     def record(self, event: Event) -> Recorded | None:
         """The event with its envelope, or None where its natural key says that it was recorded before."""
-        key = event.key
-        if key:
-            if key in self._fresh or key in self._known:
+        if event.key:
+            keyed = (keyed_ns(event), event.key)
+            if keyed in self._fresh or keyed in self._known:
                 return None
-            self._fresh.add(key)
+            self._fresh.add(keyed)
         recorded = Recorded(self._account.id, self._account.version + len(self.recorded) + 1, event)
         self.recorded.append(recorded)
         return recorded

@@ -50,32 +50,52 @@ def links(last: Row, row: Row) -> bool:
     return False
 
 
-def in_chain_order(rows: Sequence[R], start: Row | None) -> list[R]:
+def in_chain_order(rows: Sequence[R], start: Row | None, later: Sequence[Row] = ()) -> list[R]:
     """The rows in an order in which each follows the one before it, the first following `start` where that can be; the
-    given order where there is no such order, or none is found within LINKS_MAX."""
+    given order where there is no such order, or none is found within LINKS_MAX.
+
+    Rows that end where they begin could begin anywhere: where `start` is not known, the `later` rows tell.
+    """
     given = list(rows)
-    if len(given) < 2 or _chained(given, start):
+    if len(given) < 2:
         return given
-    ordered = _path(given, start) or _search(given, start)
+    anchor = _beginning(later) if start is None and later else None
+    if _chained(given, start) and anchor in (None, decimal(given[-1].balance)):
+        return given
+    ordered = _path(given, start, anchor) or (given if _chained(given, start) else _search(given, start))
     if ordered is None and start is not None:
         # Something is missing before them: they may follow one another still.
         return in_chain_order(given, None)
     return given if ordered is None else ordered
 
 
-def _path(rows: list[R], start: Row | None) -> list[R] | None:
+def _before(row: Row) -> Decimal:
+    return EXACT.subtract(decimal(row.balance), decimal(row.amount))
+
+
+def _beginning(rows: Sequence[Row]) -> Decimal | None:
+    """The balance that the rows begin from, if they are one chain in some order; None where they lead back to it, so
+    that there are several."""
+    left, reached = Counter(map(_before, rows)), Counter(decimal(row.balance) for row in rows)
+    if len(left | reached) == 1:
+        return next(iter(left))
+    return next((balance for balance in left if left[balance] > reached[balance]), None)
+
+
+def _path(rows: list[R], start: Row | None, anchor: Decimal | None) -> list[R] | None:
     """An order by balance = last balance + amount alone: a path over every row, each an edge from the balance before it
     to the one after it (Hierholzer's algorithm: one pass, whatever the rows)."""
     after = [decimal(row.balance) for row in rows]
-    before = [EXACT.subtract(now, decimal(row.amount)) for now, row in zip(after, rows, strict=True)]
+    before = list(map(_before, rows))
     leaving: dict[Decimal, list[int]] = {}
     for index in reversed(range(len(rows))):
         leaving.setdefault(before[index], []).append(index)
     if start is not None:
         first = decimal(start.balance)
+    elif (found := _beginning(rows)) is not None:
+        first = found
     else:
-        left, reached = Counter(before), Counter(after)
-        first = next((balance for balance in before if left[balance] > reached[balance]), before[0])
+        first = anchor if anchor in leaving else before[0]
     open_rows: list[int] = []
     path: list[int] = []
     here = first

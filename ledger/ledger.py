@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -326,9 +327,10 @@ class Intake:
     def _frame(self, payload: bytes, ordinal: int, received_ns: int) -> Frame:
         payload = memoryview(
             payload
-        ).tobytes()  # a copy of what may be a buffer; a TypeError where it is a text
-        if self._names is not None and (name := self._names(payload)) is not None:
-            self._conversation = name
+        ).tobytes()  # a copy of what may be a buffer; TypeError where it is a text
+        if self._names is not None:
+            with suppress(Exception):  # a frame that cannot be read names no conversation
+                self._conversation = self._names(payload) or self._conversation
         return Frame(self.account, self.session, ordinal, received_ns, payload, self._conversation)
 
     def close(self, cause: str = "end", closed_ns: int | None = None) -> None:

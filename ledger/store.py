@@ -32,7 +32,7 @@ from eventsourcing.sqlite import (
     SQLiteDatastore,
 )
 
-from ledger.account import Account, Recorded
+from ledger.account import Account, Keyed, Recorded
 from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
 from ledger.events import TOPICS, Event, keyed_ns, opened_key
 
@@ -273,18 +273,18 @@ class Store:
         sql = f"SELECT {columns} FROM stored_events {where} LIMIT ?"
         return [recorded(*row) for row in self.select(sql, (*params, limit))]
 
-    def known(self, account: str, events: Sequence[Event]) -> set[str]:
-        """Those of the events' natural keys that are recorded already."""
-        found: set[str] = set()
+    def known(self, account: str, events: Sequence[Event]) -> set[Keyed]:
+        """Those of the events' natural keys, each with its instant, that are recorded already."""
+        found: set[Keyed] = set()
         for start in range(0, len(events), KEYS_ASKED_MAX):
             asked = events[start : start + KEYS_ASKED_MAX]
             sql = (
                 f"WITH asked(at_ns, key) AS (VALUES {','.join(['(?,?)'] * len(asked))}) "
-                "SELECT known.key FROM asked CROSS JOIN natural_keys AS known "
+                "SELECT known.at_ns, known.key FROM asked CROSS JOIN natural_keys AS known "
                 "WHERE known.account=? AND known.at_ns=asked.at_ns AND known.key=asked.key"
             )
             params = [part for event in asked for part in (keyed_ns(event), event.key)]
-            found.update(row[0] for row in self.select(sql, (*params, account)))
+            found.update((at_ns, key) for at_ns, key in self.select(sql, (*params, account)))
         return found
 
     def has_session(self, account: str, session: str) -> bool:

@@ -631,3 +631,11 @@ def read_or_refused(payload: bytes) -> None:
         assert list(deltadefi.decode(frame)) == list(deltadefi.decode(frame))
     except Malformed:
         return
+
+
+@pytest.mark.parametrize("text", ["NaN", "1_000", "١", "", " 5"])
+def test_points_of_the_season_are_guarded_like_any_amount(text: str) -> None:
+    points = f'{{"delta":"1","new_total":"2","season_points":"{text}","source_type":"trade"}}'
+    frame = f'{{"type":"Account","sub_type":"dlta_points","dlta_points":{points}}}'
+    with pytest.raises(Malformed, match="not an amount"):
+        deltadefi.decode(Frame("deltadefi:main", "s", 1, 1, frame.encode()))

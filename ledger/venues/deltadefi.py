@@ -301,6 +301,8 @@ def _points(frame: Frame, said: _Message, sub_type: str, points: bytes) -> Event
     row = wire.decode(_POINTS, points)
     _refuse_doubled_keys(frame.payload, sub_type, (said, row))
     amount, total = wire.amount(row.delta), wire.amount(row.new_total)
+    if row.season_points is not UNSET:
+        wire.amount(row.season_points)
     told = (_canonical(amount), _canonical(total), row.source_type)
     rest = (_none(row.season_points), _none(row.source_ref), _none(row.league))
     return BalanceEventImported(

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import attrgetter
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 from msgspec.json import Decoder
 
 from ledger import wire
+from ledger.chain import in_chain_order
 from ledger.errors import Malformed
 from ledger.events import Amount, BalanceEventImported, FrameQuarantined, Statement
 from ledger.venue import Frame
@@ -41,8 +42,9 @@ class _Row(Struct, gc=False):
 
     amount: str
     balance: str
-    pending_balance: str
-    event_type: Annotated[str, Meta(min_length=1, max_length=100)]  # open: the venue adds causes unannounced
+    pending: str = field(name="pending_balance")
+    # Open: the venue adds causes unannounced.
+    cause: Annotated[str, Meta(min_length=1, max_length=100)] = field(name="event_type")
     created_at: int
 
 
@@ -81,7 +83,7 @@ def decode(frame: Frame) -> Sequence[Statement]:
             b'"created_at"': len(rows),
         },
     )
-    wire.amounts(text for row in rows for text in (row.amount, row.balance, row.pending_balance))
+    wire.amounts(text for row in rows for text in (row.amount, row.balance, row.pending))
     statements: list[Statement] = []
     told: dict[str, int] = {}
     for row in _oldest_first(rows):
@@ -93,10 +95,10 @@ def decode(frame: Frame) -> Sequence[Statement]:
             f"{name}:{times}",
             ASSET,
             ASSET,
-            row.event_type,
+            row.cause,
             row.amount,
             row.balance,
-            row.pending_balance,
+            row.pending,
             time_ns,
         )
         statements.append((frame.account, event))
@@ -105,7 +107,7 @@ def decode(frame: Frame) -> Sequence[Statement]:
 
 def _name(row: _Row) -> str:
     """What the row says, by value: the venue writes one amount as `5000` here and as `5000.000000` there."""
-    said = f"{_plain(row.amount)}:{_plain(row.balance)}:{_plain(row.pending_balance)}:{row.event_type}"
+    said = f"{_plain(row.amount)}:{_plain(row.balance)}:{_plain(row.pending)}:{row.cause}"
     return f"row:{row.created_at}:{sha256(f'{row.created_at}:{said}'.encode()).hexdigest()[:32]}"
 
 
@@ -123,61 +125,7 @@ def _oldest_first(rows: list[_Row]) -> list[_Row]:
     groups = [list(group) for _, group in groupby(sorted(rows, key=created_at), created_at)]
     if len(groups) == len(rows):
         return [row for (row,) in groups]
-    # The balance before the page. A group that ends where it began could begin anywhere: the next one tells.
-    before = next((start for start in map(_start, groups) if start is not None), None)
     ordered: list[_Row] = []
-    for group in groups:
-        ordered += _chained(group, before) if len(group) > 1 else group
-        before = _plain(ordered[-1].balance)
+    for group, later in zip(groups, [*groups[1:], []], strict=True):
+        ordered += in_chain_order(group, ordered[-1] if ordered else None, later)
     return ordered
-
-
-def _before(row: _Row) -> str:
-    """The balance before the row, if its amount is what it changed."""
-    before = wire.EXACT.subtract(wire.decimal(row.balance), wire.decimal(row.amount))
-    return str(before.normalize(wire.EXACT)) if before else "0"
-
-
-def _start(group: list[_Row]) -> str | None:
-    """The balance the rows must start from if they are one chain in some order; None where several do."""
-    leaving: dict[str, int] = {}
-    for row in group:
-        before, after = _before(row), _plain(row.balance)
-        leaving[before] = leaving.get(before, 0) + 1
-        leaving[after] = leaving.get(after, 0) - 1
-    if len(leaving) == 1:
-        return next(iter(leaving))
-    return next((balance for balance, surplus in leaving.items() if surplus > 0), None)
-
-
-def _chained(group: list[_Row], before: str | None) -> list[_Row]:
-    """The rows in an order where each starts from the balance that the one before left, if there is one.
-
-    A row leads from one balance to another. The order is a trail over every edge of that graph; Hierholzer's
-    algorithm finds it in linear time, so there is no search that a hostile page could make long. It takes the
-    edges in the page's order, so a page that chains stays as it is. Where there is no trail, the page's order
-    stays too, and the break in the running balance shows.
-    """
-    edges: dict[str, list[_Row]] = {}
-    for row in reversed(group):
-        edges.setdefault(_before(row), []).append(row)
-    start = _start(group) or before
-    if start is None or start not in edges:
-        start = _before(group[0])
-    path: list[tuple[str, _Row | None]] = [(start, None)]
-    trail: list[_Row] = []
-    while path:
-        balance, arrived_by = path[-1]
-        if onward := edges.get(balance):
-            row = onward.pop()
-            path.append((_plain(row.balance), row))
-        else:
-            path.pop()
-            if arrived_by is not None:
-                trail.append(arrived_by)
-    trail.reverse()
-    return trail if len(trail) == len(group) and _is_chain(trail) else group
-
-
-def _is_chain(rows: list[_Row]) -> bool:
-    return all(_plain(row.balance) == _before(following) for row, following in pairwise(rows))

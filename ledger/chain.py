@@ -92,10 +92,10 @@ def _path(rows: list[R], start: Row | None, anchor: Decimal | None) -> list[R] |
         leaving.setdefault(before[index], []).append(index)
     if start is not None:
         first = decimal(start.balance)
-    elif (found := _beginning(rows)) is not None:
-        first = found
+    elif (beginning := _beginning(rows)) is not None:
+        first = beginning
     else:
-        first = anchor if anchor in leaving else before[0]
+        first = before[0] if anchor is None or anchor not in leaving else anchor
     open_rows: list[int] = []
     path: list[int] = []
     here = first

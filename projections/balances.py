@@ -26,6 +26,9 @@ from ledger.wire import EXACT, decimal, parse_time
 from projections.subscription import Subscription
 from projections.tables import Database, Table
 
+ENDS_MAX: Final = 32
+"""Ends of one instant's history rows that are remembered; more are only left where many rows are missing."""
+
 
 class BalanceRow(Struct):
     """One asset of one account, amounts as the venue's text. `held` False: the venue no longer names it."""
@@ -42,19 +45,39 @@ class BalanceRow(Struct):
     held: bool
     version: int
     time_ns: int
-    before: Amount | None = None
-    """The balance before the history row this one rests on, for rows of one instant."""
+    ends: str | None = None
+    """Where the history rows of this instant begin and end (JSON of `_End`)."""
     subscription: str | None = None
     sequence: int | None = None
 
 
 class StatementRow(Struct):
-    """What is known of an account's whole statements: the last complete one, and one still arriving in pages."""
+    """What is known of an account's whole statements: when the last complete one began, and of one still arriving in
+    pages what it is, where it began, and the assets it named so far (a JSON list)."""
 
     account: str
     complete_ns: int
     part: str | None = None
+    since_ns: int = 0
+    since_version: int = 0
     named: str | None = None
+
+
+class _End(Struct, array_like=True):
+    """A balance that more history rows of one instant lead to (`net` above zero) or start from (below).
+
+    In a chain of rows all others cancel out: what is left is where it begins and where it ends, in whatever order the
+    rows arrived.
+    """
+
+    balance: Amount
+    net: int
+    pending: Amount | None
+    version: int
+
+
+_names: Final = msgspec.json.Decoder(list[str])
+_ends: Final = msgspec.json.Decoder(list[_End])
 
 
 class Holding(Struct, frozen=True):
@@ -163,9 +186,6 @@ class _Fold:
             self._state(recorded, balance, time_ns, complete_ns)
         for asset_id in event.removed:
             self._remove(recorded, asset_id, time_ns)
-        statement = self._statements.get(account)
-        if statement is not None and statement.part is not None:
-            self._name(statement, event.balances)
 
     def _snapshot(self, recorded: Recorded, event: BalanceSnapshot) -> None:
         account, time_ns = recorded.account, time_of(event)
@@ -176,22 +196,26 @@ class _Fold:
         if event.part is None or statement.part != event.part:
             if not event.begins:
                 return  # a page of a statement whose beginning is not here: it says nothing of absent assets
-            statement.named = None  # another statement: what was still arriving is overtaken
-        statement.part = event.part
-        self._name(statement, event.balances)
+            # Another statement: one that was still arriving is overtaken.
+            statement.part, statement.named = event.part, None
+            statement.since_ns, statement.since_version = time_ns, recorded.version
+        named = {*_names.decode(statement.named or "[]"), *(balance.asset_id for balance in event.balances)}
+        statement.named = msgspec.json.encode(sorted(named)).decode() if event.more else None
+        self._statements.put(statement)
         if event.more:
             return
-        named = set(_names(statement))
-        statement.part = statement.named = None
-        statement.complete_ns = max(statement.complete_ns, time_ns)
+        statement.part = None
+        statement.complete_ns = max(statement.complete_ns, statement.since_ns)
+        since = (statement.since_ns, statement.since_version)
         for row in list(self._rows.of(account).values()):
-            if row is not None and row.held and row.asset_id not in named:
+            # What was stated between the pages is held, whether or not a page names it.
+            if (
+                row is not None
+                and row.held
+                and row.asset_id not in named
+                and (row.time_ns, row.version) < since
+            ):
                 self._remove(recorded, row.asset_id, time_ns)
-
-    def _name(self, statement: StatementRow, balances: tuple[Balance, ...]) -> None:
-        named = {*_names(statement), *(balance.asset_id for balance in balances)}
-        statement.named = msgspec.json.encode(sorted(named)).decode()
-        self._statements.put(statement)
 
     def _complete_ns(self, account: str) -> int:
         statement = self._statements.get(account)
@@ -236,33 +260,28 @@ class _Fold:
     def _imported(self, recorded: Recorded, event: BalanceEventImported) -> None:
         account, time_ns = recorded.account, time_of(event)
         row = self._rows.of(account).get((account, event.asset_id))
-        if row is not None and time_ns <= row.time_ns:
-            # Rows of one instant: the one that ends where the known one begins is the older.
-            older = row.before is not None and decimal(event.balance) == decimal(row.before)
-            if time_ns < row.time_ns or (older and not _follows(event, row)):
-                return
-        before = EXACT.subtract(decimal(event.balance), decimal(event.amount))
+        if row is not None and time_ns < row.time_ns:
+            return
+        same = row is not None and row.time_ns == time_ns and row.ends is not None
+        ends = _ends.decode(row.ends) if row is not None and row.ends is not None and same else []
+        end = _last_of_instant(ends, event, recorded.version)
         self._rows.put(
             BalanceRow(
                 account,
                 event.asset_id,
                 event.asset,
-                event.balance,
+                end.balance,
                 None,
                 None,
                 None,
-                event.pending,
+                end.pending,
                 None,
                 True,
-                recorded.version,
+                end.version,
                 time_ns,
-                format(before, "f"),
+                msgspec.json.encode(ends[-ENDS_MAX:]).decode(),
             )
         )
-
-
-def _names(statement: StatementRow) -> list[str]:
-    return msgspec.json.decode(statement.named or "[]", type=list[str])
 
 
 def _is_late(source: Source, time_ns: int, row: BalanceRow) -> bool:
@@ -273,10 +292,28 @@ def _is_late(source: Source, time_ns: int, row: BalanceRow) -> bool:
     return time_ns < row.time_ns
 
 
-def _follows(event: BalanceEventImported, row: BalanceRow) -> bool:
-    if row.total is None:
-        return False
-    return EXACT.add(decimal(row.total), decimal(event.amount)) == decimal(event.balance)
+def _last_of_instant(ends: list[_End], event: BalanceEventImported, version: int) -> _End:
+    """Take one more row of an instant in, and say at which balance the rows end; the latest where that is not sure."""
+    latest = _End(event.balance, 1, event.pending, version)
+    amount = decimal(event.amount)
+    if event.cause == "withdraw" and amount > 0:
+        amount = amount.copy_negate()  # written without its sign (`ledger.chain.links`)
+    _count(ends, _End(format(EXACT.subtract(decimal(event.balance), amount), "f"), -1, None, 0))
+    _count(ends, latest)
+    last = [end for end in ends if end.net > 0]
+    return last[-1] if len(last) == 1 else latest
+
+
+def _count(ends: list[_End], step: _End) -> None:
+    for end in ends:
+        if decimal(end.balance) == decimal(step.balance):
+            end.net += step.net
+            if step.net > 0:
+                end.balance, end.pending, end.version = step.balance, step.pending, step.version
+            if end.net == 0:
+                ends.remove(end)
+            return
+    ends.append(step)
 
 
 def _total(said: Balance) -> Amount | None:

@@ -105,5 +105,8 @@ def _instant(row: HistoryRow) -> tuple[str, str, int]:
 def _ordered(group: list[HistoryRow], last: HistoryRow | None) -> Generator[HistoryRow, None, HistoryRow]:
     start = last if last is not None and _chain(last) == _chain(group[0]) else None
     ordered = in_chain_order(group, start)
+    if start is not None and not links(start, ordered[0]):
+        # rows before these are missing: among themselves they may follow still
+        ordered = in_chain_order(group, None)
     yield from ordered
     return ordered[-1]

@@ -15,6 +15,8 @@ from ledger import Ledger, Recorded
 from projections.tables import Cell, Database, Table
 
 BATCH_EVENTS_MAX: Final = 1_000
+REFRESHES_MAX: Final = 10
+"""How often a catch up begins again because somebody else wrote the rows it read meanwhile."""
 
 _POSITIONS: Final = (
     "CREATE TABLE IF NOT EXISTS projection_positions "
@@ -51,11 +53,16 @@ class Projection(Protocol):
 
 
 class Subscription:
-    """One projection's place in the ledger. Writes what it folds; only remembers it where the database is read only."""
+    """One projection's place in the ledger. Writes what it folds; only remembers it where the database is read only.
+
+    Rows in memory belong to a position. Where that is no longer sure (a write or a fold failed, somebody else wrote the
+    rows) they are forgotten, and it goes on from what is stored.
+    """
 
     def __init__(self, ledger: Ledger, projection: Projection, database: Database | None) -> None:
         self.ledger: Final = ledger
         self.position = 0
+        self._stored = 0
         self._projection = projection
         self._database = database
         if database is not None:
@@ -64,35 +71,66 @@ class Subscription:
     def _open(self, database: Database) -> None:
         if not database.read_only:
             database.write([(_POSITIONS, [()])])
-        name, version = self._projection.name, self._projection.version
-        stored: list[tuple[Cell, ...]] = []
-        if database.select("SELECT 1 FROM sqlite_master WHERE name='projection_positions'"):
-            stored = database.select(
-                "SELECT version, position FROM projection_positions WHERE name=?", (name,)
-            )
-        if stored and stored[0][0] == version:
-            self.position = int(stored[0][1] or 0)
+        stored = self._read(database)
+        if stored is not None:
+            self.position = self._stored = stored
         elif database.read_only:
-            for table in self._projection.tables:
-                table.detach()
+            self._detach()
         else:
             self.reset()
 
+    def _read(self, database: Database) -> int | None:
+        """How far the stored rows go; None where there are none of this version."""
+        if not database.select("SELECT 1 FROM sqlite_master WHERE name='projection_positions'"):
+            return None
+        name, version = self._projection.name, self._projection.version
+        stored = database.select("SELECT version, position FROM projection_positions WHERE name=?", (name,))
+        return int(stored[0][1] or 0) if stored and stored[0][0] == version else None
+
+    def _detach(self) -> None:
+        """Fold everything in memory: the stored rows are of no use."""
+        self._database = None
+        for table in self._projection.tables:
+            table.detach()
+        self._go_on_from(0)
+
+    def _go_on_from(self, stored: int) -> None:
+        for table in self._projection.tables:
+            table.forget()
+        self.position = self._stored = stored
+
+    def refresh(self) -> bool:
+        """Go on from the stored rows if somebody else (the writing process, another projection of this name) wrote
+        them; whether it was so."""
+        if self._database is None:
+            return False
+        stored = self._read(self._database)
+        if stored is None:
+            self._detach()
+            return True
+        if stored == self._stored:
+            return False
+        self._go_on_from(stored)
+        return True
+
     def reset(self) -> None:
         """Forget every row and start at zero."""
+        self._go_on_from(0)
         if self._database is None:
             return
         statements: list[tuple[str, Sequence[Sequence[Cell]]]] = []
         for table in self._projection.tables:
-            table.changes()
             statements += [(f"DROP TABLE IF EXISTS {table.name}", [()]), (table.create, [()])]
-        self.position = 0
         self._database.write([*statements, self._mark()])
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event, if it has not been."""
         if recorded.position > self.position:
-            self._projection.apply(recorded)
+            try:
+                self._projection.apply(recorded)
+            except BaseException:  # half an event may be in the rows
+                self._go_on_from(self._stored)
+                raise
             self.position = recorded.position
 
     def flush(self) -> None:
@@ -100,7 +138,12 @@ class Subscription:
         if self._database is None or self._database.read_only:
             return
         changes = [change for table in self._projection.tables for change in table.changes() if change[1]]
-        self._database.write([*changes, self._mark()])
+        try:
+            self._database.write([*changes, self._mark()])
+        except BaseException:  # neither rows nor position were written
+            self._go_on_from(self._stored)
+            raise
+        self._stored = self.position
 
     def catch_up(self) -> None:
         """Fold what the ledger has and this projection has not."""
@@ -123,6 +166,21 @@ def catch_up(
     `progress` is called with the number of events of each batch.
     """
     subscriptions = [projection.subscription for projection in projections]
+    for each in subscriptions:
+        each.refresh()
+    _fold(ledger, subscriptions, upto, progress)
+    for _ in range(REFRESHES_MAX):  # beside a writer, rows may be newer than the place they were read for
+        if not any([each.refresh() for each in subscriptions]):
+            return
+        _fold(ledger, subscriptions, upto, progress)
+
+
+def _fold(
+    ledger: Ledger,
+    subscriptions: Sequence[Subscription],
+    upto: int | None,
+    progress: Callable[[int], None] | None,
+) -> None:
     start = min((each.position for each in subscriptions), default=0)
     waiting = 0
     for recorded in ledger.replay(after=start, upto=upto):

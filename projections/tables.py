@@ -5,6 +5,7 @@ Knows rows and SQL; knows no event. A table with no database keeps its rows in m
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar, get_args, get_type_hints
 
@@ -72,6 +73,11 @@ class Table(Generic[R]):
         """Stop reading stored rows: they are another version's, or there are none yet."""
         self._database = None
 
+    def forget(self) -> None:
+        """Forget what is remembered, changed rows too: what is stored is read again."""
+        self._cache, self._whole, self._cached = {}, set(), 0
+        self._dirty = {}
+
     def get(self, *key: Cell) -> R | None:
         """The row with that key, or None."""
         account = str(key[0])
@@ -91,53 +97,52 @@ class Table(Generic[R]):
         """All rows of an account by their key (None where there is none). For tables that are small per account."""
         rows = self._cache.setdefault(account, {})
         if account not in self._whole:
+            known = len(rows)
             if self._database is not None:
                 for stored in self._database.select(f"{self._select} WHERE account=?", (account,)):
                     rows.setdefault(stored[: self._width], self._load(stored))
             self._whole.add(account)
-            self._cached += len(rows)
+            self._cached += len(rows) - known
         return rows
 
     def put(self, row: R) -> None:
         """The row is new or was changed."""
+        self._keep(row, row)
+
+    def drop(self, row: R) -> None:
+        """The row is no more."""
+        self._keep(row, None)
+
+    def _keep(self, row: R, now: R | None) -> None:
         key = self._key(row)
         account = str(key[0])
         rows = self._cache.get(account)
         if rows is None:
             rows = self._cache[account] = {}
-        rows[key] = self._dirty[key] = row
-        self._cached += 1
-
-    def drop(self, row: R) -> None:
-        """The row is no more."""
-        key = self._key(row)
-        self._cache.setdefault(str(key[0]), {})[key] = None
+        if key not in rows:
+            self._cached += 1
+        rows[key] = now
         self._dirty[key] = row
 
     def rows(self, account: str | None = None) -> Iterator[R]:
         """All rows, or an account's, in key order: stored ones page by page, with the changed ones in their place."""
-        changed = {key: row for key, row in self._dirty.items() if account in (None, key[0])}
+        changed = {key: self._cache[str(key[0])][key] for key in self._dirty if account in (None, key[0])}
         merged = sorted(changed, key=_sortable)
         at = 0
         for stored in self._stored(account):
             key = self._key(stored)
             while at < len(merged) and _sortable(merged[at]) < _sortable(key):
-                yield from self._alive(merged[at])
+                yield from _alive(changed[merged[at]])
                 at += 1
             if key not in changed:
                 yield stored
         for key in merged[at:]:
-            yield from self._alive(key)
+            yield from _alive(changed[key])
 
     def order(self, one: R, other: R) -> int:
         """Which of two rows comes first by key: negative, zero (the same row) or positive."""
         left, right = _sortable(self._key(one)), _sortable(self._key(other))
         return (left > right) - (left < right)
-
-    def _alive(self, key: tuple[Cell, ...]) -> Iterator[R]:
-        row = self._cache[str(key[0])].get(key)
-        if row is not None:
-            yield row
 
     def _stored(self, account: str | None) -> Iterator[R]:
         if self._database is None:
@@ -189,6 +194,11 @@ class Table(Generic[R]):
             if values[index] is not None:
                 values[index] = bool(values[index])
         return self._row(*values)
+
+
+def _alive(row: R | None) -> Iterator[R]:
+    if row is not None:
+        yield copy.copy(row)  # the next event may change it in place
 
 
 def _sortable(key: tuple[Cell, ...]) -> tuple[tuple[bool, Any], ...]:

@@ -10,18 +10,18 @@ Knows bytes and times; knows no venue. A tape is text, a JSON object a line:
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Annotated, Final, Self, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ledger.errors import BadTape, Malformed
 from ledger.ledger import Arrival, Intake, Tally
@@ -32,11 +32,19 @@ LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 DOCUMENT_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
+_BLANKS: Final = re.compile(r"[ \t\r\n]*")
+_Name: TypeAlias = Annotated[str, Meta(min_length=1)]
+
+
+class _Format(Struct):
+    tape: int
+
+
 class _Header(Struct, forbid_unknown_fields=True):
     tape: int
-    venue: str
-    account: str
-    session: str
+    venue: _Name
+    account: _Name
+    session: _Name
     opened: str
 
 
@@ -48,8 +56,12 @@ class _Entry(Struct, forbid_unknown_fields=True):
     cause: str | None = None
 
 
+_format = msgspec.json.Decoder(_Format)
 _header = msgspec.json.Decoder(_Header)
 _entry = msgspec.json.Decoder(_Entry)
+
+_WRONG: Final = (Malformed, ValueError, RecursionError)
+"""What a wrong line raises: of msgspec, of UTF-8 and of base64 all are ValueErrors."""
 
 
 class Recording:
@@ -71,9 +83,8 @@ class Recording:
         self._now_ns = now_ns
         self._source = source
         self._line = 0
-        self._ended = False
+        self._closed = False
         self._cut_short = False
-        self._rest = b""
         self._first = self._read_line()
         self._is_tape = _looks_like_a_header(self._first)
         if self._is_tape:
@@ -102,12 +113,13 @@ class Recording:
     def _open_tape(self) -> None:
         assert self._first is not None
         try:
+            number = _format.decode(self._first).tape
+            if number != 1:
+                raise Malformed(f"tape format {number} is not known; this release reads format 1")
             header = _header.decode(self._first)
             self.opened_ns = iso_ns(header.opened)
-        except (msgspec.MsgspecError, Malformed, UnicodeDecodeError) as error:
+        except _WRONG as error:
             raise self._bad(str(error)) from None
-        if header.tape != 1:
-            raise self._bad(f"tape format {header.tape} is not known; this release reads format 1")
         self.venue, self.account, self.session = header.venue, header.account, header.session
         self.cause = "the tape has no closing line"
 
@@ -117,15 +129,9 @@ class Recording:
             for number, line in enumerate(lines, self._line - len(lines) + 1):
                 try:
                     arrival = self._tape_line(line)
-                except (
-                    msgspec.MsgspecError,
-                    Malformed,
-                    UnicodeDecodeError,
-                    RecursionError,
-                    binascii.Error,
-                ) as error:
+                except _WRONG as error:
                     yield batch
-                    if self._cut_short and number == self._line:
+                    if self._cut_short and number == self._line and line[:1] == b"{" and not _is_json(line):
                         self.cause = "the tape ends in the middle of a line: its recorder was stopped there"
                         return
                     self._line = number
@@ -135,11 +141,13 @@ class Recording:
             yield batch
 
     def _tape_line(self, line: bytes) -> Arrival | None:
-        entry = _entry.decode(line)
-        if self._ended:
+        if self._closed:
             raise Malformed("a line after the closing line")
+        entry = _entry.decode(line)
         if entry.closed is not None:
-            self.closed_ns, self.cause, self._ended = iso_ns(entry.closed), entry.cause or "end", True
+            if (entry.received, entry.text, entry.base64) != (None, None, None):
+                raise Malformed("a frame in the closing line")
+            self.closed_ns, self.cause, self._closed = iso_ns(entry.closed), entry.cause or "end", True
             return None
         if entry.received is None or (entry.text is None) == (entry.base64 is None):
             raise Malformed('a frame has "received", and either "text" or "base64"')
@@ -157,11 +165,15 @@ class Recording:
         lines = [self._first]
         size = 0
         rest = self._lines()
-        for more in rest:
-            lines += more
-            size += sum(map(len, more))
-            if size > DOCUMENT_BYTES_MAX:
-                break
+        bad: BadTape | None = None
+        try:
+            for more in rest:
+                lines += more
+                size += sum(map(len, more))
+                if size > DOCUMENT_BYTES_MAX:
+                    break
+        except BadTape as error:  # told after the frames before it
+            bad = error
         whole = b"\n".join(lines)
         frames = lines  # no document after all: a frame a line, of which the first is broken
         if size <= DOCUMENT_BYTES_MAX and _is_json(whole):
@@ -170,25 +182,32 @@ class Recording:
             frames = _documents(whole)
         now_ns = self._now_ns()
         yield [(frame, now_ns) for frame in frames]
+        if bad is not None:
+            raise bad
         for more in rest:
             now_ns = self._now_ns()
             yield [(line, now_ns) for line in more]
 
     def _lines(self) -> Iterator[list[bytes]]:
+        parts: list[bytes] = []  # of a line whose end was not read yet
+        size = 0
         while chunk := self._source.read1(CHUNK_BYTES):
             self.bytes_read += len(chunk)
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            if len(self._rest) > LINE_BYTES_MAX:
-                self._line += len(lines) + 1
-                raise self._bad(f"a line of more than {LINE_BYTES_MAX} bytes")
+            *lines, rest = chunk.split(b"\n")
             if lines:
+                lines[0] = b"".join([*parts, lines[0]])
+                parts, size = [], 0
                 self._line += len(lines)
                 yield [line.removesuffix(b"\r") for line in lines]
-        if self._rest:
+            parts.append(rest)
+            size += len(rest)
+            if size > LINE_BYTES_MAX:
+                self._line += 1
+                raise self._bad(f"a line of more than {LINE_BYTES_MAX} bytes")
+        if size:
             self._line += 1
             self._cut_short = True
-            last, self._rest = self._rest, b""
-            yield [last]
+            yield [b"".join(parts)]
 
     def _read_line(self) -> bytes | None:
         line = self._source.readline(LINE_BYTES_MAX)
@@ -207,9 +226,14 @@ class Recording:
 def open_recording(path: Path, now_ns: Callable[[], int] = time.time_ns) -> Recording:
     """Open a file of frames. Raises BadTape where there is none, or where a tape's first line is wrong."""
     try:
-        return Recording(str(path), path.open("rb"), now_ns)
+        source = path.open("rb")
     except OSError as error:
         raise BadTape(f"{path}: {error.strerror}") from None
+    try:
+        return Recording(str(path), source, now_ns)
+    except BaseException:
+        source.close()
+        raise
 
 
 def frames_of(path: Path) -> Iterator[bytes]:
@@ -282,16 +306,22 @@ def _is_json(text: bytes) -> bool:
 def _documents(text: bytes) -> list[bytes]:
     """JSON documents written one after the other; what follows the last good one is kept whole as one more."""
     found: list[bytes] = []
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str)  # asked only where a document ends
     try:
         rest = text.decode()
     except UnicodeDecodeError:
         return [text]
-    while rest := rest.strip():
+    at = _after_blanks(rest, 0)
+    while at < len(rest):
         try:
-            _, end = decoder.raw_decode(rest)
+            _, end = decoder.raw_decode(rest, at)
         except (ValueError, RecursionError):
             end = len(rest)
-        found.append(rest[:end].encode())
-        rest = rest[end:]
+        found.append(rest[at:end].encode())
+        at = _after_blanks(rest, end)
     return found
+
+
+def _after_blanks(text: str, at: int) -> int:
+    blanks = _BLANKS.match(text, at)
+    return blanks.end() if blanks is not None else at

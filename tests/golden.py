@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -27,7 +28,7 @@ def frame_of(path: Path) -> Frame:
 
 def said(path: Path) -> object:
     """What the venue module makes of the golden frame, as plain JSON."""
-    venue: Venue = importlib.import_module(f"ledger.venues.{path.parent.name}")
+    venue = cast(Venue, importlib.import_module(f"ledger.venues.{path.parent.name}"))
     try:
         statements = venue.decode(frame_of(path))
     except Malformed as error:

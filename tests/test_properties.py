@@ -6,7 +6,7 @@ Every frame carries an amount of its own, so a lost, doubled or swapped one chan
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -117,7 +117,7 @@ def _pacifica(draw: st.DrawFn) -> bytes:
     return _json({"success": True, "data": page[::-1] if draw(st.booleans()) else page})
 
 
-FRAMES = {
+FRAMES: dict[str, tuple[Venue, Callable[[st.DrawFn], bytes]]] = {
     "bitopro": (bitopro, _bitopro),
     "kraken_prime": (kraken_prime, _kraken),
     "cascade": (cascade, _cascade),
@@ -195,7 +195,7 @@ def assert_versions_have_no_holes(ledger: Ledger) -> None:
 
 
 @contextmanager
-def folder() -> Iterator[Path]:
+def folder() -> Generator[Path]:
     with TemporaryDirectory() as name:
         yield Path(name)
 
@@ -231,7 +231,7 @@ def test_any_batching_redelivery_and_restart_gives_the_ledger_of_one_clean_pass(
 
 def redeliver(ledger: Ledger, session: Session, data: st.DataObject) -> None:
     """Deliver some frames again in a conversation of another name (a DeltaDeFi balance has nothing to be known by)."""
-    venue, name, frames = session
+    venue, name, _ = session
     known = [
         arrival
         for arrival in arrivals(session)

@@ -1,0 +1,52 @@
+"""How rows look: shortened and escaped for people, whole for programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from msgspec import Struct
+
+from ledger.console import TABLE_ROWS_MAX, fields, printable, show
+
+
+class Row(Struct, rename={"start": "from"}):
+    start: str
+    total: str
+    seen_ns: int | None
+
+
+def test_a_row_is_shown_by_its_outside_names_and_its_times_as_text() -> None:
+    assert {"from": "a", "total": "1.50", "seen": "2001-09-09T01:46:40Z"} == fields(Row("a", "1.50", 10**18))
+    assert {"from": "a", "total": "1", "seen": None} == fields(Row("a", "1", None))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_json_is_one_array_whatever_the_count(capsys: pytest.CaptureFixture[str], count: int) -> None:
+    rows = [{"total": f"{n}.0"} for n in range(count)]
+    show(iter(rows), as_json=True, what="rows")
+    assert rows == json.loads(capsys.readouterr().out)
+
+
+def test_a_table_is_bounded_and_says_how_many_more_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show(({"n": str(n)} for n in range(TABLE_ROWS_MAX + 7)), as_json=False, what="rows")
+    printed = capsys.readouterr().out.splitlines()
+    assert TABLE_ROWS_MAX + 2 == len(printed)
+    assert "and 7 more rows: --json prints them all" == printed[-1]
+
+
+def test_nothing_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    show([], as_json=False, what="gaps")
+    assert "no gaps\n" == capsys.readouterr().out
+
+
+def test_amounts_are_never_shortened_and_ids_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show([{"order_id": "a" * 40, "total": "9" * 60}], as_json=False, what="rows")
+    printed = capsys.readouterr().out
+    assert "aaaaaaaa…aaaa" in printed
+    assert "9" * 60 in printed
+
+
+def test_control_characters_are_written_out() -> None:
+    assert "plain é 😀" == printable("plain é 😀")
+    assert "\\x1b[31m\\n\\u202e" == printable("\x1b[31m\n\u202e")

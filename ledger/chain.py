@@ -65,7 +65,7 @@ def in_chain_order(rows: Sequence[R], start: Row | None, later: Sequence[Row] = 
     ordered = _path(given, start, anchor) or (given if _chained(given, start) else _search(given, start))
     if ordered is None and start is not None:
         # Something is missing before them: they may follow one another still.
-        return in_chain_order(given, None)
+        return in_chain_order(given, None, later)
     return given if ordered is None else ordered
 
 

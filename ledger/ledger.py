@@ -325,9 +325,7 @@ class Intake:
         return tally
 
     def _frame(self, payload: bytes, ordinal: int, received_ns: int) -> Frame:
-        payload = memoryview(
-            payload
-        ).tobytes()  # a copy of what may be a buffer; TypeError where it is a text
+        payload = memoryview(payload).tobytes()  # a copy of what may be a buffer; of a text TypeError
         if self._names is not None:
             with suppress(Exception):  # a frame that cannot be read names no conversation
                 self._conversation = self._names(payload) or self._conversation

@@ -28,7 +28,7 @@ def frame_of(path: Path) -> Frame:
 
 def said(path: Path) -> object:
     """What the venue module makes of the golden frame, as plain JSON."""
-    venue = cast(Venue, importlib.import_module(f"ledger.venues.{path.parent.name}"))
+    venue = cast("Venue", importlib.import_module(f"ledger.venues.{path.parent.name}"))
     try:
         statements = venue.decode(frame_of(path))
     except Malformed as error:

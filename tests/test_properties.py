@@ -150,15 +150,13 @@ PROJECTIONS = (Balances, Orders, Fills, History, Gaps, Quarantine)
 def answers(ledger: Ledger) -> list[object]:
     """Balances, orders, fills and history as a reader sees them, without our own numbering."""
     tables = (Balances(ledger).rows(), Orders(ledger).rows(), Fills(ledger).rows(), History(ledger).rows())
-    found: list[object] = []
-    for rows in tables:
-        found.append(
-            [
-                tuple(getattr(row, name) for name in row.__struct_fields__ if name != "version")
-                for row in sorted(rows, key=repr)
-            ]
-        )
-    return found
+    return [
+        [
+            tuple(getattr(row, name) for name in row.__struct_fields__ if name != "version")
+            for row in sorted(rows, key=repr)
+        ]
+        for rows in tables
+    ]
 
 
 def arrivals(session: Session, start: int = 0) -> list[tuple[bytes, int]]:

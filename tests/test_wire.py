@@ -1,0 +1,521 @@
+"""What untrusted JSON may look like: every guard lets through what it should, and refuses the rest, naming why.
+
+Everything refused is `Malformed`, and only that: whatever else escaped would cost the frame.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, DecimalException
+from fractions import Fraction
+from functools import partial
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ledger import wire
+from ledger.errors import Malformed
+
+
+class Shape(msgspec.Struct):
+    """A small wire struct."""
+
+    n: int = 0
+    s: str = ""
+    raw: msgspec.Raw = msgspec.Raw(b"null")
+
+
+SHAPE = msgspec.json.Decoder(Shape)
+
+YEAR_2000_NS = 946_684_800 * 10**9
+YEAR_2200_NS = 7_258_118_400 * 10**9
+times_ns = st.integers(YEAR_2000_NS, YEAR_2200_NS - 1)
+amount_texts = st.from_regex(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+
+
+def refusal(read: Callable[[], object]) -> str:
+    """Why it is refused."""
+    with pytest.raises(Malformed) as caught:
+        read()
+    assert Malformed is caught.type
+    return str(caught.value)
+
+
+# Amounts -----------------------------------------------------------------------------------------------------------
+
+GOOD = [
+    "0",
+    "-0",
+    "007",
+    "+1",
+    "1.50",
+    "-1928479.77953598",
+    "0.1234567890123456789",
+    "12345678901234567890123456789012345678",
+    "1e99",
+    "1E-99",
+    "2.5e+7",
+    "9" * wire.AMOUNT_CHARS_MAX,
+]
+BAD = [
+    "",
+    " ",
+    "\n",
+    " 1",
+    "1 ",
+    "1\n",
+    "1\n2",
+    "\n1",
+    "1\r",
+    "1\t",
+    "1\0",
+    "1\u2028",
+    "NaN",
+    "nan",
+    "-NaN",
+    "sNaN",
+    "Infinity",
+    "-Infinity",
+    "inf",
+    "1_000",
+    "1,000",
+    "1,5",
+    "١",
+    "1٠",
+    "１",
+    "²",
+    ".5",
+    "5.",
+    ".",
+    "+",
+    "-",
+    "--1",
+    "1-",
+    "e5",
+    "1e",
+    "1e+",
+    "1e100",
+    "1e1000000",
+    "1e-100",
+    "1e5.0",
+    "0x10",
+    "1d",
+    "1.2.3",
+    "null",
+    "true",
+    '"1"',
+    "9" * (wire.AMOUNT_CHARS_MAX + 1),
+    "0." + "0" * wire.AMOUNT_CHARS_MAX,
+    "9" * 5_000,
+    "1e1" + "0" * 5_000,
+]
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_an_amount_keeps_every_digit_as_it_came(text: str) -> None:
+    assert text == wire.amount(text)
+    assert Decimal(text) == wire.decimal(wire.amount(text))
+    assert wire.decimal(text).is_finite()
+    wire.amounts([text])
+
+
+@pytest.mark.parametrize("text", BAD, ids=lambda text: ascii(text)[:20])
+def test_what_is_no_plain_finite_amount_is_refused_alone_and_among_others(text: str) -> None:
+    assert "not an amount" in refusal(lambda: wire.amount(text))
+    for among in ([text], ["1", text], [text, "1"], ["1", text, "2"]):
+        assert refusal(lambda: wire.amount(text)) == refusal(partial(wire.amounts, among))
+
+
+def test_the_scale_of_an_amount_survives() -> None:
+    assert "1.50" == format(wire.decimal(wire.amount("1.50")), "f")
+    assert "0.10000000" == format(wire.decimal(wire.amount("0.10000000")), "f")
+
+
+def test_a_refused_amount_of_any_length_is_told_in_a_short_reason() -> None:
+    reason = refusal(lambda: wire.amount("9" * 5_000))
+    assert "5000 characters" in reason
+    assert len(reason) < 200
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [(b"1153.006812", "1153.006812"), (b'"1153.006812"', "1153.006812"), (b"1E5", "1E5"), (b"-0.0", "-0.0")],
+)
+def test_a_json_number_and_a_json_string_give_the_same_digits(raw: bytes, expected: str) -> None:
+    said = wire.decode(SHAPE, b'{"raw":' + raw + b"}")
+    assert expected == wire.amount(said.raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"null",
+        b"true",
+        b"[]",
+        b"{}",
+        b'""',
+        b'"NaN"',
+        b'"\\u0031"',
+        b'" 1"',
+        b"1e400",
+        b'"\xff"',
+        b"\xff",
+        b"",
+        b'"',
+        b"9" * 5_000,
+    ],
+)
+def test_raw_json_that_is_no_amount_is_refused(raw: bytes) -> None:
+    assert "not an amount" in refusal(lambda: wire.amount(msgspec.Raw(raw)))
+
+
+@given(st.lists(st.one_of(amount_texts, st.sampled_from(GOOD + BAD), st.text(max_size=12)), max_size=8))
+@example([])
+@example([""])
+@example(["1\n", "2"])
+@example(["1", "\n2"])
+@example(["1\n2", ""])
+@settings(deadline=None)
+def test_many_amounts_at_once_are_judged_as_each_alone(texts: list[str]) -> None:
+    why = None
+    for text in texts:
+        try:
+            wire.amount(text)
+        except Malformed as error:
+            why = str(error)
+            break
+    if why is None:
+        wire.amounts(texts)
+        wire.amounts(iter(texts))
+    else:
+        assert why == refusal(lambda: wire.amounts(texts))
+
+
+# Arithmetic --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(amount_texts, min_size=1, max_size=20))
+@example(["9" * 77 + "e99", "0." + "0" * 73 + "1e-99"] * 10)
+@settings(deadline=None)
+def test_sums_of_any_amounts_are_exact(texts: list[str]) -> None:
+    total, expected = Decimal(0), Fraction(0)
+    for text in texts:
+        total = wire.EXACT.add(total, wire.decimal(wire.amount(text)))
+        expected += Fraction(Decimal(text))
+    assert expected == Fraction(total)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda: wire.EXACT.divide(Decimal(1), Decimal(3)),
+        lambda: wire.EXACT.divide(Decimal(1), Decimal(0)),
+        lambda: wire.EXACT.add(Decimal("1e400"), Decimal(1)),
+        lambda: wire.EXACT.create_decimal("9" * 401),
+        lambda: wire.EXACT.quantize(Decimal("1.25"), Decimal("0.1")),
+        lambda: wire.EXACT.add(Decimal("sNaN"), Decimal(1)),
+        lambda: wire.EXACT.multiply(Decimal("1e600000"), Decimal("1e600000")),
+        lambda: wire.EXACT.multiply(Decimal("1e-600000"), Decimal("1e-600000")),
+    ],
+)
+def test_arithmetic_raises_where_it_would_have_to_round(compute: Callable[[], Decimal]) -> None:
+    with pytest.raises(DecimalException):
+        compute()
+
+
+# Frames ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "empty frame"),
+        (b" \n", "truncated"),
+        (b"{", "truncated"),
+        (b'{"n":1}}', "trailing"),
+        (b'{"n":"x"}', "$.n"),
+        (b'{"n":1.5}', "$.n"),
+        (b'{"n":' + b"1" * 5_000 + b"}", "out of range"),
+        (b"[]", "object"),
+        (b"nonsense", "malformed"),
+        (b'\xef\xbb\xbf{"n":1}', "malformed"),
+        (b'{"s":"\xff"}', "invalid UTF-8 at byte 6"),
+        (b'{"unknown":"\xff"}', "invalid UTF-8 at byte 12"),
+        (b'{"unknown":"\xc3"}', "invalid UTF-8"),
+        (b'{"s":"\xed\xa0\x80"}', "invalid UTF-8"),
+        (b'{"s":"\\ud800"}', ""),
+        (b'{"s":"\\udc00x"}', ""),
+        ('{"n":1}'.encode("utf-16"), "invalid UTF-8"),
+    ],
+    ids=lambda value: ascii(value)[:24],
+)
+def test_a_frame_that_is_not_its_shape_is_refused_with_the_reason(payload: bytes, reason: str) -> None:
+    assert reason in refusal(lambda: wire.decode(SHAPE, payload))
+
+
+@pytest.mark.parametrize("depth", [1_100, 100_000])
+@pytest.mark.parametrize(("opened", "closed"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_deep_nesting_is_refused_wherever_it_stands(depth: int, opened: bytes, closed: bytes) -> None:
+    nest = opened * depth + b"1" + closed * depth
+    assert "nested too deep" in refusal(lambda: wire.decode(SHAPE, b'{"unknown":' + nest + b"}"))
+    assert "nested too deep" in refusal(lambda: wire.decode(SHAPE, b'{"raw":' + nest + b"}"))
+    assert "nested too deep" in refusal(lambda: wire.unique_keys(b'{"\\u0061":' + nest + b"}", {}))
+
+
+def test_a_frame_of_the_greatest_size_is_read_and_one_byte_more_is_not() -> None:
+    greatest = b'{"n":1}' + b" " * (wire.FRAME_BYTES_MAX - 7)
+    assert 1 == wire.decode(SHAPE, greatest).n
+    assert f"frame of {wire.FRAME_BYTES_MAX + 1} bytes" in refusal(
+        lambda: wire.decode(SHAPE, greatest + b" ")
+    )
+
+
+def test_a_frame_that_is_its_shape_is_read() -> None:
+    assert Shape(7, "é€😀") == wire.decode(SHAPE, '{"n":7,"s":"é€😀","other":"ü"}'.encode())
+    assert "😀" == wire.decode(SHAPE, b'{"s":"\\ud83d\\ude00"}').s
+
+
+@given(st.binary(max_size=60))
+@settings(deadline=None)
+def test_any_bytes_are_read_or_refused_and_nothing_else(payload: bytes) -> None:
+    with suppress(Malformed):
+        wire.decode(SHAPE, payload)
+    with suppress(Malformed):
+        wire.unique_keys(payload, {b'"n"': 1})
+
+
+# Keys --------------------------------------------------------------------------------------------------------------
+
+DOUBLED = [
+    b'{"a":1,"a":2}',
+    b'{"a":1,"a":1}',
+    b'[{"b":1,"a":1},{"a":1,"a":2}]',
+    b'{"a":{"a":1,"b":2,"a":3}}',
+    b'{"a":1,"\\u0061":2}',
+    b'{"\\u0061":1,"\\u0061":2}',
+    b'{"a" :1, "a"\t:2}',
+    b'{"other":{"x":1,"x":2},"a":1,"z":"a"}',
+]
+
+
+@pytest.mark.parametrize("payload", DOUBLED)
+def test_a_doubled_key_is_refused_and_named(payload: bytes) -> None:
+    assert "duplicated key" in refusal(lambda: wire.unique_keys(payload, {b'"a"': 1}))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"a":1,"b":"a"}',
+        b'[{"a":1},{"a":2}]',
+        b'{"a":{"a":{"a":1}}}',
+        b'{"a":"say \\"a\\""}',
+        b'{"\\u0061":1,"b":2}',
+        b'{"a":' + b"1" * 5_000 + b',"b":"\\n"}',
+        b'{"a":1e999999,"b":"\\n"}',
+    ],
+)
+def test_a_key_once_in_each_object_is_accepted_whatever_the_count_says(payload: bytes) -> None:
+    for count in (0, 1, 2, 3):
+        wire.unique_keys(payload, {b'"a"': count})
+
+
+def test_what_is_no_json_is_refused_by_the_slow_look_too() -> None:
+    assert refusal(lambda: wire.unique_keys(b'{"a":', {b'"a"': 2}))
+    assert refusal(lambda: wire.unique_keys(b'{"a":"\xff"}', {b'"a"': 2}))
+
+
+def test_a_doubled_key_of_any_length_is_told_in_a_short_reason() -> None:
+    key = b'"' + b"k" * 5_000 + b'"'
+    assert len(refusal(lambda: wire.unique_keys(b"{%b:1,%b:2}" % (key, key), {key: 1}))) < 200
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab\\é"), st.integers(0, 1)), max_size=4), st.booleans())
+def test_a_doubled_key_is_found_exactly_where_there_is_one(
+    pairs: list[tuple[str, int]], ascii_only: bool
+) -> None:
+    members = ",".join(f"{json.dumps(key, ensure_ascii=ascii_only)}:{value}" for key, value in pairs)
+    payload = f"{{{members}}}"
+    keys = [key for key, _ in pairs]
+    counts = {json.dumps(key, ensure_ascii=ascii_only).encode(): 1 for key in set(keys)}
+    if len(set(keys)) == len(keys):
+        wire.unique_keys(payload.encode(), counts)
+    else:
+        assert "duplicated key" in refusal(lambda: wire.unique_keys(payload.encode(), counts))
+
+
+# Times -------------------------------------------------------------------------------------------------------------
+
+
+@given(times_ns)
+@example(YEAR_2000_NS)
+@example(YEAR_2200_NS - 1)
+def test_a_time_as_text_and_back_is_the_same_nanosecond(ns: int) -> None:
+    assert ns == wire.iso_ns(wire.time_text(ns))
+    assert ns == wire.parse_time(wire.time_text(ns))
+
+
+@given(times_ns, st.integers(0, 9))
+def test_any_number_of_fraction_digits_is_read_exactly(ns: int, digits: int) -> None:
+    seconds, rest = divmod(ns, 10**9)
+    fraction = f"{rest:09d}"[:digits]
+    stamp = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}" + (f".{fraction}" if digits else "")
+    expected = seconds * 10**9 + int(fraction.ljust(9, "0"))
+    for zone in ("Z", "+00:00"):
+        assert expected == wire.iso_ns(stamp + zone)
+        assert expected == wire.parse_time(stamp + zone)
+    assert expected == wire.parse_time(stamp)
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (1_795_262_400_000_000_000, "2026-11-21T12:00:00Z"),
+        (1_795_262_400_120_000_000, "2026-11-21T12:00:00.120Z"),
+        (1_795_262_400_000_001_000, "2026-11-21T12:00:00.000001Z"),
+        (1_795_262_400_000_000_001, "2026-11-21T12:00:00.000000001Z"),
+        (0, "1970-01-01T00:00:00Z"),
+        (-1, "1969-12-31T23:59:59.999999999Z"),
+    ],
+)
+def test_a_time_is_written_with_the_digits_it_needs(ns: int, text: str) -> None:
+    assert text == wire.time_text(ns)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "2026-11-21",
+        "2026-11-21T12:00Z",
+        "2026-11-21T12:00:00",
+        "2026-11-21 12:00:00Z",
+        "2026-11-21t12:00:00z",
+        "2026-11-21T12:00:00Z\n",
+        " 2026-11-21T12:00:00Z",
+        "2026-11-21T12:00:00.Z",
+        "2026-11-21T12:00:00.1234567890Z",
+        "2026-11-21T12:00:00,5Z",
+        "2026-11-21T12:00:00+01:00",
+        "2026-11-21T12:00:00-00:00",
+        "2026-02-29T12:00:00Z",
+        "2026-13-01T12:00:00Z",
+        "2026-11-21T25:00:00Z",
+        "2026-11-21T12:60:00Z",
+        "2026-11-21T12:00:60Z",
+        "٢٠٢٦-11-21T12:00:00Z",
+        "2026-11-21T12:00:00.٥Z",
+        "1999-12-31T23:59:59Z",
+        "2200-01-01T00:00:00Z",
+        "0000-00-00T00:00:00Z",
+        "2026-11-21T12:00:00" + "Z" * 5_000,
+    ],
+    ids=lambda text: ascii(text)[:36],
+)
+def test_what_is_no_utc_time_of_these_centuries_is_refused(text: str) -> None:
+    assert len(refusal(lambda: wire.iso_ns(text))) < 120
+
+
+@given(st.integers(946_684_800, 7_258_118_399), st.integers(0, 999))
+def test_an_epoch_time_is_seconds_or_milliseconds_by_its_magnitude(seconds: int, ms: int) -> None:
+    assert seconds * 10**9 == wire.epoch_ns(seconds)
+    assert seconds * 10**9 + ms * 10**6 == wire.epoch_ns(seconds * 1000 + ms)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        -1,
+        0,
+        946_684_799,
+        946_684_799_999,
+        7_258_118_400,
+        99_999_999_999,
+        7_258_118_400_000,
+        1_793_695_201_234_000,
+        -(10**18),
+        2**63,
+        10**5_000,
+        -(10**5_000),
+    ],
+    ids=lambda number: hex(number)[:24],
+)
+def test_an_epoch_time_of_other_centuries_or_units_is_refused(number: int) -> None:
+    assert "out of range" in refusal(lambda: wire.epoch_ns(number))
+
+
+NOON_NS = 1_795_262_400 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("2026-11-21", NOON_NS - 12 * 3600 * 10**9),
+        ("2026-11-21T12", NOON_NS),
+        ("2026-11-21T12:00", NOON_NS),
+        ("2026-11-21T12:00Z", NOON_NS),
+        ("2026-11-21 12:00:00", NOON_NS),
+        ("2026-11-21T12:00:00.5", NOON_NS + 500_000_000),
+        ("2026-11-21T12:00:00.123456789Z", NOON_NS + 123_456_789),
+        ("2026-11-21T13:00:00.5+01:00", NOON_NS + 500_000_000),
+        ("2026-11-21T06:30:00.000000001-05:30", NOON_NS + 1),
+        ("1969-12-31T23:59:59.999999999Z", -1),
+    ],
+)
+def test_a_time_is_read_as_a_person_writes_it(text: str, ns: int) -> None:
+    assert ns == wire.parse_time(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "2026",
+        "2026-11",
+        "2026-11-31",
+        "2026-11-21T12:00:00,5Z",
+        "2026-11-21T12:00:00.1234567890Z",
+        "2026-11-21T12:00:00.Z",
+        "2026-11-21T12.5",
+        "2026-11-21T12:00.5",
+        "2026-11-21.5",
+        "2026-11-21T12:00:00+00:00:00.5",
+        "2026-11-21T12:00:00.5.5Z",
+        "2026-11-21T12:00:00.5Z\n",
+        "2026-11-21T12:00:00.٥Z",
+        "x" * 5_000,
+    ],
+    ids=lambda text: ascii(text)[:36],
+)
+def test_what_would_be_read_only_in_part_is_no_time(text: str) -> None:
+    reason = refusal(lambda: wire.parse_time(text))
+    assert "write it like" in reason
+    assert len(reason) < 120
+
+
+@given(
+    st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2199, 12, 31)),
+    st.integers(-1439, 1439),
+)
+def test_a_time_with_an_offset_is_the_same_moment_in_utc(stamp: datetime, minutes: int) -> None:
+    sign, offset = "-" if minutes < 0 else "+", abs(minutes)
+    zone = f"{sign}{offset // 60:02d}:{offset % 60:02d}"
+    moment = stamp.replace(tzinfo=UTC) - timedelta(minutes=minutes)
+    expected = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+    assert expected == wire.parse_time(f"{stamp:%Y-%m-%dT%H:%M:%S}.{stamp.microsecond:06d}{zone}")
+
+
+def test_a_hundred_thousand_amounts_are_judged_in_one_pass() -> None:
+    random.seed(7)
+    texts = [f"{random.randrange(10**12)}.{random.randrange(10**8)}" for _ in range(100_000)]
+    wire.amounts(texts)
+    texts[77_777] = "NaN"
+    assert "'NaN'" in refusal(lambda: wire.amounts(texts))

@@ -61,6 +61,8 @@ class StatementRow(Struct):
     since_ns: int = 0
     since_version: int = 0
     named: str | None = None
+    subscription: str | None = None
+    sequence: int | None = None
 
 
 class _End(Struct, array_like=True):
@@ -72,8 +74,7 @@ class _End(Struct, array_like=True):
 
     balance: Amount
     net: int
-    pending: Amount | None
-    version: int
+    pending: Amount | None = None
 
 
 _names: Final = msgspec.json.Decoder(list[str])
@@ -193,29 +194,32 @@ class _Fold:
         for balance in event.balances:
             self._state(recorded, balance, time_ns, complete_ns)
         statement = self._statements.get(account) or StatementRow(account, 0)
-        if event.part is None or statement.part != event.part:
+        source = event.source
+        again = event.begins and source.sequence is not None  # unnumbered, every page may say that it begins
+        if event.part is None or statement.part != event.part or again:
             if not event.begins:
                 return  # a page of a statement whose beginning is not here: it says nothing of absent assets
             # Another statement: one that was still arriving is overtaken.
             statement.part, statement.named = event.part, None
             statement.since_ns, statement.since_version = time_ns, recorded.version
+            statement.subscription, statement.sequence = source.subscription, source.sequence
+        statement.since_ns = min(statement.since_ns, time_ns)
         named = {*_names.decode(statement.named or "[]"), *(balance.asset_id for balance in event.balances)}
         statement.named = msgspec.json.encode(sorted(named)).decode() if event.more else None
         self._statements.put(statement)
-        if event.more:
-            return
+        if not event.more:
+            self._complete(statement, named, recorded.version)
+
+    def _complete(self, statement: StatementRow, named: set[str], version: int) -> None:
+        """Every page is there. What no page names is not held from when the statement began, unless stated since; what
+        was not held before is so from then on too, so that nothing late brings it back."""
         statement.part = None
         statement.complete_ns = max(statement.complete_ns, statement.since_ns)
-        since = (statement.since_ns, statement.since_version)
-        for row in list(self._rows.of(account).values()):
-            # What was stated between the pages is held, whether or not a page names it.
-            if (
-                row is not None
-                and row.held
-                and row.asset_id not in named
-                and (row.time_ns, row.version) < since
-            ):
-                self._remove(recorded, row.asset_id, time_ns)
+        for row in list(self._rows.of(statement.account).values()):
+            if row is not None and row.asset_id not in named and _is_before(row, statement):
+                row.held, row.version, row.time_ns = False, version, statement.since_ns
+                row.subscription, row.sequence = statement.subscription, statement.sequence
+                self._rows.put(row)
 
     def _complete_ns(self, account: str) -> int:
         statement = self._statements.get(account)
@@ -250,6 +254,8 @@ class _Fold:
         account, source = recorded.account, recorded.event.source
         row = self._rows.of(account).get((account, asset_id))
         if row is None:
+            if time_ns < self._complete_ns(account):
+                return
             row = BalanceRow(account, asset_id, asset_id, None, None, None, None, None, None, False, 0, 0)
         elif _is_late(source, time_ns, row):
             return
@@ -260,11 +266,14 @@ class _Fold:
     def _imported(self, recorded: Recorded, event: BalanceEventImported) -> None:
         account, time_ns = recorded.account, time_of(event)
         row = self._rows.of(account).get((account, event.asset_id))
-        if row is not None and time_ns < row.time_ns:
+        if time_ns < self._complete_ns(account) or (row is not None and time_ns < row.time_ns):
             return
         same = row is not None and row.time_ns == time_ns and row.ends is not None
         ends = _ends.decode(row.ends) if row is not None and row.ends is not None and same else []
-        end = _last_of_instant(ends, event, recorded.version)
+        end = _last_of_instant(ends, event)
+        version = recorded.version
+        if row is not None and same and end.balance == row.total and end.balance != event.balance:
+            version = row.version  # what is known ends later than this row
         self._rows.put(
             BalanceRow(
                 account,
@@ -277,7 +286,7 @@ class _Fold:
                 end.pending,
                 None,
                 True,
-                end.version,
+                version,
                 time_ns,
                 msgspec.json.encode(ends[-ENDS_MAX:]).decode(),
             )
@@ -292,13 +301,21 @@ def _is_late(source: Source, time_ns: int, row: BalanceRow) -> bool:
     return time_ns < row.time_ns
 
 
-def _last_of_instant(ends: list[_End], event: BalanceEventImported, version: int) -> _End:
+def _is_before(row: BalanceRow, statement: StatementRow) -> bool:
+    """Whether a row was stated before a whole statement began: by sequence or time as above, then by arrival."""
+    ours, first = row.sequence, statement.sequence
+    if ours is not None and first is not None and row.subscription == statement.subscription:
+        return (ours, row.version) < (first, statement.since_version)
+    return (row.time_ns, row.version) < (statement.since_ns, statement.since_version)
+
+
+def _last_of_instant(ends: list[_End], event: BalanceEventImported) -> _End:
     """Take one more row of an instant in, and say at which balance the rows end; the latest where that is not sure."""
-    latest = _End(event.balance, 1, event.pending, version)
+    latest = _End(event.balance, 1, event.pending)
     amount = decimal(event.amount)
     if event.cause == "withdraw" and amount > 0:
         amount = amount.copy_negate()  # written without its sign (`ledger.chain.links`)
-    _count(ends, _End(format(EXACT.subtract(decimal(event.balance), amount), "f"), -1, None, 0))
+    _count(ends, _End(format(EXACT.subtract(decimal(event.balance), amount), "f"), -1))
     _count(ends, latest)
     last = [end for end in ends if end.net > 0]
     return last[-1] if len(last) == 1 else latest
@@ -309,7 +326,7 @@ def _count(ends: list[_End], step: _End) -> None:
         if decimal(end.balance) == decimal(step.balance):
             end.net += step.net
             if step.net > 0:
-                end.balance, end.pending, end.version = step.balance, step.pending, step.version
+                end.balance, end.pending = step.balance, step.pending
             if end.net == 0:
                 ends.remove(end)
             return

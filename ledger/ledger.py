@@ -134,7 +134,7 @@ class Ledger:
         Two recordings that begin alike get one name as long as one is the beginning of the other.
         """
         first = next(iter(frames()), b"")
-        stem = f"file-{sha256(account.encode() + first).hexdigest()[:24]}"
+        stem = f"file-{sha256(account.encode() + b"\0" + first).hexdigest()[:24]}"
         number = 1
         while self._store.has_session(account, f"{stem}-{number}") and not self._agrees(
             f"{stem}-{number}", frames()

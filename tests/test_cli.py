@@ -107,7 +107,8 @@ def test_a_balance_row_has_exactly_the_documented_fields(tmp_path: Path) -> None
 def test_an_audit_row_has_exactly_the_documented_fields(tmp_path: Path) -> None:
     feed(tmp_path, "kraken_prime", "desk", [kraken(1, 1, ("USD", "-5"), initial=True)])
     audit = rows(tmp_path, "audit", "kraken_prime:desk")
-    fields = "version position topic time received channel session ordinal sequence evidence_bytes evidence_sha256 event"
+    envelope = "version position topic time received channel session ordinal sequence"
+    fields = f"{envelope} evidence_bytes evidence_sha256 event"
     assert [fields.split()] * 3 == [list(row) for row in audit]
     assert ["SessionOpened", "BalanceSnapshot", "SessionClosed"] == [row["topic"] for row in audit]
     assert [1, 2, 3] == [row["version"] for row in audit]

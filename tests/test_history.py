@@ -99,6 +99,13 @@ def test_a_break_names_the_rows_around_it() -> None:
     assert [] == breaks(three)
 
 
+def test_histories_of_different_assets_and_accounts_do_not_follow_one_another() -> None:
+    with Ledger() as ledger:
+        feed(ledger, says(imported(1, "5", "5")), says(imported(2, "7", "9", asset="A")))
+        feed(ledger, says(imported(3, "7", "9"), account="scripted:b"), session="s2")
+        assert [] == list(History(ledger).breaks())
+
+
 @pytest.mark.parametrize(
     ("row", "closes"),
     [

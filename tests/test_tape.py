@@ -96,6 +96,23 @@ def test_each_frame_is_in_the_file_when_the_writer_returns(tmp_path: Path) -> No
     writer.close(OPENED_NS)
 
 
+def test_each_line_is_synced_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tape"
+    sizes: list[int] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        fsync(handle)
+        sizes.append(path.stat().st_size)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    writer = TapeWriter(path, venue="v", account="main", session="s", opened_ns=OPENED_NS)
+    writer.frame(b"x", OPENED_NS)
+    writer.close(OPENED_NS)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert [len(b"".join(lines[: number + 1])) for number in range(3)] == sizes
+
+
 def test_a_tape_is_never_written_over(tmp_path: Path) -> None:
     path = tape_of(tmp_path, heard("x"))
     with pytest.raises(FileExistsError):

@@ -134,7 +134,8 @@ class Ledger:
         Two recordings that begin alike get one name as long as one is the beginning of the other.
         """
         first = next(iter(frames()), b"")
-        stem = f"file-{sha256(account.encode() + b"\0" + first).hexdigest()[:24]}"
+        digest = sha256(account.encode() + b"\0" + first).hexdigest()
+        stem = f"file-{digest[:24]}"
         number = 1
         while self._store.has_session(account, f"{stem}-{number}") and not self._agrees(
             f"{stem}-{number}", frames()

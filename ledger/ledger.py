@@ -358,11 +358,17 @@ class Intake:
         fresh = [frame for frame in batch if frame.ordinal > self._resumed_ordinal]
         if len(fresh) < len(batch):
             self._ledger._check_same(batch[: len(batch) - len(fresh)])
+        taken: list[Taken] = [(frame, self._decode(frame)) for frame in fresh]
         try:
-            done = self._ledger._record([(frame, self._decode(frame)) for frame in fresh])
+            done = self._ledger._record(taken)
         except StoreError:  # whether it was stored after all is read back before the next try
             self._resumed_ordinal = self._ledger._last_ordinal(self.session)
             raise
+        except LedgerError:
+            raise
+        except Exception:  # the venue module made what cannot be stored: find its frame, keep the others
+            checked = [self._storable(frame, said) for frame, (_, said) in zip(fresh, taken, strict=True)]
+            done = self._ledger._record(list(zip(fresh, checked, strict=True)))
         self._ordinal = batch[-1].ordinal
         for each in (tally, self.tally):
             each.frames += len(batch)
@@ -378,6 +384,18 @@ class Intake:
             reason = str(error)
         except Exception as error:  # a defect of the venue module must not cost the frame either
             reason = f"{self._venue.NAME} decoder failed: {type(error).__name__}: {error}"
+        return self._quarantine(frame, reason)
+
+    def _storable(self, frame: Frame, statements: Sequence[Statement]) -> Sequence[Statement]:
+        try:
+            for account, event in statements:
+                self._ledger._store.check(account, event)
+        except Exception as error:
+            reason = f"{self._venue.NAME} decoder made what cannot be stored: {type(error).__name__}: {error}"
+            return self._quarantine(frame, reason)
+        return statements
+
+    def _quarantine(self, frame: Frame, reason: str) -> Sequence[Statement]:
         reason = reason.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be stored
         source = frame.source(self._venue.NAME, "")
         return [(self.account, FrameQuarantined(source, "", reason[:REASON_CHARS_MAX]))]

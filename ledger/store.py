@@ -257,6 +257,11 @@ class Store:
         with self._errors():
             self._recorder.insert_events(stored, evidence=evidence, keys=keys)
 
+    def check(self, account: str, event: Event) -> None:
+        """Raise whatever it is that keeps an event from being stored and read back."""
+        stored = self._mapper.to_stored_event(Recorded(account.encode().decode(), 1, event))
+        self._mapper.to_domain_event(stored)
+
     def events(self, account: str, *, after: int = 0, upto: int | None = None) -> list[Recorded]:
         """The next page of an account's events after version `after`, at most PAGE_EVENTS_MAX of them."""
         return self._recorded(

@@ -1086,3 +1086,25 @@ def test_closing_waits_for_the_commit_under_way(path: Path, monkeypatch: pytest.
         assert [(1,)] == stored.execute(
             "SELECT count(*) FROM stored_events WHERE topic='FillRecorded'"
         ).fetchall()
+
+
+def test_a_decoder_that_makes_what_cannot_be_stored_costs_only_its_own_frame(ledger: Ledger) -> None:
+    class Careless(Plain):
+        def decode(self, frame: Frame) -> Sequence[Statement]:
+            source = frame.source(self.NAME, "")
+            made: dict[bytes, object] = {
+                b"huge": [
+                    (frame.account, BalanceDelta(msgspec.structs.replace(source, sequence=2**70), "", ()))
+                ],
+                b"text": "no statements at all",
+                b"number": [(frame.account, 7)],
+                b"good": [(frame.account, BalanceDelta(source, "", ()))],
+            }
+            return made[frame.payload]  # type: ignore[return-value]
+
+    frames = [b"good", b"huge", b"text", b"number", b"good"]
+    with ledger.intake(Careless(), "main") as intake:
+        assert Tally(5, 2, 0, 0, 3) == intake.receive_all([(frame, 1) for frame in frames])
+        assert Tally(1, 1, 0, 0, 0) == intake.receive(b"good")
+    topics = [type(recorded.event).__name__ for recorded in ledger.replay()]
+    assert ["BalanceDelta", *["FrameQuarantined"] * 3, "BalanceDelta", "BalanceDelta"] == topics[1:-1]

@@ -6,12 +6,14 @@ Knows rows and the terminal; knows no ledger.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final
 
 import msgspec
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -35,7 +37,10 @@ NUMBERS: Final = frozenset({
 IDS: Final = frozenset({
     "asset_id", "order_id", "fill_id", "counter_order_id", "session", "evidence_sha256", "reference", "fee_asset",
 })
+TIMES: Final = frozenset({"time", "received", "created", "updated", "first_received", "last_received"})
+NAMES: Final = frozenset({"account", "recording"})
 # fmt: on
+_LONG: Final = re.compile(r"\w{17,}")
 
 
 def fields(row: msgspec.Struct) -> dict[str, Any]:
@@ -65,9 +70,25 @@ def show(rows: Iterable[dict[str, Any]], *, as_json: bool, what: str) -> None:
     if not shown:
         print(f"no {what}")
         return
-    out.print(table(shown))
+    made = table(shown)
+    if (
+        out.is_terminal
+        and Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), made).maximum > out.width
+    ):
+        _show_records(shown)  # a window too narrow for the table: no amount is ever broken or cut
+    else:
+        out.print(made)
     if more:
         print(f"and {more} more {what}: --json prints them all")
+
+
+def _show_records(rows: list[dict[str, Any]]) -> None:
+    width = max(len(name) for name in rows[0])
+    for row in rows:
+        out.rule(style="dim")
+        for name, value in row.items():
+            if value is not None:
+                out.print(f"[dim]{name:>{width}}[/dim]  {_cell(name, value)}", soft_wrap=True)
 
 
 def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
@@ -87,7 +108,9 @@ def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
 def progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
     """A bar on standard error while something long runs; nothing where nobody looks."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(
+        *columns, console=err, transient=True, disable=total == 0 or not sys.stderr.isatty()
+    ) as bar:
         task = bar.add_task(what, total=total)
         yield lambda amount: bar.advance(task, amount)
 
@@ -106,14 +129,31 @@ def _cell(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        said = {key: part for key, part in value.items() if key != "key" and part not in (None, [], False)}
-        value = msgspec.json.encode(said).decode()
+        value = msgspec.json.encode(_said(value)).decode()
     text = str(value)
+    if out.is_terminal:  # people get what fits a window; a pipe gets every character
+        if name in TIMES:
+            return text[:19].replace("T", " ")
+        if name in NAMES:
+            text = _LONG.sub(lambda word: f"{word[0][:6]}…{word[0][-4:]}", text)
     if name in IDS and len(text) > ID_CHARS_MAX:
         text = f"{text[:8]}…{text[-4:]}"
     elif len(text) > TEXT_CHARS_MAX:
         text = f"{text[:TEXT_CHARS_MAX]}…"
     return printable(text).replace("[", "\\[")
+
+
+def _said(value: Any) -> Any:
+    """What an event says, without what it does not say."""
+    if isinstance(value, dict):
+        pairs: dict[str, Any] = value
+        return {
+            key: _said(part) for key, part in pairs.items() if key != "key" and part not in (None, [], False)
+        }
+    if isinstance(value, list):
+        parts: list[Any] = value
+        return [_said(part) for part in parts]
+    return value
 
 
 def printable(text: str) -> str:

@@ -6,7 +6,9 @@ import json
 
 import pytest
 from msgspec import Struct
+from rich.console import Console
 
+from ledger import console
 from ledger.console import TABLE_ROWS_MAX, fields, printable, show
 
 
@@ -50,3 +52,28 @@ def test_amounts_are_never_shortened_and_ids_are(capsys: pytest.CaptureFixture[s
 def test_control_characters_are_written_out() -> None:
     assert "plain é 😀" == printable("plain é 😀")
     assert "\\x1b[31m\\n\\u202e" == printable("\x1b[31m\n\u202e")
+
+
+def test_in_a_window_too_narrow_for_the_table_rows_become_records_and_no_amount_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"account": "cascade:0x" + "a" * 40, "total": "9" * 60, "time": "2026-01-02T03:04:05.678Z"}
+    for width, lines in {200: 2, 50: 4}.items():
+        monkeypatch.setattr(console, "out", Console(force_terminal=True, width=width, color_system=None))
+        show([row], as_json=False, what="rows")
+        printed = capsys.readouterr().out
+        assert lines == len(printed.splitlines()), width
+        assert "9" * 60 in printed
+        assert "2026-01-02 03:04:05" in printed
+        assert "cascade:0xaaaa…aaaa" in printed
+
+
+def test_a_pipe_gets_every_character_of_names_and_times(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"account": "cascade:0x" + "a" * 40, "time": "2026-01-02T03:04:05.678901234Z"}
+    show([row], as_json=False, what="rows")
+    assert [*row.values()] == capsys.readouterr().out.splitlines()[1].split()
+
+
+def test_an_event_is_shown_by_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    show([{"event": {"key": "k", "balances": [{"asset": "A", "total": None}]}}], as_json=False, what="rows")
+    assert '{"balances":[{"asset":"A"}]}' in capsys.readouterr().out

@@ -135,10 +135,8 @@ class _Pool(SQLiteConnectionPool):
             timeout=BUSY_TIMEOUT_S,
         )
         try:
-            if not self.is_sqlite_memory_mode:
-                if not self.db_name.endswith("mode=ro"):
-                    connection.execute("PRAGMA journal_mode=WAL")
-                mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            if not self.is_sqlite_memory_mode and not self.db_name.endswith("mode=ro"):
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
                 if mode != "wal":
                     raise sqlite3.OperationalError(f"journal mode is {mode}, not wal")
                 self.is_journal_mode_wal = True

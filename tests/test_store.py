@@ -460,14 +460,16 @@ def test_a_setting_that_is_refused_is_an_error_and_no_ledger(
         Store(path)
 
 
-def test_a_reader_is_told_of_a_file_that_is_not_in_wal_mode(path: Path) -> None:
+def test_a_copy_that_is_not_in_wal_mode_can_be_read_and_a_writer_puts_it_into_wal(path: Path) -> None:
     with closing(Store(path)) as store:
         fill(store, 1, 1)
+    copy = path.with_name("copy.db")
     with closing(sqlite3.connect(path)) as other:
-        other.execute("PRAGMA journal_mode=DELETE")
-    with pytest.raises(StoreError, match="journal mode is delete, not wal"):
-        Store(path, read_only=True)
-    with closing(Store(path)) as store:
+        other.execute("VACUUM INTO ?", (str(copy),))
+    with closing(Store(copy, read_only=True)) as store:
+        assert [1] == [each.version for each in store.events(ACCOUNT)]
+        assert b"frame 1" == store.evidence(ACCOUNT, 1)
+    with closing(Store(copy)) as store:
         assert {("wal", 2)} == settings_of(store, 2)
         assert [1] == [each.version for each in store.events(ACCOUNT)]
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -73,8 +74,8 @@ def frames(file: int) -> list[str]:
     return made
 
 
-def forked_ingest(db: Path, files: list[Path], sabotage: Callable[[], None] | None) -> tuple[int, int]:
-    """Start `accountledger ingest` in a forked process; its id, and the end of the pipe it prints to."""
+def forked_ingest(db: Path, files: list[Path], sabotage: Callable[[], None] | None) -> tuple[int, TextIO]:
+    """Start `accountledger ingest` in a forked process; its id, and what it prints."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:  # pragma: no cover - the child's life is not measured
@@ -88,15 +89,20 @@ def forked_ingest(db: Path, files: list[Path], sabotage: Callable[[], None] | No
         finally:
             os._exit(70)
     os.close(writer)
-    return pid, reader
+    return pid, os.fdopen(reader)
 
 
-def finish(pid: int, reader: int) -> list[str]:
-    """Wait for the process; the files it acknowledged."""
-    with os.fdopen(reader) as printed:
-        acknowledged = [line.split(":")[1].split()[-1] for line in printed if line.endswith("\n")]
+def finish(pid: int, printed: TextIO) -> list[str]:
+    """Wait for the process; the lines it printed whole."""
+    with printed:
+        lines = [line for line in printed if line.endswith("\n")]
     os.waitpid(pid, 0)
-    return acknowledged
+    return lines
+
+
+def file_of(line: str) -> str:
+    """The file that a line acknowledges."""
+    return line.split(":")[1].split()[-1]
 
 
 def contents(db: Path) -> tuple[object, ...]:
@@ -127,12 +133,16 @@ def violations(place: Path, rounds: int, seed: int, sabotage: Callable[[], None]
     found: list[str] = []
     for number in range(rounds):
         db = place / f"{number}.db"
-        pid, reader = forked_ingest(db, files, sabotage)
-        time.sleep(chance.uniform(0, whole))
+        pid, printed = forked_ingest(db, files, sabotage)
+        lines: list[str] = []
+        if number % 2:  # at any moment, or as soon as some files are acknowledged
+            time.sleep(chance.uniform(0, whole))
+        else:
+            lines = [printed.readline() for _ in range(chance.randint(1, FILES // 2))]
         os.kill(pid, signal.SIGKILL)
-        acknowledged = finish(pid, reader)
-        if acknowledged:
-            found += [f"round {number}: {each}" for each in lost(db, acknowledged)]
+        lines += finish(pid, printed)
+        if lines:
+            found += [f"round {number}: {each}" for each in lost(db, list(map(file_of, lines)))]
         finish(*forked_ingest(db, files, sabotage))
         found += [f"round {number}: {each}" for each in holes(db)]
         if contents(db) != expected:
@@ -144,6 +154,8 @@ def violations(place: Path, rounds: int, seed: int, sabotage: Callable[[], None]
 
 def lost(db: Path, acknowledged: list[str]) -> list[str]:
     """The fills of acknowledged files that are not stored."""
+    if not db.exists():
+        return [f"{name} was acknowledged and there is no ledger" for name in acknowledged]
     with Ledger(db, read_only=True) as opened:
         stored = {row.fill_id for row in Fills(opened).rows()}
     wanted = {

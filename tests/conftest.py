@@ -1,4 +1,4 @@
-"""The suite is deterministic: hypothesis tries the same examples each time; HYPOTHESIS_PROFILE=explore tries new ones."""
+"""The suite is deterministic: hypothesis tries the same examples each time. HYPOTHESIS_PROFILE=explore: new ones."""
 
 from __future__ import annotations
 

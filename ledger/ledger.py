@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -181,9 +181,9 @@ class Ledger:
     def _last_ordinal(self, session: str) -> int:
         return self._store.last_ordinal(session)
 
-    def _check_same(self, frames: Sequence[Frame]) -> None:
-        """Frames known by their place must be the frames of that place. Raises Conflict where two recordings share a
-        session's name."""
+    def _known_places(self, frames: Sequence[Frame]) -> Set[int]:
+        """The ordinals whose frame is stored. A place is known by its bytes: one that left none is read again. Raises
+        Conflict where the bytes are others, because two recordings share a session's name."""
         first, last = frames[0], frames[-1]
         stored = self._store.evidence_between(first.session, first.ordinal, last.ordinal)
         for frame in frames:
@@ -192,6 +192,7 @@ class Ledger:
                     f"{self.name}: frame {frame.ordinal} of session {frame.session} is recorded with other bytes: "
                     "two recordings share one session name. Give this one a name of its own"
                 )
+        return stored.keys()
 
     def _record(self, frames: Sequence[Taken]) -> Tally:
         """Record the statements of a batch in one commit; what was recorded before is refused."""
@@ -354,10 +355,12 @@ class Intake:
         self._closed = True
 
     def _commit(self, batch: Sequence[Frame], tally: Tally) -> None:
-        # A frame up to the last one stored of this session was taken in before: its place says so.
-        fresh = [frame for frame in batch if frame.ordinal > self._resumed_ordinal]
-        if len(fresh) < len(batch):
-            self._ledger._check_same(batch[: len(batch) - len(fresh)])
+        known = (
+            self._ledger._known_places(batch)
+            if batch[0].ordinal <= self._resumed_ordinal
+            else frozenset[int]()
+        )
+        fresh = [frame for frame in batch if frame.ordinal not in known]
         taken: list[Taken] = [(frame, self._decode(frame)) for frame in fresh]
         try:
             done = self._ledger._record(taken)

@@ -580,7 +580,8 @@ def test_the_name_of_a_conversation_is_known_again_when_its_recording_is_taken_u
     feed(ledger, "s", "call:one", "state", venue=Named())
     venue = Named()
     feed(ledger, "s", "call:one", "state", "state", venue=venue)
-    assert [("one", 3)] == [(frame.conversation, frame.ordinal) for frame in venue.seen]
+    # The call itself left nothing, so it is read again; the state after it is known by its place.
+    assert [("one", 1), ("one", 3)] == [(frame.conversation, frame.ordinal) for frame in venue.seen]
 
 
 def test_a_venue_that_fails_over_the_name_of_a_conversation_costs_no_frame(ledger: Ledger) -> None:
@@ -1108,3 +1109,9 @@ def test_a_decoder_that_makes_what_cannot_be_stored_costs_only_its_own_frame(led
         assert Tally(1, 1, 0, 0, 0) == intake.receive(b"good")
     topics = [type(recorded.event).__name__ for recorded in ledger.replay()]
     assert ["BalanceDelta", *["FrameQuarantined"] * 3, "BalanceDelta", "BalanceDelta"] == topics[1:-1]
+
+
+def test_a_new_frame_in_the_place_of_one_that_left_nothing_is_not_skipped(ledger: Ledger) -> None:
+    feed(ledger, "s", "fill:1", "fill:1", "fill:2")
+    assert Tally(3, 1, 2, 0, 0) == feed(ledger, "s", "fill:1", "fill:9", "fill:2")
+    assert ["fill:1", "fill:2", "fill:9"] == keys(ledger)

@@ -18,6 +18,8 @@ from benchmarks.ingest import ingest
 from benchmarks.measure import FULL, QUICK, Effort, Result, Unequal
 from benchmarks.replay import replay
 from benchmarks.report import load_text, machine, machine_line, table, write_json
+from benchmarks.transport import table as table_of_delays
+from benchmarks.transport import transport
 
 DONE: Final = 0
 FINDINGS: Final = 1
@@ -31,6 +33,7 @@ BENCHMARKS: Final[dict[str, Callable[[Effort], Iterator[Result]]]] = {
     "decode": decode,
     "ingest": ingest,
     "replay": replay,
+    "transport": transport,
 }
 
 
@@ -63,6 +66,7 @@ def command(which: str, path: Path | None, quick: bool) -> None:
     """Measure accountledger beside the alternatives, side by side in one process: medians, and least to most.
 
     The last columns are the ratio of our speed to that side's, taken slice by slice: 0.50 is half as fast, 2.00 twice.
+    `transport` tells times from the wire to the disk instead, and what they are beside.
 
     Exit codes: 0 done; 1 the sides did not do equal work; 2 bad usage or input.
     """
@@ -85,7 +89,7 @@ def run(names: Sequence[str], effort: Effort, path: Path | None) -> None:
                 found.append(result)
                 status.update(f"{name}: done with {result.case}")
         out.print()
-        out.print(table(found))
+        out.print(table_of_delays(found) if name == "transport" else table(found))
         results += found
     out.print(f"\nload at the end {load_text(machine())}", soft_wrap=True)
     if path is not None:

@@ -402,6 +402,73 @@ def _refold(
 
 
 @cli.command()
+@_db
+@click.argument("feeds", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FEEDS.toml")
+@click.option(
+    "--for", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop by itself then."
+)
+@click.option(
+    "--tape",
+    "tapes",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Record a tape of each conversation in this folder, without secrets.",
+)
+def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
+    """Keep the feeds of FEEDS.toml live, until Ctrl-C, SIGTERM or --for.
+
+    Secrets are named there, never written: key = "env:NAME" or "file:PATH". A line is printed for each feed at the end.
+    Exit code 1: a feed was refused or never got through, frames were quarantined, or could not be stored.
+    """
+    from ledger.feeds import read_feeds
+    from ledger.run import run_feeds, summary
+
+    settings = read_feeds(feeds, VENUES)
+    if tapes is not None:
+        try:
+            tapes.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"{tapes}: {error.strerror}") from None
+        if not os.access(tapes, os.W_OK | os.X_OK):
+            raise click.UsageError(f"{tapes}: no tape can be written there")
+    with Ledger(db) as ledger:
+        projections = [projection(ledger) for projection in PROJECTIONS]
+        ended = run_feeds(ledger, settings, projections, seconds=seconds, tapes=tapes)
+        _catch_up(ledger, projections)
+    for health in ended:
+        click.echo(summary(health))
+    wrong = any(
+        each.state in ("refused", "failed") or not each.session or each.quarantined or each.unstored
+        for each in ended
+    )
+    return FINDINGS if wrong else DONE
+
+
+@cli.command()
+@click.argument("tape", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--port", type=click.IntRange(0, 65535), required=True, help="On 127.0.0.1; 0 takes a free one."
+)
+@click.option(
+    "--feeds",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FEEDS.toml",
+    help="Check the credentials of this file's feed, not those of the demo.",
+)
+@click.option(
+    "--speed", type=click.FloatRange(min=0), default=0.0, help="1: as recorded; 10: tenfold; 0: at once."
+)
+def serve(tape: Path, port: int, feeds: Path | None, speed: float) -> int:
+    """Play TAPE as the venue it was recorded at, to any client, over real WebSocket or HTTP.
+
+    The client has to log in as it would there. Until Ctrl-C or SIGTERM.
+    """
+    from ledger.serve import serve_forever
+
+    return serve_forever(tape, port, feeds=feeds, venues=VENUES, speed=speed)
+
+
+@cli.command()
 @click.option(
     "--db",
     type=click.Path(dir_okay=False),

@@ -9,6 +9,10 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── ReadOnly             the ledger was opened read_only
 │   ├── Conflict             somebody else appended to the account first; nothing of the batch is stored
 │   └── Corrupt              a stored event cannot be read
+├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
+│   ├── Rejected             the venue refused us: a login to be tried again at most twice
+│   └── Lost                 the connection broke, went silent or was closed, and what was said of it
+├── BadLogin                 the caller's fault: what a feed was given to log in with cannot be used
 └── Closed                   the caller's fault: the ledger or the intake is closed
 """
 
@@ -49,6 +53,27 @@ class Conflict(StoreError):  # noqa: N818
 
 class Corrupt(StoreError):  # noqa: N818
     """A stored event cannot be read. The message names the account and the version."""
+
+
+class ConversationError(LedgerError):
+    """A conversation with a venue cannot be begun, or is over. The message says why; it holds no secret."""
+
+    def __init__(self, why: str, *, retry_after_s: float = 0) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+        """How long the venue asked to be left alone (Retry-After, RFC 9110 section 10.2.3); 0 where it did not."""
+
+
+class Rejected(ConversationError):  # noqa: N818
+    """The venue refused us: the login is wrong or not allowed. Trying again without a change seldom helps."""
+
+
+class Lost(ConversationError):  # noqa: N818
+    """The connection could not be made, broke, fell silent or was closed by the venue. Trying again helps."""
+
+
+class BadLogin(LedgerError):  # noqa: N818
+    """What a feed was given to log in with cannot be used. The message names the field, never its value."""
 
 
 class Closed(LedgerError):  # noqa: N818

@@ -16,6 +16,13 @@ Amount: TypeAlias = str
 """A finite decimal as the text the venue sent (`ledger.wire.amount` is the guard); never a float, never rounded."""
 
 
+class Asked(Struct, frozen=True, array_like=True, gc=False):
+    """The request that a frame answers: what was asked (`GET /accounts/balance`; never a secret), and when (ns)."""
+
+    request: str
+    at_ns: int
+
+
 class Source(Struct, frozen=True, array_like=True, gc=False):
     """Where a statement comes from; one per frame, shared by all events made from that frame.
 
@@ -36,6 +43,8 @@ class Source(Struct, frozen=True, array_like=True, gc=False):
     """The venue's own sequence number, counted within `subscription`."""
     subscription: str | None = None
     message_id: str | None = None
+    asked: Asked | None = None
+    """The request this frame answers; None where the venue spoke unasked."""
 
 
 class Valuation(Struct, frozen=True, array_like=True, gc=False):

@@ -21,7 +21,16 @@ from msgspec import Struct
 
 from ledger.account import Account, Draft, Recorded
 from ledger.errors import Closed, Conflict, LedgerError, Malformed, StoreError
-from ledger.events import Event, FrameQuarantined, SessionClosed, SessionOpened, Source, Statement, opened_key
+from ledger.events import (
+    Asked,
+    Event,
+    FrameQuarantined,
+    SessionClosed,
+    SessionOpened,
+    Source,
+    Statement,
+    opened_key,
+)
 from ledger.store import Cell, Evidence, Store
 from ledger.venue import Frame, Venue
 
@@ -31,8 +40,8 @@ ACCOUNTS_CACHED_MAX: Final = 1024
 CONFLICTS_MAX: Final = 3
 REASON_CHARS_MAX: Final = 500
 
-Arrival: TypeAlias = tuple[bytes, int]
-"""A frame's raw bytes, and when they came (ns since the epoch, UTC)."""
+Arrival: TypeAlias = tuple[bytes, int] | tuple[bytes, int, Asked | None]
+"""A frame's raw bytes, when they came (ns since the epoch, UTC), and the request they answer, if any."""
 
 
 class Tally(Struct):
@@ -165,6 +174,11 @@ class Ledger:
         """The raw bytes of a session's frame; None where no event was made from it."""
         return self._store.evidence(session, ordinal)
 
+    def last(self, account: str) -> Recorded | None:
+        """The last event of an account; None where it has none."""
+        version = self._store.account(account).version
+        return next(iter(self._store.events(account, after=version - 1)), None) if version else None
+
     def position(self) -> int:
         """The position of the last event; 0 in an empty ledger."""
         return self._store.head()
@@ -194,8 +208,9 @@ class Ledger:
                 )
         return stored.keys()
 
-    def _record(self, frames: Sequence[Taken]) -> Tally:
-        """Record the statements of a batch in one commit; what was recorded before is refused."""
+    def _record(self, frames: Sequence[Taken]) -> tuple[Tally, int]:
+        """Record the statements of a batch in one commit; what was recorded before is refused. What became of the
+        frames, and how many statements were new."""
         with self._writing:
             if not self._open:
                 raise Closed(f"{self.name}: the ledger is closed")
@@ -206,7 +221,7 @@ class Ledger:
                     self._accounts.clear()
             return self._append(frames)
 
-    def _append(self, frames: Sequence[Taken]) -> Tally:
+    def _append(self, frames: Sequence[Taken]) -> tuple[Tally, int]:
         drafts = self._drafts(frames)
         tally = Tally()
         events: list[Recorded] = []
@@ -229,7 +244,7 @@ class Ledger:
                 self._accounts.move_to_end(account)
         while len(self._accounts) > ACCOUNTS_CACHED_MAX:
             self._accounts.popitem(last=False)
-        return tally
+        return tally, len(events)
 
     def _drafts(self, frames: Sequence[Taken]) -> dict[str, Draft]:
         suspects: dict[str, list[Event]] = {}
@@ -275,6 +290,8 @@ class Intake:
         self.account: Final = f"{venue.NAME}:{account}"
         self.session: Final = session
         self.tally: Final = Tally()
+        self.fresh = 0
+        """How many statements of its frames the ledger did not know before."""
         self._resumed_ordinal = ledger._last_ordinal(session)
         key = opened_key(session)
         opened = SessionOpened(self._source(now_ns() if opened_ns is None else opened_ns), key)
@@ -314,9 +331,9 @@ class Intake:
         batch: list[Frame] = []
         size = 0
         try:
-            for payload, received_ns in arrivals:
+            for payload, received_ns, *asked in arrivals:
                 ordinal = self._ordinal + len(batch) + 1
-                batch.append(self._frame(payload, ordinal, received_ns))
+                batch.append(self._frame(payload, ordinal, received_ns, asked[0] if asked else None))
                 size += len(payload)
                 if len(batch) == BATCH_FRAMES_MAX or size >= BATCH_BYTES_MAX:
                     full, batch, size = batch, [], 0
@@ -326,12 +343,12 @@ class Intake:
                 self._commit(batch, tally)
         return tally
 
-    def _frame(self, payload: bytes, ordinal: int, received_ns: int) -> Frame:
+    def _frame(self, payload: bytes, ordinal: int, received_ns: int, asked: Asked | None) -> Frame:
         payload = memoryview(payload).tobytes()  # a copy of what may be a buffer; of a text TypeError
         if self._names is not None:
             with suppress(Exception):  # a frame that cannot be read names no conversation
                 self._conversation = self._names(payload) or self._conversation
-        return Frame(self.account, self.session, ordinal, received_ns, payload, self._conversation)
+        return Frame(self.account, self.session, ordinal, received_ns, payload, self._conversation, asked)
 
     def close(self, cause: str = "end", closed_ns: int | None = None) -> None:
         """End the conversation and record why; `closed_ns` is when it ended, if not now. Idempotent."""
@@ -363,7 +380,7 @@ class Intake:
         fresh = [frame for frame in batch if frame.ordinal not in known]
         taken: list[Taken] = [(frame, self._decode(frame)) for frame in fresh]
         try:
-            done = self._ledger._record(taken)
+            done, new = self._ledger._record(taken)
         except StoreError:  # whether it was stored after all is read back before the next try
             self._resumed_ordinal = self._ledger._last_ordinal(self.session)
             raise
@@ -371,7 +388,8 @@ class Intake:
             raise
         except Exception:  # the venue module made what cannot be stored: find its frame, keep the others
             checked = [self._storable(frame, said) for frame, (_, said) in zip(fresh, taken, strict=True)]
-            done = self._ledger._record(list(zip(fresh, checked, strict=True)))
+            done, new = self._ledger._record(list(zip(fresh, checked, strict=True)))
+        self.fresh += new
         self._ordinal = batch[-1].ordinal
         for each in (tally, self.tally):
             each.frames += len(batch)

@@ -17,10 +17,12 @@ from typing import Any, Final, get_args
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from ledger import Frame, Ledger, Recorded, Venue
 from ledger.events import (
     TOPICS,
+    Asked,
     Balance,
     BalanceDelta,
     BalanceEventImported,
@@ -54,6 +56,7 @@ SOURCE: Final = Source(
     sequence=41,
     subscription="sub",
     message_id="message-7",
+    asked=Asked("GET /balances", T - 2),
 )
 PLAIN: Final = Source("bitopro", "account-balance", "s-2", 1, T, b"")
 HELD: Final = Balance(
@@ -171,13 +174,14 @@ BARE: Final[dict[str, Event]] = {
 """One event of each topic with nothing said that need not be."""
 
 _SOURCE: Final = (
-    b"\x9a\xackraken_prime\xa8balances\xa3s-1\x07\xcf\x18\xd7[\x84#\xf3"
+    b"\x9b\xackraken_prime\xa8balances\xa3s-1\x07\xcf\x18\xd7[\x84#\xf3"
     b"\x00\x00\xc4 \x00\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e"
     b"\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e"
     b"\x1f\xcf\x18\xd7[\x84#\xf2\xff\xff)\xa3sub\xa9message-7"
+    b"\x92\xadGET /balances\xcf\x18\xd7[\x84#\xf2\xff\xfe"
 )
 _PLAIN: Final = (
-    b"\x9a\xa7bitopro\xafaccount-balance\xa3s-2\x01\xcf\x18\xd7[\x84#\xf3\x00\x00\xc4\x00\xc0\xc0\xc0\xc0"
+    b"\x9b\xa7bitopro\xafaccount-balance\xa3s-2\x01\xcf\x18\xd7[\x84#\xf3\x00\x00\xc4\x00\xc0\xc0\xc0\xc0\xc0"
 )
 _HELD: Final = b"\x99\xa3btc\xa3BTC\xa41.50\xa11\xa30.5\xa10\xa4-0.1\xc3\x93\xa3USD\xa31e5\xa899999.99"
 
@@ -438,13 +442,23 @@ def load(dump: Path, path: Path) -> None:
         store.executescript(dump.read_text())
 
 
+def released(version: str) -> list[Recorded]:
+    """What the golden store of a version holds: what that version could not say yet is not said."""
+    if version != "v0.1.0":
+        return expected_golden()
+    return [  # it knew no requests
+        replace(each, event=replace(each.event, source=replace(each.event.source, asked=None)))
+        for each in expected_golden()
+    ]
+
+
 @pytest.mark.parametrize("dump", sorted(GOLDEN.glob("v*.sql")), ids=lambda dump: dump.stem)
 def test_the_store_of_a_released_version_is_read_event_by_event(tmp_path: Path, dump: Path) -> None:
     load(dump, tmp_path / "golden.db")
     before = (tmp_path / "golden.db").read_bytes()
     with Ledger(tmp_path / "golden.db", read_only=True) as ledger:
         found = list(ledger.replay())
-        assert expected_golden() == found
+        assert released(dump.stem) == found
         assert list(FRAMES) == [ledger.frame_bytes("golden-1", ordinal) for ordinal in (1, 2, 3)]
         assert set(TOPICS) == {type(recorded.event).__name__ for recorded in found}
     assert before == (tmp_path / "golden.db").read_bytes()
@@ -457,7 +471,7 @@ def test_the_store_of_a_released_version_is_written_on_and_knows_what_it_holds(
     load(dump, tmp_path / "golden.db")
     with Ledger(tmp_path / "golden.db") as ledger:
         record_golden(ledger)
-        assert expected_golden() == list(ledger.replay())
+        assert released(dump.stem) == list(ledger.replay())
         with ledger.intake(Golden(), "main", session="golden-2") as intake:
             tally = intake.receive(FRAMES[0])
         assert (1, 0, 1) == (tally.frames, tally.recorded, tally.duplicates)

@@ -294,6 +294,7 @@ def test_the_lock_pins_everything_declared_by_version_and_hash() -> None:
     declared: list[str] = [
         *SETTINGS["build-system"]["requires"],
         *project["dependencies"],
-        *project["optional-dependencies"]["dev"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
     ]
-    assert {re.split(r"[\[<>=!~; ]", each)[0].lower().replace("_", "-") for each in declared} <= pinned
+    names = {re.split(r"[\[<>=!~; ]", each)[0].lower().replace("_", "-") for each in declared}
+    assert names - {"accountledger"} <= pinned  # "accountledger[cascade]": an extra of its own, among those above

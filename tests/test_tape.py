@@ -12,14 +12,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import anyio
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ledger import BadTape, Ledger
-from ledger.events import SessionClosed, SessionOpened
+from ledger import BadTape, Ledger, Lost
+from ledger.events import Asked, SessionClosed, SessionOpened
+from ledger.ledger import Arrival
+from ledger.venue import Endpoint
 from tests.scripted import VENUE, delta, says
 from transports import Recording, TapeWriter, frames_of, open_recording, play, tape
+from transports.connection import BATCH_BYTES_MAX, BATCH_FRAMES_MAX
+from transports.tape import Replayed, replay
 
 OPENED_NS = 1_763_629_200_000_000_000  # 2025-11-20T09:00:00Z
 NOW_NS = 7
@@ -41,7 +46,7 @@ def until_wrong(path: Path) -> tuple[list[bytes], str]:
     with opened(path) as recording:
         try:
             for batch in recording.batches():
-                came += [payload for payload, _ in batch]
+                came += [arrival[0] for arrival in batch]
         except BadTape as error:
             return came, str(error)
     pytest.fail("nothing wrong was found")
@@ -75,9 +80,12 @@ def test_a_tape_gives_back_the_bytes_and_the_times_that_were_written(payloads: l
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.tape"
         writer = TapeWriter(path, venue="v", account="mäin", session="s é", opened_ns=OPENED_NS + 1)
-        arrivals = [(payload, OPENED_NS + 10**6 * number) for number, payload in enumerate(payloads)]
-        for payload, received_ns in arrivals:
+        arrivals: list[Arrival] = [
+            (payload, OPENED_NS + 10**6 * number) for number, payload in enumerate(payloads)
+        ]
+        for payload, received_ns, *_ in arrivals[:2]:
             writer.frame(payload, received_ns)
+        writer.frames(arrivals[2:])
         writer.close(OPENED_NS + 10**9, "lost: reset")
         with opened(path) as recording:
             assert arrivals == [arrival for batch in recording.batches() for arrival in batch]
@@ -127,12 +135,100 @@ def test_a_tape_without_a_closing_line_says_so(tmp_path: Path) -> None:
         assert OPENED_NS + 10**9 == recording.closed_ns  # the last that is known of
 
 
+def test_frames_written_together_are_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tape"
+    writer = TapeWriter(path, venue="v", account="main", session="s", opened_ns=OPENED_NS)
+    syncs: list[int] = []
+    monkeypatch.setattr(os, "fsync", syncs.append)
+    writer.frames([(b"%d" % number, OPENED_NS) for number in range(300)])
+    writer.frames([])
+    assert 1 == len(syncs)
+    assert [b"%d" % number for number in range(300)] == frames(path)
+    writer.close(OPENED_NS)
+
+
+def test_a_frame_that_answers_a_request_is_kept_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.tape"
+    asked = Asked("GET /account/balance?subaccountIndex=0", OPENED_NS + 5)
+    arrivals: list[Arrival] = [
+        (b"pushed", OPENED_NS),
+        (b"answer", OPENED_NS + 7, asked),
+        (b"\xff", OPENED_NS + 8, asked),
+        (b"pushed too", OPENED_NS + 9, None),
+    ]
+    writer = TapeWriter(path, venue="v", account="main", session="s", opened_ns=OPENED_NS)
+    writer.frames(arrivals)
+    writer.frame(b"again", OPENED_NS, asked)
+    writer.close(OPENED_NS)
+    line = json.loads(path.read_text().splitlines()[2])
+    assert {"request": asked.request, "at": "2025-11-20T09:00:00.000000005Z"} == line["asked"]
+    assert 1 == json.loads(path.read_text().splitlines()[0])["tape"]
+    with opened(path) as recording:
+        found = [arrival for batch in recording.batches() for arrival in batch]
+    assert [*arrivals[:3], (b"pushed too", OPENED_NS + 9), (b"again", OPENED_NS, asked)] == found
+    assert [b"pushed", b"answer", b"\xff", b"pushed too", b"again"] == frames(path)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 946_684_799_999_999_999, 7_258_118_400 * 10**9, 10**30, -(10**30)])
+def test_a_time_no_tape_can_hold_is_named_and_nothing_of_the_batch_is_written(
+    tmp_path: Path, wrong: int
+) -> None:
+    path = tmp_path / "a.tape"
+    with pytest.raises(BadTape, match=r"a\.tape: a time no tape can hold"):
+        TapeWriter(path, venue="v", account="main", session="s", opened_ns=wrong)
+    assert not path.exists()
+    writer = TapeWriter(path, venue="v", account="main", session="s", opened_ns=OPENED_NS)
+    batches: list[list[Arrival]] = [
+        [(b"x", OPENED_NS), (b"y", wrong)],
+        [(b"x", OPENED_NS), (b"y", OPENED_NS, Asked("GET /", wrong))],
+    ]
+    for batch in batches:
+        with pytest.raises(BadTape, match=str(wrong)):
+            writer.frames(batch)
+    assert [] == frames(path)
+    writer.frame(b"z", OPENED_NS)
+    with pytest.raises(BadTape):
+        writer.close(wrong)
+    assert [b"z"] == frames(path)
+
+
+def test_a_disk_that_is_full_leaves_the_tape_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tape"
+    writer = TapeWriter(path, venue="v", account="main", session="s", opened_ns=OPENED_NS)
+    writer.frame(b"x", OPENED_NS)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="full"):
+            writer.frames([(b"y", OPENED_NS), (b"z", OPENED_NS)])
+    assert [b"x"] == frames(path)
+    writer.frames([(b"y", OPENED_NS), (b"z", OPENED_NS)])
+    writer.close(OPENED_NS, "lost: \udcff")
+    assert [b"x", b"y", b"z"] == frames(path)
+
+
+def test_a_frame_whose_text_would_make_too_long_a_line_is_written_as_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tape, "LINE_BYTES_MAX", 1000)
+    path = tmp_path / "a.tape"
+    writer = TapeWriter(path, venue="v", account="main", session="s", opened_ns=OPENED_NS)
+    writer.frame(b"\x01" * 300, OPENED_NS)
+    writer.close(OPENED_NS)
+    assert [b"\x01" * 300] == frames(path)
+
+
 @pytest.mark.parametrize("cut", [1, 2, 10, 30, 45])
 def test_a_tape_cut_off_in_a_line_ends_there_and_says_so(tmp_path: Path, cut: int) -> None:
     path = tape_of(tmp_path, heard("x"), heard("é"))
     path.write_bytes(path.read_bytes()[:-cut])
     with opened(path) as recording:
-        came = [payload for batch in recording.batches() for payload, _ in batch]
+        came = [arrival[0] for batch in recording.batches() for arrival in batch]
         assert ([b"x"] if cut > 1 else [b"x", "é".encode()]) == came
         assert ("middle of a line" in recording.cause) == (cut > 1)
 
@@ -153,7 +249,7 @@ def test_a_last_line_that_is_whole_but_wrong_is_not_taken_for_cut_off(tmp_path: 
 )
 def test_the_closing_line_says_why(tmp_path: Path, line: str, cause: str) -> None:
     with opened(tape_of(tmp_path, heard("x"), line)) as recording:
-        assert [b"x"] == [payload for batch in recording.batches() for payload, _ in batch]
+        assert [b"x"] == [arrival[0] for batch in recording.batches() for arrival in batch]
         assert cause == recording.cause
 
 
@@ -191,6 +287,10 @@ def test_a_tape_of_no_frames_is_one(tmp_path: Path) -> None:
         ('{"closed":"soon"}', "time"),
         ('{"closed":"2025-11-20T09:30:00Z","received":"2025-11-20T09:00:01Z","text":"z"}', "frame"),
         ('{"closed":"2025-11-20T09:30:00Z","base64":""}', "frame"),
+        ('{"closed":"2025-11-20T09:30:00Z","asked":{"request":"x","at":"2025-11-20T09:30:00Z"}}', "frame"),
+        ('{"received":"2025-11-20T09:00:01Z","text":"z","asked":"GET /"}', "object"),
+        ('{"received":"2025-11-20T09:00:01Z","text":"z","asked":{"request":"x"}}', "at"),
+        ('{"received":"2025-11-20T09:00:01Z","text":"z","asked":{"request":"x","at":"now"}}', "time"),
         (HEADER, "tape"),
     ],
 )
@@ -303,7 +403,7 @@ def test_a_pipe_is_a_stream_read_once(tmp_path: Path) -> None:
     writing.start()
     with opened(path) as recording:
         assert recording.session is None
-        came = [payload for batch in recording.batches() for payload, _ in batch]
+        came = [arrival[0] for batch in recording.batches() for arrival in batch]
     writing.join()
     assert content.split(b"\n")[:-1] == came
 
@@ -498,3 +598,91 @@ def test_what_came_before_a_wrong_line_is_stored(tmp_path: Path) -> None:
         *_, last = [recorded.event for recorded in ledger.replay()]
         assert isinstance(last, SessionClosed)
         assert ("error: BadTape", 2, 2) == (last.cause, last.frames, last.quarantined)
+
+
+# Played as a transport
+
+
+SOMEWHERE = Endpoint("wss://nowhere.example/ws")
+
+
+async def received(path: Path, speed: float = 0) -> tuple[list[list[Arrival]], str]:
+    """The batches a replay gives, and why it ended."""
+    came: list[list[Arrival]] = []
+    async with replay(path, speed=speed)(SOMEWHERE) as connection:
+        await connection.send(b"to nobody")
+        await connection.ping()
+        try:
+            while True:
+                came.append(list(await connection.receive()))
+        except Lost as lost:
+            assert [] == list(connection.leftovers())
+            assert 0 == connection.silent_s()
+            return came, str(lost)
+
+
+@pytest.mark.anyio
+async def test_a_replay_gives_the_frames_with_their_times_and_ends_as_the_tape_did(tmp_path: Path) -> None:
+    asked = '{"received":"2025-11-20T09:00:02Z","text":"y","asked":{"request":"GET /","at":"2025-11-20T09:00:01Z"}}'
+    path = tape_of(tmp_path, heard("x"), asked, '{"closed":"2025-11-20T09:30:00Z","cause":"lost: reset"}')
+    came, why = await received(path)
+    assert [
+        [(b"x", OPENED_NS + 10**9), (b"y", OPENED_NS + 2 * 10**9, Asked("GET /", OPENED_NS + 10**9))]
+    ] == came
+    assert "lost: reset" == why
+    async with replay(path)(SOMEWHERE) as connection:
+        assert isinstance(connection, Replayed)
+        assert ("desk-1", OPENED_NS) == (connection.session, connection.opened_ns)
+
+
+@pytest.mark.anyio
+async def test_a_replay_of_a_broken_tape_gives_the_frames_before_and_names_the_line(tmp_path: Path) -> None:
+    path = tape_of(tmp_path, heard("x"), "wrong", heard("never"))
+    came, why = await received(path)
+    assert [b"x"] == [arrival[0] for batch in came for arrival in batch]
+    assert why.startswith(f"{path}, line 3: ")
+    path.write_text('{"tape":2}\n')
+    with pytest.raises(Lost, match="line 1: tape format 2"):
+        await received(path)
+
+
+@pytest.mark.anyio
+async def test_a_replay_of_lines_has_no_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"x\ny\n")
+    came, why = await received(path, speed=1)
+    assert [b"x", b"y"] == [arrival[0] for batch in came for arrival in batch]
+    assert "end" == why
+
+
+@pytest.mark.anyio
+async def test_the_batches_of_a_replay_are_bounded_and_no_frame_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\n".join([b"%d" % number for number in range(1000)] + [b"x" * 3 * MIB] * 3))
+    monkeypatch.setattr(tape, "CHUNK_BYTES", 16 * MIB)
+    came, _ = await received(path)
+    assert 1003 == sum(map(len, came))
+    assert max(map(len, came)) == BATCH_FRAMES_MAX
+    assert max(sum(len(arrival[0]) for arrival in batch) for batch in came) <= BATCH_BYTES_MAX
+
+
+@pytest.mark.anyio
+async def test_a_replay_keeps_the_recorded_pace_and_loses_nothing_to_a_cancel(tmp_path: Path) -> None:
+    path = tape_of(tmp_path, heard("x", 1), heard("y", 1), heard("z", 3))
+    began = anyio.current_time()
+    came: list[list[Arrival]] = []
+    async with replay(path, speed=20)(SOMEWHERE) as connection:
+        with pytest.raises(Lost):  # noqa: PT012 - how often it is cancelled depends on the machine
+            while True:
+                with anyio.move_on_after(0.01):
+                    came.append(list(await connection.receive()))
+    assert [[b"x", b"y"], [b"z"]] == [[arrival[0] for arrival in batch] for batch in came]
+    assert 0.15 <= anyio.current_time() - began < 5
+
+
+@pytest.mark.parametrize("speed", [-1, float("nan"), float("inf")])
+def test_a_speed_is_no_less_than_nothing(tmp_path: Path, speed: float) -> None:
+    with pytest.raises(ValueError, match="speed"):
+        replay(tmp_path / "a.tape", speed=speed)

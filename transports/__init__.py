@@ -1,5 +1,25 @@
 """accountledger's transports: they know bytes and time, and no venue."""
 
-from transports.tape import Recording, TapeWriter, frames_of, open_recording, play
+from transports.background import Background, background
+from transports.connection import Connect, Connection, Inbox
+from transports.feed import Feed, Health
+from transports.live import Live, live
+from transports.tape import Recording, TapeWriter, frames_of, open_recording, play, replay
 
-__all__ = ["Recording", "TapeWriter", "frames_of", "open_recording", "play"]
+__all__ = [
+    "Background",
+    "Connect",
+    "Connection",
+    "Feed",
+    "Health",
+    "Inbox",
+    "Live",
+    "Recording",
+    "TapeWriter",
+    "background",
+    "frames_of",
+    "live",
+    "open_recording",
+    "play",
+    "replay",
+]

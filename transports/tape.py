@@ -5,6 +5,9 @@ Knows bytes and times; knows no venue. A tape is text, a JSON object a line:
     {"tape": 1, "venue": "kraken_prime", "account": "main", "session": "desk-1", "opened": "2026-11-20T09:00:00Z"}
     {"received": "2026-11-20T09:00:00.120Z", "text": "{…the frame…}"}        or "base64" where it is not UTF-8
     {"closed": "2026-11-20T09:30:00Z", "cause": "end"}                       missing where the recorder was killed
+
+A frame that answers a request has it in its line: "asked": {"request": "GET /accounts/balance", "at": "2026-…Z"}.
+`replay` is a transport over such a file: the same frames, at the recorded pace if that is wanted.
 """
 
 from __future__ import annotations
@@ -15,17 +18,24 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Final, Self, TypeAlias
 
+import anyio
+import anyio.lowlevel
 import msgspec
 from msgspec import Meta, Struct
 
-from ledger.errors import BadTape, Malformed
+from ledger.errors import BadTape, Lost, Malformed
+from ledger.events import Asked
 from ledger.ledger import Arrival, Intake, Tally
+from ledger.venue import Endpoint
 from ledger.wire import iso_ns, time_text
+from transports.connection import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Connect
 
 CHUNK_BYTES: Final = 1024 * 1024
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -48,10 +58,16 @@ class _Header(Struct, forbid_unknown_fields=True):
     opened: str
 
 
+class _Asked(Struct, forbid_unknown_fields=True):
+    request: _Name
+    at: str
+
+
 class _Entry(Struct, forbid_unknown_fields=True):
     received: str | None = None
     text: str | None = None
     base64: str | None = None
+    asked: _Asked | None = None
     closed: str | None = None
     cause: str | None = None
 
@@ -145,16 +161,17 @@ class Recording:
             raise Malformed("a line after the closing line")
         entry = _entry.decode(line)
         if entry.closed is not None:
-            if (entry.received, entry.text, entry.base64) != (None, None, None):
+            if (entry.received, entry.text, entry.base64, entry.asked) != (None, None, None, None):
                 raise Malformed("a frame in the closing line")
             self.closed_ns, self.cause, self._closed = iso_ns(entry.closed), entry.cause or "end", True
             return None
         if entry.received is None or (entry.text is None) == (entry.base64 is None):
             raise Malformed('a frame has "received", and either "text" or "base64"')
+        text, coded = entry.text, entry.base64 or ""
+        payload = base64.b64decode(coded, validate=True) if text is None else text.encode()
+        asked = None if entry.asked is None else Asked(entry.asked.request, iso_ns(entry.asked.at))
         self.closed_ns = iso_ns(entry.received)  # the last that is known of, until the closing line says more
-        if entry.text is not None:
-            return entry.text.encode(), self.closed_ns
-        return base64.b64decode(entry.base64 or "", validate=True), self.closed_ns
+        return (payload, self.closed_ns) if asked is None else (payload, self.closed_ns, asked)
 
     def _opens_a_document(self, first: bytes) -> bool:
         """A first line that is no JSON by itself but opens an object or a list: the file may be one document."""
@@ -240,8 +257,8 @@ def frames_of(path: Path) -> Iterator[bytes]:
     """The frames of a file, as they are read."""
     with open_recording(path) as recording:
         for batch in recording.batches():
-            for payload, _ in batch:
-                yield payload
+            for arrival in batch:
+                yield arrival[0]
 
 
 def play(recording: Recording, intake: Intake, progress: Callable[[int], None] | None = None) -> Tally:
@@ -258,37 +275,167 @@ def play(recording: Recording, intake: Intake, progress: Callable[[int], None] |
 
 
 class TapeWriter:
-    """Writes a tape; each frame is on the disk before `frame` returns. `close` writes the last line."""
+    """Writes a tape; each frame is on the disk before `frame` or `frames` returns. `close` writes the last line.
+
+    Whatever cannot be written (BadTape: a time that no tape can hold; OSError: a disk that is full) leaves the tape as
+    it was: nothing of the batch is in it.
+    """
 
     def __init__(self, path: Path, *, venue: str, account: str, session: str, opened_ns: int) -> None:
-        self._file = path.open("x", encoding="utf-8")
-        self._write(
+        self._name: Final = str(path)
+        header = self._line(
             {
                 "tape": 1,
                 "venue": venue,
                 "account": account,
                 "session": session,
-                "opened": time_text(opened_ns),
+                "opened": self._time(opened_ns),
             }
         )
+        self._file = path.open("xb", buffering=0)
+        self._size = 0
+        self._write(header)
 
-    def frame(self, payload: bytes, received_ns: int) -> None:
+    def frame(self, payload: bytes, received_ns: int, asked: Asked | None = None) -> None:
         """One frame as it came."""
-        try:
-            body = {"text": payload.decode()}
-        except UnicodeDecodeError:
-            body = {"base64": base64.b64encode(payload).decode()}
-        self._write({"received": time_text(received_ns), **body})
+        self.frames([(payload, received_ns, asked)])
+
+    def frames(self, arrivals: Iterable[Arrival]) -> None:
+        """Frames as they came; all of them are on the disk by one sync."""
+        self._write(b"".join([self._frame_line(arrival) for arrival in arrivals]))
 
     def close(self, closed_ns: int, cause: str = "end") -> None:
         """End the tape."""
-        self._write({"closed": time_text(closed_ns), "cause": cause})
-        self._file.close()
+        try:
+            self._write(self._line({"closed": self._time(closed_ns), "cause": cause}))
+        finally:
+            self._file.close()
 
-    def _write(self, entry: dict[str, object]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def _frame_line(self, arrival: Arrival) -> bytes:
+        payload, received_ns, *answering = arrival
+        entry: dict[str, object] = {"received": self._time(received_ns)}
+        for asked in filter(None, answering):
+            entry["asked"] = {"request": asked.request, "at": self._time(asked.at_ns)}
+        try:
+            line = self._line({**entry, "text": payload.decode()})
+            if len(line) <= LINE_BYTES_MAX:
+                return line
+        except UnicodeDecodeError:
+            pass
+        return self._line({**entry, "base64": base64.b64encode(payload).decode()})
+
+    def _line(self, entry: dict[str, object]) -> bytes:
+        return json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+    def _time(self, ns: int) -> str:
+        try:
+            text = time_text(ns)
+            iso_ns(text)  # what cannot be read again is not written
+        except (Malformed, ValueError, OverflowError, OSError):
+            raise BadTape(f"{self._name}: a time no tape can hold (2000 to 2199): {ns} ns") from None
+        return text
+
+    def _write(self, lines: bytes) -> None:
+        if not lines:
+            return
+        try:
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+            raise
+        self._size += len(lines)
+
+
+def replay(path: Path, *, speed: float = 0) -> Connect:
+    """A transport that plays a recording, whatever address it is given: its frames in order, with their recorded times.
+
+    `speed` 0 plays at once, 1 at the recorded pace, 10 ten times as fast. When the frames are over the connection is
+    Lost, with the tape's own cause; a broken tape says where, after the frames before. What is sent is nobody's to
+    answer. The file is read a piece of CHUNK_BYTES at a time, on the event loop itself: tapes are local files.
+    """
+    if not 0 <= speed < float("inf"):
+        raise ValueError(f"a speed is 0 or more, not {speed}")
+
+    @asynccontextmanager
+    async def connect(endpoint: Endpoint) -> AsyncGenerator[Replayed]:
+        try:
+            recording = open_recording(path)
+        except BadTape as error:
+            raise Lost(str(error)) from None
+        with recording:
+            yield Replayed(recording, speed)
+
+    return connect
+
+
+class Replayed:
+    """A recording as a connection (`transports.connection.Connection`); `session` and `opened_ns` are the tape's."""
+
+    def __init__(self, recording: Recording, speed: float) -> None:
+        self.session: Final = recording.session
+        self.opened_ns: Final = recording.opened_ns
+        self._recording = recording
+        self._batches = recording.batches()
+        self._frames: deque[Arrival] = deque()
+        self._over: Lost | None = None
+        self._speed = speed
+        self._began_s = anyio.current_time()
+        self._began_ns = recording.opened_ns
+
+    async def receive(self) -> Sequence[Arrival]:
+        """What has come by now, at least one frame. Raises Lost where the recording ends."""
+        await anyio.lowlevel.checkpoint()
+        while not self._frames and self._over is None:
+            self._read()
+        if not self._frames:
+            assert self._over is not None
+            raise self._over
+        await anyio.sleep_until(self._due_s(self._frames[0]))
+        return self._take()
+
+    def leftovers(self) -> Sequence[Arrival]:
+        """Nothing: what was not received has not come."""
+        return ()
+
+    async def send(self, payload: bytes) -> None:
+        """Nobody hears it."""
+
+    async def ping(self) -> None:
+        """Nobody answers it."""
+
+    def silent_s(self) -> float:
+        """Never silent: a pause is on the tape."""
+        return 0
+
+    def _read(self) -> None:
+        try:
+            self._frames.extend(next(self._batches))
+        except StopIteration:
+            self._over = Lost(self._recording.cause)
+        except BadTape as error:
+            self._over = Lost(str(error))
+        if self._began_ns is None and self._frames:
+            self._began_ns = self._frames[0][1]
+
+    def _due_s(self, arrival: Arrival) -> float:
+        if not self._speed or self._began_ns is None:
+            return self._began_s
+        return self._began_s + (arrival[1] - self._began_ns) / 1e9 / self._speed
+
+    def _take(self) -> list[Arrival]:
+        now_s = anyio.current_time()
+        batch = [self._frames.popleft()]
+        size = len(batch[0][0])
+        while self._frames and len(batch) < BATCH_FRAMES_MAX and self._due_s(self._frames[0]) <= now_s:
+            size += len(self._frames[0][0])
+            if size > BATCH_BYTES_MAX:
+                break
+            batch.append(self._frames.popleft())
+        return batch
 
 
 def _looks_like_a_header(line: bytes | None) -> bool:

@@ -1,5 +1,7 @@
-"""Knows BitoPro's `account-balance` stream: the first message of a connection states every currency, later
-ones those that changed, all amounts absolute ("Account Balance Stream").
+"""What BitoPro says on its `account-balance` stream, and how it is asked to: by a signed upgrade, nothing else.
+
+The first message of a connection states every currency, later ones those that changed, all amounts absolute
+("Account Balance Stream").
 
 Must not know what was said before: the messages carry no sequence and no flag, so only a frame's place in the
 conversation tells the whole account from an update, and nothing here can tell a gap.
@@ -7,21 +9,36 @@ conversation tells the whole account from an update, and nothing here can tell a
 
 from __future__ import annotations
 
+import hmac
+from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import sha256, sha384
 from typing import Annotated, Final, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field, json
 from msgspec.json import Decoder
 from msgspec.msgpack import Encoder
 
 from ledger import wire
 from ledger.errors import Malformed
 from ledger.events import Balance, BalanceDelta, BalanceSnapshot, FrameQuarantined, Statement
-from ledger.venue import Frame
+from ledger.venue import (
+    Begun,
+    Conversation,
+    Endpoint,
+    Frame,
+    Open,
+    Ready,
+    Secret,
+    address,
+    listen,
+    path_of,
+)
 
 NAME: Final = "bitopro"
 CHANNEL: Final = "account-balance"
+PATH: Final = "/ws/v1/pub/auth/account-balance"
+URL: Final = f"wss://stream.bitopro.com:443{PATH}"
 ERROR_CHARS_MAX: Final = 500
 
 _EVENT: Final = "ACCOUNT_BALANCE"
@@ -129,3 +146,35 @@ def _refusal(frame: Frame, why: Malformed) -> Sequence[Statement]:
     if other.event is not UNSET and other.event != _EVENT:
         raise Malformed(f"unknown event {other.event[:64]!r}")
     raise why
+
+
+# How BitoPro is spoken to --------------------------------------------------------------------------------------------
+
+
+class Login(Struct, frozen=True, kw_only=True):
+    """An API key of BitoPro, and the e-mail address of the account it belongs to (`identity`)."""
+
+    identity: Secret
+    key: Secret
+    secret: Secret
+    url: str = URL
+
+
+def converse(login: Login, begun: Begun) -> Conversation:
+    """Connecting is all: the upgrade is signed, and the venue speaks unasked. Refused, there is no connection."""
+    said = {"identity": login.identity.reveal(), "nonce": begun.now_ns // 1_000_000}
+    payload = b64encode(json.encode(said)).decode()
+    headers = (
+        ("X-BITOPRO-APIKEY", login.key.reveal()),
+        ("X-BITOPRO-PAYLOAD", payload),
+        ("X-BITOPRO-SIGNATURE", signed(payload, login.secret)),
+    )
+    yield Open(Endpoint(login.url if path_of(login.url) else address(login.url, PATH), headers))
+    yield Ready()
+    while True:
+        yield from listen()
+
+
+def signed(payload: str, secret: Secret) -> str:
+    """The signature of a payload header: HMAC-SHA384 of the text as it is sent, in lower-case hex."""
+    return hmac.new(secret.reveal().encode(), payload.encode(), sha384).hexdigest()

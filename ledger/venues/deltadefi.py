@@ -1,6 +1,6 @@
-"""What DeltaDeFi's account stream says, in the three generations of it, and its REST balance.
+"""What DeltaDeFi's account stream says, in the three generations of it, and its REST balance; and how both are had.
 
-Must not know how a frame came: no socket, no clock, no API key (the venue carries its key in the URL).
+`decode` must not know how a frame came: no socket, no clock, no API key (the venue carries its key in the URL).
 
 The rules come from `venues/deltadefi.md`. The venue numbers no message and times none: a balance has no identity
 but its place in the session. Whether a list is complete is not documented, so nothing is ever zeroed by its
@@ -9,7 +9,7 @@ absence, and `total_count` is no check. The generations share their names: the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from hashlib import blake2b
 from typing import Annotated, Final, TypeAlias
 
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ledger import wire
-from ledger.errors import Malformed
+from ledger.errors import Lost, Malformed
 from ledger.events import (
     Amount,
     Balance,
@@ -30,10 +30,33 @@ from ledger.events import (
     Source,
     Statement,
 )
-from ledger.venue import Frame
+from ledger.venue import (
+    Action,
+    Begun,
+    Conversation,
+    Endpoint,
+    Frame,
+    Open,
+    Ready,
+    Request,
+    Said,
+    Secret,
+    Wait,
+    address,
+    ask,
+    listen,
+    path_of,
+)
 
 NAME: Final = "deltadefi"
+PATH: Final = "/accounts/stream"
+URL: Final = f"wss://stream.deltadefi.io{PATH}"
+BALANCE_PATH: Final = "/accounts/balance"
+REST_URL: Final = "https://api.deltadefi.io"
+RETRY_S_MAX: Final = 30.0
+REFUSALS_MAX: Final = 3
 
+_REST: Final = "accounts/balance"
 _ADA: Final = "lovelace"
 _CLOSED: Final = frozenset({"fully_filled", "cancelled", "partially_cancelled", "closed", "failed"})
 _KEEPALIVE: Final = frozenset({b"ping", b"pong"})  # the only frames that are not JSON
@@ -190,7 +213,7 @@ def decode(frame: Frame) -> Sequence[Statement]:
         return ()
     said = wire.decode(_FRAME, frame.payload)
     if isinstance(said, list):
-        return [_balance(frame, "accounts/balance", said, {})]
+        return [_balance(frame, _REST, said, {})]
     if said.type is UNSET:
         if said.error is UNSET:
             raise Malformed("unknown message: neither type nor error")
@@ -223,7 +246,10 @@ def _venue_error(frame: Frame) -> Statement:
 
 
 def _balance(frame: Frame, channel: str, rows: list[_Row], counts: dict[bytes, int]) -> Statement:
-    """Absolute amounts of the assets named, and of no other."""
+    """Absolute amounts of the assets named, and of no other.
+
+    An answer to a request is as old as the request, at the most: what was pushed meanwhile is newer. No time is told.
+    """
     named = len(rows)
     counts[b'"asset"'] = counts[b'"asset_unit"'] = counts[b'"free"'] = counts[b'"locked"'] = named
     wire.unique_keys(frame.payload, counts)
@@ -236,7 +262,8 @@ def _balance(frame: Frame, channel: str, rows: list[_Row], counts: dict[bytes, i
     )
     if named != len({balance.asset_id for balance in balances}):
         raise Malformed("an asset is named twice in one balance")
-    return frame.account, BalanceDelta(frame.source(NAME, channel), "", balances)
+    time_ns = frame.asked.at_ns if frame.asked is not None and channel == _REST else None
+    return frame.account, BalanceDelta(frame.source(NAME, channel, time_ns=time_ns), "", balances)
 
 
 def _lists(frame: Frame, said: _Message, sub_type: str, data: bytes) -> Iterable[Event]:
@@ -484,3 +511,43 @@ def _refuse_doubled_keys(payload: bytes, sub_type: str, told: Iterable[Struct]) 
                 key = b'"%s"' % name.encode()
                 counts[key] = counts.get(key, 0) + 1
     wire.unique_keys(payload, counts)
+
+
+# How DeltaDeFi is spoken to ------------------------------------------------------------------------------------------
+
+
+class Login(Struct, frozen=True, kw_only=True):
+    """An API key of DeltaDeFi."""
+
+    key: Secret
+    url: str = URL
+    rest_url: str = REST_URL
+
+
+def converse(login: Login, begun: Begun) -> Conversation:
+    """Connecting is subscribing. Nothing promises a first push, so the balance is asked for when connected."""
+    key = login.key.reveal()
+    url = login.url if path_of(login.url) else address(login.url, PATH)
+    yield Open(Endpoint(address(url, api_key=key)))
+    yield Ready()
+    rest = login.rest_url
+    if not path_of(rest).endswith(BALANCE_PATH):
+        rest = address(rest, BALANCE_PATH)
+    yield from _baseline(Request(rest, headers=(("X-API-KEY", key),)))
+    while True:
+        yield from listen()
+
+
+def _baseline(request: Request) -> Generator[Action, Said, None]:
+    """Ask until there is an answer. The venue refuses everybody while it restarts: only refused again and again, the
+    conversation is over. Raises Lost."""
+    refused, wait_s = 0, 1.0
+    while True:
+        reply = yield from ask(request)
+        if 200 <= reply.status < 300:
+            return
+        refused = refused + 1 if reply.status in (401, 403) else 0
+        if refused == REFUSALS_MAX:
+            raise Lost(f"baseline refused: HTTP {reply.status}")
+        yield Wait(wait_s)
+        wait_s = min(2 * wait_s, RETRY_S_MAX)

@@ -1,26 +1,53 @@
-"""Knows Kraken Prime's `Balance` stream: a baseline in one page or several, then the rows that changed or
-left the view, all amounts absolute ("Balance", "Hello", "Ping", "Page" of the Prime WebSocket reference).
+"""What Kraken Prime says on its `Balance` stream, and how it is subscribed to, paged, and subscribed to anew.
 
-Must not know the frames before: a sequence (`seqNum`, or `seq` as the Talos platform beneath sends it) is
-passed on, never checked. A valuation (`Equivalent`) is kept aside: it is never a balance.
+A baseline comes in one page or several, then the rows that changed or left the view, all amounts absolute ("Balance",
+"Hello", "Ping", "Page", "Cancel" of the Prime WebSocket reference).
+
+`decode` must not know the frames before: a sequence (`seqNum`, or `seq` as the Talos platform beneath sends it) is
+passed on there. `converse` counts it, and asks for a new baseline where a number is missing: nothing is replayed. A
+valuation (`Equivalent`) is kept aside: it is never a balance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hmac
+from base64 import urlsafe_b64encode
+from collections.abc import Generator, Sequence
+from hashlib import sha256
 from typing import Annotated, Final, TypeAlias
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, json
 from msgspec.json import Decoder
 
 from ledger import wire
-from ledger.errors import Malformed
+from ledger.errors import Lost, Malformed
 from ledger.events import Balance, BalanceDelta, BalanceSnapshot, FrameQuarantined, Statement, Valuation
-from ledger.venue import Frame
+from ledger.venue import (
+    Action,
+    Begun,
+    Conversation,
+    Endpoint,
+    Frame,
+    Open,
+    Ready,
+    Remember,
+    Said,
+    Secret,
+    Send,
+    address,
+    host_of,
+    listen,
+    path_of,
+)
 
 NAME: Final = "kraken_prime"
 CHANNEL: Final = "Balance"
+PATH: Final = "/ws/v1"
+URL: Final = f"wss://wss.prime.kraken.com{PATH}"
 ERROR_CHARS_MAX: Final = 500
+REFUSAL_CHARS_MAX: Final = 200
+RESUBSCRIBE_NS: Final = 1_000_000_000
+"""The least time between one resubscription and the next."""
 
 _Currency: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 _Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -226,3 +253,160 @@ def _error(frame: Frame, said: _Error) -> Sequence[Statement]:
     )
     reason = f"venue error {said.error.code}: {said.error.msg}"[:ERROR_CHARS_MAX]
     return [(frame.account, FrameQuarantined(source, "", reason))]
+
+
+# How Kraken Prime is spoken to ---------------------------------------------------------------------------------------
+
+_YEAR_2020_S: Final = 1_577_836_800
+_REQID_MAX: Final = 2**52
+
+
+class Login(Struct, frozen=True, kw_only=True):
+    """An API key of Kraken Prime; the role "Viewer" is enough."""
+
+    key: Secret
+    secret: Secret
+    url: str = URL
+
+
+class _Envelope(Struct, gc=False):
+    """What every message of a subscription has, whatever its rows are."""
+
+    type: str
+    reqid: _Count | UnsetType = UNSET
+    seq_num: _Count | UnsetType = field(default=UNSET, name="seqNum")
+    seq: _Count | UnsetType = UNSET
+    next: str | UnsetType | None = UNSET
+    error: Raw = Raw()
+
+
+_ENVELOPE: Final = Decoder(_Envelope)
+_FAULT: Final = Decoder(_Fault)
+
+
+def converse(login: Login, begun: Begun) -> Conversation:
+    """Subscribe to every balance when the server has said hello; page; where a number is missing, subscribe anew."""
+    url = login.url if path_of(login.url) else address(login.url, PATH)
+    at = wire.time_text(begun.now_ns // 1_000_000_000 * 1_000_000_000).replace("Z", ".000000Z")
+    headers = (
+        ("ApiKey", login.key.reveal()),
+        ("ApiSign", signed(at, url, login.secret)),
+        ("ApiTimestamp", at),
+    )
+    yield Open(Endpoint(url, headers))
+    while (said := _envelope((yield from listen()).payload)) is None or said.type != "hello":
+        pass
+    stream = _Stream(_last_reqid(begun))
+    yield from stream.subscribe()
+    while True:
+        heard = yield from listen()
+        yield from stream.hear(_envelope(heard.payload), heard.received_ns)
+
+
+def signed(at: str, url: str, secret: Secret) -> str:
+    """The signature of an upgrade at a time (`2026-11-22T05:00:00.000000Z`): HMAC-SHA256 with the secret as the text it
+    is, in base64 with the letters of URLs, as the venue's own sample has it."""
+    path = "/" + Endpoint(url).place.partition("://")[2].partition("/")[2]
+    text = f"GET\n{at}\n{host_of(url)}\n{path}"
+    return urlsafe_b64encode(hmac.digest(secret.reveal().encode(), text.encode(), sha256)).decode()
+
+
+class _Stream:
+    """The one subscription that counts, and the one it replaces until its own baseline is whole."""
+
+    def __init__(self, last_reqid: int) -> None:
+        self._reqid = last_reqid
+        self._number: int | None = None
+        """Of its last message; None before the first."""
+        self._old: int | None = None
+        """The subscription before, which goes on being recorded until this one's baseline is whole."""
+        self._torn = False
+        """Whether a number is missing since it began."""
+        self._ready = False
+        self._resubscribed_ns: int | None = None
+
+    def subscribe(self) -> Generator[Action, Said, None]:
+        """Subscribe under a number never used before: it is remembered before it is used."""
+        self._reqid += 1
+        self._number = None
+        self._torn = False
+        yield Remember(b"%d" % self._reqid)
+        yield _send({"reqid": self._reqid, "type": "subscribe", "streams": [{"name": CHANNEL}]})
+
+    def hear(self, said: _Envelope | None, received_ns: int) -> Generator[Action, Said, None]:
+        """Answer a message, if it wants an answer; None is one that cannot be read. Raises Lost."""
+        if said is not None and said.reqid == self._reqid and said.type in (CHANNEL, "error"):
+            fresh = self._count(said)
+            if said.type == "error":
+                if not self._ready or self._old is not None:
+                    raise Lost(f"the venue refused the subscription: {_refusal(said)}")
+            elif fresh:
+                yield from self._page(said)
+        if self._torn and self._may_resubscribe(received_ns):
+            yield from self._resubscribe(received_ns)
+
+    def _count(self, said: _Envelope) -> bool:
+        """Whether the message was not heard before, as far as its number tells."""
+        number = said.seq if said.seq_num is UNSET else said.seq_num
+        if number is UNSET:
+            return True
+        last, self._number = self._number, number if self._number is None else max(self._number, number)
+        self._torn = self._torn or number > (last or 0) + 1
+        return last is None or number > last
+
+    def _page(self, said: _Envelope) -> Generator[Action, Said, None]:
+        if not self._ready:
+            self._ready = True
+            yield Ready()
+        if said.next:
+            yield _send(
+                {"reqid": self._reqid, "type": "page", "data": [{"name": CHANNEL, "after": said.next}]}
+            )
+        elif self._old is not None and not self._torn:
+            yield _send({"reqid": self._old, "type": "cancel"})
+            self._old = None
+
+    def _may_resubscribe(self, received_ns: int) -> bool:
+        if self._resubscribed_ns is None:
+            return True
+        return (
+            not 0 <= received_ns - self._resubscribed_ns < RESUBSCRIBE_NS
+        )  # a clock set back is no reason to wait
+
+    def _resubscribe(self, received_ns: int) -> Generator[Action, Said, None]:
+        torn = self._reqid
+        self._resubscribed_ns = received_ns
+        yield from self.subscribe()
+        if self._old is None:
+            self._old = torn
+        else:  # torn before its baseline was whole: the one before it still speaks
+            yield _send({"reqid": torn, "type": "cancel"})
+
+
+def _send(request: dict[str, object]) -> Send:
+    return Send(json.encode(request))
+
+
+def _envelope(payload: bytes) -> _Envelope | None:
+    """None where the message cannot be read: `decode` says why, in quarantine."""
+    try:
+        return wire.decode(_ENVELOPE, payload)
+    except Malformed:
+        return None
+
+
+def _last_reqid(begun: Begun) -> int:
+    """The number used last; one that cannot have been used where that cannot be told."""
+    if not begun.memory:
+        return 0
+    if begun.memory.isdigit() and len(begun.memory) <= 16 and int(begun.memory) < _REQID_MAX:
+        return int(begun.memory)
+    return max(0, begun.now_ns // 1_000_000_000 - _YEAR_2020_S)
+
+
+def _refusal(said: _Envelope) -> str:
+    try:
+        fault = wire.decode(_FAULT, bytes(said.error))
+    except Malformed:
+        return "no reason was given"
+    return "".join(filter(str.isprintable, f"{fault.code}: {fault.msg}"))[:REFUSAL_CHARS_MAX]

@@ -1,31 +1,49 @@
-"""Knows Pacifica's balance history: pages of rows, each the signed change and the USDC balance after it.
+"""What Pacifica says of a balance history, and how that is walked: page by page, newest first, again and again.
 
-Must not know other pages: rows have no id and pages overlap, so a row is named by what it says, plus a count
-where one page says the very same thing twice (document "Get account balance history", and its revision with
-cursors).
+A page is rows, each the signed change and the USDC balance after it. `decode` must not know other pages: rows have no
+id and pages overlap, so a row is named by what it says, plus a count where one page says the very same thing twice
+(document "Get account balance history", and its revision with cursors).
 
-The limit of that naming: rows that are equal in all five fields count as often as the fullest page holds
-them. Where a page boundary splits them and no page holds them all, the surplus looks like rows we have. Rows
-that change the balance are equal only if others of the same millisecond change it back, so such a loss breaks
-the running balance and shows, unless what is lost adds up to nothing.
+The limit of that naming: rows that are equal in all five fields count as often as the fullest page holds them. Where
+a page boundary splits them and no page holds them all, the surplus looks like rows we have. Rows that change the
+balance are equal only if others of the same millisecond change it back, so such a loss breaks the running balance and
+shows, unless what is lost adds up to nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter, deque
+from collections.abc import Generator, Sequence
 from hashlib import sha256
 from itertools import groupby
 from operator import attrgetter
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, json
 from msgspec.json import Decoder
+from msgspec.structs import astuple
 
 from ledger import wire
 from ledger.chain import in_chain_order
-from ledger.errors import Malformed
+from ledger.errors import ConversationError, Lost, Malformed, Rejected
 from ledger.events import Amount, BalanceEventImported, FrameQuarantined, Statement
-from ledger.venue import Frame
+from ledger.venue import (
+    Action,
+    Begun,
+    Conversation,
+    Frame,
+    Ready,
+    Remember,
+    Reply,
+    Request,
+    Said,
+    Secret,
+    Wait,
+    address,
+    ask,
+    path_of,
+)
 
 NAME: Final = "pacifica"
 
@@ -33,6 +51,19 @@ ASSET: Final = "USDC"
 CHANNEL: Final = "account/balance/history"
 ERROR_CHARS_MAX: Final = 500
 ROWS_MAX: Final = 10_000
+
+PATH: Final = "/account/balance/history"
+ROOT: Final = "/api/v1"
+URL: Final = f"https://api.pacifica.fi{ROOT}"
+PAGE_ROWS: Final = 100
+POLL_S: Final = 10.0
+WINDOW_NS: Final = 60_000_000_000
+"""In which the venue counts credits."""
+CREDITS: Final = 100
+COST: Final = 12
+CREDITS_WITH_KEY: Final = 300
+COST_WITH_KEY: Final = 4
+WAIT_S_MAX: Final = 3600.0
 
 
 class _Row(Struct, gc=False):
@@ -129,3 +160,198 @@ def _oldest_first(rows: list[_Row]) -> list[_Row]:
     for group, later in zip(groups, [*groups[1:], []], strict=True):
         ordered += in_chain_order(group, ordered[-1] if ordered else None, later)
     return ordered
+
+
+# How Pacifica is spoken to -------------------------------------------------------------------------------------------
+
+_CURSOR_CHARS_MAX: Final = 1024
+_LEFT: Final = re.compile(r"\br=([0-9]{1,9})(?![0-9])")
+_UNTIL: Final = re.compile(r"\bt=([0-9]{1,9})(?![0-9])")
+
+
+class Login(Struct, frozen=True, kw_only=True):
+    """The account is the label of the login: its wallet address. A key is not needed; it allows more requests."""
+
+    key: Secret | None = None
+    url: str | None = None
+    """The same as `rest_url`, and before it."""
+    rest_url: str = URL
+
+
+class _Turn(Struct, gc=False):
+    """How a page says where the next one is."""
+
+    next_cursor: Annotated[str, Meta(max_length=_CURSOR_CHARS_MAX)] | None = None
+    has_more: bool | None = None
+
+
+class _Memory(Struct, gc=False):
+    """Every row up to `floor` (ms) is in the ledger, whatever happened to the walk after it; 0 where none need be."""
+
+    floor: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+
+
+_TURN: Final = Decoder(_Turn)
+_MEMORY: Final = Decoder(_Memory)
+
+
+def converse(login: Login, begun: Begun) -> Conversation:
+    """Walk from the newest row back to what is known, wait, and walk again.
+
+    A walk that is interrupted leaves rows in the ledger and a hole beneath them. So the ledger knowing a row ends no
+    walk by itself: the row must be older than the newest one of the last walk that was finished, which is remembered.
+    """
+    walker = _Walker(login, begun)
+    floor = _floor(begun.memory)
+    while True:
+        walk = yield from walker.walk(floor)
+        if walk.newest > floor:
+            floor = walk.newest
+            yield Remember(json.encode(_Memory(floor)))
+        if walk.pages == 1 or not walk.fresh:  # while pages were turned, rows may have come before the first
+            yield from walker.wait(POLL_S)
+
+
+def _floor(memory: bytes) -> int:
+    try:
+        return wire.decode(_MEMORY, memory).floor
+    except Malformed:
+        return 0
+
+
+class _Walk(Struct):
+    """What was seen of the history, from its newest row back to rows that a finished walk has seen."""
+
+    floor: int
+    newest: int = 0
+    """The time of the newest row of the first page (ms): what came while pages were turned is not counted."""
+    pages: int = 0
+    fresh: int = 0
+    cursor: str = ""
+    """Where the next page begins; empty where none is wanted."""
+    last: list[_Row] = []
+
+    def turn(self, rows: list[_Row], fresh: int, more: _Turn) -> None:
+        """Another page was told, with so many rows that were not known."""
+        times = [row.created_at for row in rows]
+        if not self.pages:
+            self.newest = max(times, default=0)
+        self.pages += 1
+        self.fresh += fresh
+        # A row that came while the page was turned pushes others over the edge: known, but by this walk.
+        again = (Counter(map(astuple, rows)) & Counter(map(astuple, self.last))).total()
+        known = len(rows) - fresh - again
+        self.last = rows
+        # Rows of the very millisecond of the floor may have come after it: only what is older is surely there.
+        reached = known > 0 and min(times) < self.floor
+        wanted = more.has_more is True or (more.has_more is None and bool(rows))
+        self.cursor = more.next_cursor or "" if wanted and not reached else ""
+
+
+class _Walker:
+    """Asks for pages no faster than the venue allows."""
+
+    def __init__(self, login: Login, begun: Begun) -> None:
+        url = login.rest_url if login.url is None else login.url
+        if not path_of(url):
+            url = address(url, ROOT + PATH)
+        elif not path_of(url).endswith(PATH):
+            url = address(url, PATH)
+        self._url: Final = address(url, account=begun.account, limit=PAGE_ROWS)
+        self._account: Final = f"{NAME}:{begun.account}"
+        keyed = login.key is not None
+        self._headers: Final = () if login.key is None else (("PF-API-KEY", login.key.reveal()),)
+        self._cost: Final = COST_WITH_KEY if keyed else COST
+        self._requests_max: Final = (CREDITS_WITH_KEY if keyed else CREDITS) // self._cost
+        self._asked_ns: Final[deque[int]] = deque()
+        self._now_ns = begun.now_ns
+        self._broke_s = 0.0
+        """How long what is left of the credits, says the venue, does not suffice for another request."""
+        self._ready = False
+
+    def walk(self, floor: int) -> Generator[Action, Said, _Walk]:
+        """From the newest row back to one that was there before and is older than the floor (ms), or to the last."""
+        walk = _Walk(floor)
+        cursors = {""}
+        while True:
+            reply = yield from self._page(walk.cursor)
+            rows, more = self._read(reply)
+            walk.turn(rows, reply.fresh, more)
+            if not self._ready:
+                self._ready = True
+                yield Ready()
+            if not walk.cursor:
+                return walk
+            if walk.cursor in cursors:
+                raise Lost("the cursor repeats")
+            cursors.add(walk.cursor)
+
+    def wait(self, seconds: float) -> Generator[Action, Said, None]:
+        """Do nothing; nobody tells the time meanwhile."""
+        yield Wait(seconds)
+        self._now_ns += round(seconds * 1_000_000_000)
+
+    def _page(self, cursor: str) -> Generator[Action, Said, Reply]:
+        """The answer with the page at the cursor; the first page at none. Raises Rejected and Lost."""
+        url = address(self._url, cursor=cursor) if cursor else self._url
+        while True:
+            yield from self._afford()
+            reply = yield from ask(Request(url, headers=self._headers))
+            self._now_ns = reply.received_ns
+            self._asked_ns.append(reply.received_ns)
+            if reply.status == 429:
+                said_s = (_digits(reply, "retry-after"), _seconds(_UNTIL, reply), 1.0)
+                yield from self.wait(max(said_s))
+                continue
+            if not 200 <= reply.status < 300:
+                raise _refusal(reply)
+            left = _LEFT.search(reply.headers.get("ratelimit", ""))
+            if left is not None and int(left[1]) < self._cost * 10:  # ten of the header are one credit
+                self._broke_s = _seconds(_UNTIL, reply)
+            return reply
+
+    def _afford(self) -> Generator[Action, Said, None]:
+        """Wait until another request is within the credits."""
+        if self._broke_s:
+            yield from self.wait(self._broke_s)
+            self._broke_s = 0.0
+        while self._asked_ns and self._asked_ns[0] + WINDOW_NS <= self._now_ns:
+            self._asked_ns.popleft()
+        if len(self._asked_ns) >= self._requests_max:
+            left_ns = self._asked_ns.popleft() + WINDOW_NS - self._now_ns
+            yield from self.wait(min(left_ns, WINDOW_NS) / 1_000_000_000)
+
+    def _read(self, reply: Reply) -> tuple[list[_Row], _Turn]:
+        """The rows of a page, if every one of them could be recorded: a page in quarantine is a hole."""
+        try:
+            page = wire.decode(_PAGE, reply.body)
+            if page.success:
+                decode(Frame(self._account, "", 1, reply.received_ns, reply.body))
+            more = wire.decode(_TURN, reply.body)
+        except Malformed as why:
+            raise Lost(f"a page cannot be read: {_printable(str(why))}") from None
+        if not page.success:
+            raise Lost(f"the venue answered {_printable(f'{page.code}: {page.error}')}")
+        return page.data or [], more
+
+
+def _refusal(reply: Reply) -> ConversationError:
+    if reply.status in (401, 403):
+        return Rejected(f"HTTP {reply.status} to GET {PATH}")
+    if reply.status == 0:
+        return Lost(f"no answer to GET {PATH}: {_printable(reply.body[:800].decode(errors='replace'))}")
+    return Lost(f"HTTP {reply.status} to GET {PATH}", retry_after_s=_digits(reply, "retry-after"))
+
+
+def _printable(text: str) -> str:
+    return "".join(filter(str.isprintable, text))[:200]
+
+
+def _digits(reply: Reply, header: str) -> float:
+    said = reply.headers.get(header, "").strip()
+    return min(float(said[:9]), WAIT_S_MAX) if said.isascii() and said.isdigit() else 0.0
+
+
+def _seconds(shape: re.Pattern[str], reply: Reply) -> float:
+    found = shape.search(reply.headers.get("ratelimit", ""))
+    return 0.0 if found is None else min(float(found[1]), WAIT_S_MAX)

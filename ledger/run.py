@@ -1,0 +1,133 @@
+"""`accountledger run`: feeds from a file, live, until it is told to stop; and how they are, on one screen.
+
+Part of the command line; knows what every user may know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from anyio import to_thread
+from rich.live import Live as Screen
+from rich.table import Table
+
+from ledger.console import out, printable, table
+from ledger.feeds import FeedSettings
+from ledger.ledger import Ledger
+from projections import Projection, catch_up
+from transports import Feed, Health, Live, live
+
+REFRESH_S: Final = 0.25
+CATCH_UP_S: Final = 2.0
+
+Changed = Callable[[Health], None]
+
+
+def run_feeds(
+    ledger: Ledger,
+    settings: Sequence[FeedSettings],
+    projections: Sequence[Projection],
+    *,
+    seconds: float | None,
+    tapes: Path | None,
+) -> list[Health]:
+    """Run feeds for so many seconds, or until SIGINT or SIGTERM, or until none is left; how each ended. Projections are
+    kept caught up meanwhile, so that readers find them near."""
+    feeds = [Feed(each.venue, each.account, login=each.login, tls=each.tls, tapes=tapes) for each in settings]
+
+    async def body() -> None:
+        with _screen(feeds) as show:
+            async with live(ledger, *feeds) as running, anyio.create_task_group() as tasks:
+                tasks.start_soon(_stop_on_signal, running)
+                tasks.start_soon(_show, running, show)
+                tasks.start_soon(_keep_caught_up, ledger, projections)
+                with anyio.move_on_after(seconds) as timer:
+                    await running.ended()
+                if timer.cancelled_caught:
+                    running.stop(f"stopped: after {seconds:g} s")
+                    await running.ended()
+                tasks.cancel_scope.cancel()
+            show(running.health())
+
+    anyio.run(body, backend="trio")
+    return [feed.health for feed in feeds]
+
+
+async def _stop_on_signal(running: Live) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            running.stop(f"stopped: {signal.Signals(number).name}")
+
+
+async def _show(running: Live, show: Callable[[Sequence[Health]], None]) -> None:
+    while True:
+        show(running.health())
+        await anyio.sleep(REFRESH_S)
+
+
+async def _keep_caught_up(ledger: Ledger, projections: Sequence[Projection]) -> None:
+    while True:
+        await anyio.sleep(CATCH_UP_S)
+        await to_thread.run_sync(catch_up, ledger, projections)
+
+
+@contextlib.contextmanager
+def _screen(feeds: Sequence[Feed]) -> Generator[Callable[[Sequence[Health]], None]]:
+    """A table that changes in place; where nobody looks, a line for each change of a feed's state."""
+    if sys.stdout.isatty():
+        with Screen(console=out, refresh_per_second=8, transient=True) as screen:
+            yield lambda healths: screen.update(status(healths))
+        return
+    states: dict[str, tuple[str, str]] = {}
+
+    def show(healths: Sequence[Health]) -> None:
+        for health in healths:
+            state = (health.state, health.reason)
+            if states.get(health.account) != state:
+                states[health.account] = state
+                print(_line(health), flush=True)
+
+    yield show
+
+
+def _line(health: Health) -> str:
+    reason = f": {health.reason}" if health.reason else ""
+    return printable(f"{health.account}  {health.state}{reason}")
+
+
+def summary(health: Health) -> str:
+    """How a feed ended, in a line."""
+    frames = "1 frame" if health.frames == 1 else f"{health.frames} frames"
+    counts = (
+        f"{frames}: {health.recorded} recorded, {health.duplicates} duplicates, {health.control} control, "
+        f"{health.quarantined} quarantined"
+    )
+    return printable(f"{health.account}  {counts}; {health.reconnects} reconnects; {health.state}: {health.reason}")
+
+
+def status(healths: Sequence[Health]) -> Table:
+    """How the feeds are, as a table."""
+    return table([_row(health) for health in healths])
+
+
+def _row(health: Health) -> dict[str, Any]:
+    age_s = None if health.last_frame_ns is None else (time.time_ns() - health.last_frame_ns) / 1e9
+    return {
+        "account": health.account,
+        "state": health.state,
+        "last frame": "-" if age_s is None else f"{max(0.0, age_s):.0f} s ago",
+        "lag": f"{health.lag_s * 1000:.1f} ms",
+        "frames": health.frames,
+        "recorded": health.recorded,
+        "duplicates": health.duplicates,
+        "quarantined": health.quarantined,
+        "reconnects": health.reconnects,
+        "reason": health.reason,
+    }

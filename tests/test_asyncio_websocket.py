@@ -1,0 +1,126 @@
+"""WebSocket on asyncio: every case of tests/conformance.py, and asyncio's own cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import pytest
+
+from ledger.errors import Lost
+from ledger.venue import Endpoint
+from tests.blast import CLOSE, TEXT, Peer, Server, closing, numbered
+from tests.conformance import Records, WebSocketCases, authority, everything_logged, guard, hashes, payloads
+from transports import asyncio_websocket
+from transports.connection import Connection
+
+__all__ = ["authority", "everything_logged"]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class TestAsyncioWebSocket(WebSocketCases):
+    connect = staticmethod(asyncio_websocket.connect)
+
+
+def trickle(peer: Peer) -> None:
+    peer.accept()
+    for first in range(0, 3000, 20):
+        peer.send(numbered(first, first + 20))
+        time.sleep(0.0005)
+    peer.send(closing(1000))
+
+
+async def test_a_timeout_of_asyncio_loses_nothing() -> None:
+    got: list[bytes] = []
+    with Server(trickle) as server:
+        async with guard(), asyncio_websocket.connect(Endpoint(server.url)) as connection:
+            with suppress(Lost):
+                while True:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(0.0003):
+                            got += payloads(await connection.receive())
+    assert got == hashes(0, 3000)
+
+
+async def test_a_receiving_task_that_is_cancelled_loses_nothing() -> None:
+    got: list[bytes] = []
+
+    async def take(connection: Connection) -> None:
+        got.extend(payloads(await connection.receive()))
+
+    with Server(trickle) as server:
+        async with guard(), asyncio_websocket.connect(Endpoint(server.url)) as connection:
+            with suppress(Lost):
+                while True:
+                    task = asyncio.create_task(take(connection))
+                    await asyncio.sleep(0.0002)
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
+    assert got == hashes(0, 3000)
+
+
+async def test_native_cancellation_passes_through_and_still_says_goodbye() -> None:
+    goodbyes: list[bytes] = []
+    entered = asyncio.Event()
+
+    async def body(url: str) -> None:
+        async with asyncio_websocket.connect(Endpoint(url)) as connection:
+            entered.set()
+            await connection.receive()
+
+    with Server(lambda peer: goodbyes.append(peer.accept().read_until(CLOSE))) as server:
+        async with guard():
+            task = asyncio.create_task(body(server.url))
+            await entered.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert goodbyes == [(1000).to_bytes(2, "big")]
+
+
+async def test_being_cancelled_twice_leaves_no_task_behind() -> None:
+    entered = asyncio.Event()
+    before = asyncio.all_tasks()
+
+    async def body(url: str) -> None:
+        async with asyncio_websocket.connect(Endpoint(url)) as connection:
+            entered.set()
+            await connection.receive()
+
+    with Server(lambda peer: peer.accept().wait_for_end()) as server:
+        async with guard():
+            task = asyncio.create_task(body(server.url))
+            await entered.wait()
+            task.cancel()
+            await asyncio.sleep(0.02)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_debugging_event_loop_shows_no_secret(everything_logged: Records) -> None:
+    def script(peer: Peer) -> None:
+        peer.accept().send(numbered(0, 10))
+        peer.read_until(TEXT)
+        peer.send(closing(1000))
+
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+    try:
+        with Server(script) as server:
+            endpoint = Endpoint(server.url + "/?key=canary", (("X-Sign", "canary"),))
+            async with guard(), asyncio_websocket.connect(endpoint) as connection:
+                await connection.send(b"canary")
+                await connection.receive()
+    finally:
+        loop.set_debug(False)
+    assert everything_logged.texts
+    assert [text for text in everything_logged.texts if "canary" in text] == []

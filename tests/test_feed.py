@@ -1,0 +1,72 @@
+"""What a feed is: a login built from its fields, secrets that show nowhere, and a health anyone may read."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from msgspec import Struct
+
+from ledger import BadLogin
+from ledger.venue import Conversation, Open, Ready, Secret
+from tests.scripted import VENUE
+from tests.test_session import Speaking
+from tests.wired import wired
+from transports import Feed
+
+
+class Signing(Speaking):
+    """A venue with every kind of login field."""
+
+    class Login(Struct, frozen=True, kw_only=True):
+        key: Secret
+        secret: Secret | None = None
+        indices: tuple[int, ...] = ()
+
+
+def test_a_login_is_made_of_its_fields_by_name() -> None:
+    feed = Feed(Signing(), key="canary-key", secret="canary-secret", indices=(1, 2))
+    assert ["canary-key", "canary-secret"] == feed.secrets
+    assert "canary" not in repr(feed) + repr(feed.health) + str(vars(feed))
+
+
+def test_a_field_that_is_missing_or_unknown_is_named_and_no_value_is() -> None:
+    with pytest.raises(BadLogin, match="speaking: Missing required argument 'key'"):
+        Feed(Signing())
+    with pytest.raises(
+        BadLogin, match="speaking has no login field 'kex'; it has: key, secret, indices"
+    ) as error:
+        Feed(Signing(), kex="canary")
+    assert "canary" not in str(error.value)
+
+
+def test_a_venue_that_cannot_be_spoken_to_needs_a_connect_of_ones_own() -> None:
+    with pytest.raises(BadLogin, match="scripted cannot be spoken to"):
+        Feed(VENUE)
+    conversation = Feed(VENUE, connect=wired()).converse(b"")
+    first = next(conversation)
+    assert isinstance(first, Open)
+    assert isinstance(next(conversation), Ready)
+
+
+def test_with_a_connect_and_no_login_nothing_is_said_to_a_venue() -> None:
+    def converse(_: object) -> Conversation:
+        pytest.fail("must not be asked")
+
+    assert isinstance(next(Feed(Speaking(converse), connect=wired()).converse(b"")), Open)
+
+
+def test_a_secret_shows_itself_only_when_asked() -> None:
+    secret = Secret("canary")
+    assert "canary" == secret.reveal()
+    assert "canary" not in f"{secret} {secret!r} {[secret]}"
+    assert (secret == Secret("canary"), secret == Secret("other"), secret == "canary") == (True, False, False)
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)
+
+
+def test_time_never_goes_back() -> None:
+    clock = iter([5, 3, 9])
+    feed = Feed(VENUE, connect=wired(), now_ns=lambda: next(clock))
+    assert [5, 5, 9] == [feed.now_ns() for _ in range(3)]
+    assert [9, 10] == [feed.stamp(7), feed.stamp(10)]

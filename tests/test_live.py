@@ -1,0 +1,137 @@
+"""Feeds kept live: they connect again, obey, give a wrong login up, and take no other with them."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import anyio
+import pytest
+
+from ledger import BadLogin, Ledger, Lost, Rejected
+from ledger.events import SessionClosed, SessionOpened
+from ledger.venue import Begun, Conversation
+from tests.test_session import Speaking, events, numbered, payloads, until
+from tests.wired import ended, quiet, wired
+from transports import Feed, live
+
+
+def speaking(*wires: object, account: str = "main") -> Feed:
+    return Feed(Speaking(), account, login=Speaking.Login(), connect=wired(*wires))  # type: ignore[arg-type]
+
+
+async def test_a_feed_connects_again_and_goes_on() -> None:
+    frames = numbered(30)
+    with Ledger() as ledger:
+        feed = speaking(
+            ended(*frames[:10]), Lost("connection refused"), ended(*frames[10:20]), quiet(*frames[20:])
+        )
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 30)
+            assert running.health()[0].state == "live"
+            assert running.health()[0].reconnects == 3
+        assert frames == payloads(ledger)
+        assert 3 == len(events(ledger, SessionOpened)) == len(events(ledger, SessionClosed))
+
+
+async def test_a_rejected_login_is_tried_three_times_then_given_up_and_the_others_run_on() -> None:
+    asked: list[float] = []
+
+    class Refusing(Speaking):
+        def converse(self, login: object, begun: Begun, /) -> Conversation:
+            asked.append(time.monotonic())
+            if asked:
+                raise Rejected("HTTP 401 to the upgrade of wss://venue.example/private")
+            yield from ()
+
+    with Ledger() as ledger:
+        refused = Feed(Refusing(), "wrong", login=Speaking.Login(), connect=wired())
+        well = speaking(quiet(*numbered(3)))
+        async with live(ledger, refused, well) as running:
+            await until(lambda: running.health()[0].state == "refused")
+            await anyio.sleep(0.3)
+            first, second = running.health()
+            assert (first.reason, len(asked)) == ("HTTP 401 to the upgrade of wss://venue.example/private", 3)
+            assert second.state == "live"
+        assert ["refused", "stopped"] == [each.state for each in running.health()]
+        assert 3 == len(payloads(ledger))
+
+
+async def test_rejections_count_in_a_row_only() -> None:
+    no = Rejected("HTTP 403")
+    with Ledger() as ledger:
+        feed = speaking(no, no, ended(*numbered(1)), no, no, quiet(*numbered(1, 2)))
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 2, seconds=20)
+            assert running.health()[0].state == "live"
+
+
+async def test_a_venue_that_asks_to_be_left_alone_is_left_alone() -> None:
+    with Ledger() as ledger:
+        feed = speaking(Lost("HTTP 429", retry_after_s=0.5), quiet(*numbered(1)))
+        began = time.monotonic()
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 1)
+        assert time.monotonic() - began >= 0.5
+
+
+async def test_the_pauses_are_jittered_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds: list[float] = []
+
+    def uniform(low: float, high: float) -> float:
+        bounds.append(high)
+        assert low == 0
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    with Ledger() as ledger:
+        async with live(ledger, speaking()) as running:
+            await until(lambda: running.health()[0].reconnects >= 9)
+    assert [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] == bounds[:9]
+
+
+async def test_a_bad_login_ends_its_feed_at_once() -> None:
+    class Wrong(Speaking):
+        def converse(self, login: object, begun: Begun, /) -> Conversation:
+            if begun.now_ns:
+                raise BadLogin("private_key is not one")
+            yield from ()
+
+    with Ledger() as ledger:
+        async with live(ledger, Feed(Wrong(), login=Speaking.Login(), connect=wired())) as running:
+            with anyio.fail_after(5):
+                await running.ended()
+            assert ("refused", "private_key is not one") == (
+                running.health()[0].state,
+                running.health()[0].reason,
+            )
+
+
+async def test_two_feeds_of_one_account_are_refused() -> None:
+    with Ledger() as ledger, pytest.raises(BadLogin, match="two feeds of one account: speaking:main"):
+        async with live(ledger, speaking(), speaking()):
+            pytest.fail("must not run")
+
+
+async def test_what_the_body_raises_comes_out_as_it_is() -> None:
+    error = ValueError("the host's own")
+
+    async def body(ledger: Ledger) -> None:
+        async with live(ledger, speaking(quiet(*numbered(5)))) as running:
+            await until(lambda: running.health()[0].frames == 5)
+            raise error
+
+    with Ledger() as ledger:
+        with pytest.raises(ValueError, match="the host's own") as raised:
+            await body(ledger)
+        assert raised.value is error
+        assert 5 == len(payloads(ledger))
+        assert ["stopped"] == [closed.cause for closed in events(ledger, SessionClosed)]
+
+
+async def test_without_feeds_there_is_nothing_to_wait_for() -> None:
+    with Ledger() as ledger:
+        async with live(ledger) as running:
+            assert [] == running.health()
+            with anyio.fail_after(1):
+                await running.ended()

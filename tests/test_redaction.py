@@ -1,0 +1,70 @@
+"""What must appear nowhere is taken out, in each spelling it travels in; everything else stays byte for byte."""
+
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from ledger.venue import Secret
+from transports.redaction import MARK, SECRET_CHARS_MIN, Redaction, secrets_of
+
+CANARY = 'canary+/= "secret"'
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        CANARY,
+        quote(CANARY, safe=""),
+        json.dumps(CANARY)[1:-1],
+        base64.b64encode(CANARY.encode()).decode(),
+        base64.urlsafe_b64encode(CANARY.encode()).decode(),
+    ],
+)
+def test_a_secret_is_taken_out_in_every_spelling_it_travels_in(spelling: str) -> None:
+    redaction = Redaction([CANARY])
+    assert f'{{"echo":"{MARK}","n":1}}'.encode() == redaction(f'{{"echo":"{spelling}","n":1}}'.encode())
+    assert f"a {MARK} b" == redaction.text(f"a {spelling} b")
+
+
+def test_a_bearer_token_is_hidden_without_its_scheme_too() -> None:
+    redaction = Redaction()
+    redaction.add("Bearer token-of-nobody")
+    assert MARK.encode() == redaction(b"token-of-nobody")
+
+
+def test_a_text_too_short_to_be_a_secret_spoils_nothing() -> None:
+    redaction = Redaction(["1", "ADA", "x" * (SECRET_CHARS_MIN - 1)])
+    assert b'{"ADA":"1.001"}' == redaction(b'{"ADA":"1.001"}')
+
+
+@given(st.binary())
+def test_a_frame_without_a_secret_is_left_byte_for_byte(payload: bytes) -> None:
+    redaction = Redaction(["no-such-secret-anywhere"])
+    assert payload == redaction(payload)
+
+
+def test_text_that_is_no_utf8_survives() -> None:
+    assert "\udcff" == Redaction([CANARY]).text("\udcff")
+
+
+def test_a_redaction_shows_nothing_of_what_it_looks_for() -> None:
+    assert CANARY not in repr(Redaction([CANARY]))
+
+
+class Login(Struct, frozen=True):
+    key: Secret
+    url: str
+    other: Secret | None = None
+
+
+def test_the_secrets_of_a_login_are_its_secret_fields() -> None:
+    assert ["s1"] == secrets_of(Login(Secret("s1"), "u"))
+    assert ["s1", "s2"] == secrets_of(Login(Secret("s1"), "u", Secret("s2")))
+    assert [] == secrets_of(None)

@@ -1,0 +1,176 @@
+"""What a feed is: one login at one venue, how it connects, and how it is.
+
+Knows no venue and no event loop; `transports.session` converses for it, `transports.live` keeps it live.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeAlias, get_type_hints
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ledger.account import Recorded
+from ledger.errors import BadLogin
+from ledger.ledger import Tally
+from ledger.venue import Begun, Conversation, Endpoint, Open, Ready, Secret, Spoken, Venue, listen
+from transports.connection import Connect, websocket_for_running_loop
+from transports.redaction import secrets_of
+
+log: Final = logging.getLogger("accountledger")
+Clock: TypeAlias = Callable[[], int]
+
+
+class Health(Struct, frozen=True):
+    """How a feed is, at a glance. Times are ns since the epoch; counts are since the feed was started."""
+
+    account: str
+    state: str
+    """`connecting`, `live`, `waiting` (to connect again), `refused` (the login; over), `failed` (a store that
+    cannot be written to; over), `stopped`."""
+    reason: str = ""
+    """Why it is not live, or why it was not the last time."""
+    since_ns: int = 0
+    """Since when it is in this state."""
+    last_frame_ns: int | None = None
+    lag_s: float = 0.0
+    """How long the last frame took from its arrival to the disk."""
+    frames: int = 0
+    recorded: int = 0
+    duplicates: int = 0
+    control: int = 0
+    quarantined: int = 0
+    reconnects: int = 0
+    unstored: int = 0
+    """Frames that were received and could not be stored: a failing store, and no time left."""
+    session: str = ""
+
+
+class Feed:
+    """One login at one venue. `account` is the label its account gets (`venue:account`).
+
+    How to log in is given by the venue's `Login`, or by its fields: `Feed(kraken_prime, "desk", key=…, secret=…)`.
+    Without either, a `connect` of your own says where the frames come from, and nothing is said to the venue.
+    `tls` trusts what it trusts, and cannot be told not to look; `tapes` is a folder to record tapes in.
+    Raises BadLogin where a field is missing or unknown.
+    """
+
+    def __init__(
+        self,
+        venue: Venue,
+        account: str = "main",
+        *,
+        login: Struct | None = None,
+        connect: Connect | None = None,
+        tls: ssl.SSLContext | None = None,
+        tapes: Path | None = None,
+        now_ns: Clock = time.time_ns,
+        **fields: Any,
+    ) -> None:
+        self.venue: Final = venue
+        self.account: Final = account
+        self.name: Final = f"{venue.NAME}:{account}"
+        self.tapes: Final = tapes
+        self.tls: Final = tls
+        self._login: Final = (
+            login_of(venue, fields) if login is None and (fields or connect is None) else login
+        )
+        self._connect: Final = connect
+        self._wall_ns: Final = now_ns
+        self._last_ns = 0
+        self._health = Health(self.name, "stopped")
+
+    def __repr__(self) -> str:
+        return f"Feed({self.name})"
+
+    @property
+    def health(self) -> Health:
+        """How it is, now. From any thread."""
+        return self._health
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must appear nowhere."""
+        return secrets_of(self._login)
+
+    def begin(self, last: Recorded | None) -> None:
+        """Begin anew: counts from zero, and time from the last that was recorded of the account."""
+        if last is not None:
+            self._last_ns = max(self._last_ns, last.event.source.received_ns)
+        self._health = Health(self.name, "connecting", since_ns=self._wall_ns())
+
+    def stamp(self, received_ns: int) -> int:
+        """When something was received, as a time that never goes back."""
+        self._last_ns = max(received_ns, self._last_ns)
+        return self._last_ns
+
+    def now_ns(self) -> int:
+        """The time, never going back: where a venue gives no time of its own, ours says what is late."""
+        return self.stamp(self._wall_ns())
+
+    def converse(self, memory: bytes) -> Conversation:
+        """A conversation with the venue; without a login, we only listen."""
+        if self._login is None or not isinstance(self.venue, Spoken):
+            return _only_listen(Endpoint(self.name))
+        return self.venue.converse(self._login, Begun(self.account, self.now_ns(), memory))
+
+    def connect(self) -> Connect:
+        """How to connect: as told, else as the running event loop does it."""
+        return self._connect or partial(websocket_for_running_loop(), tls=self.tls)
+
+    def note(self, **changes: Any) -> None:
+        """Keep what has changed in the health."""
+        if "state" in changes and changes["state"] != self._health.state:
+            changes.setdefault("since_ns", self._wall_ns())
+            log.info("%s: %s %s", self.name, changes["state"], changes.get("reason", ""))
+        self._health = replace(self._health, **changes)
+
+    def count(self, tally: Tally, last_ns: int) -> None:
+        """Count what was stored."""
+        health = self._health
+        self.note(
+            frames=health.frames + tally.frames,
+            recorded=health.recorded + tally.recorded,
+            duplicates=health.duplicates + tally.duplicates,
+            control=health.control + tally.control,
+            quarantined=health.quarantined + tally.quarantined,
+            last_frame_ns=last_ns,
+            lag_s=max(0.0, (self._wall_ns() - last_ns) / 1e9),
+        )
+
+
+def login_of(venue: Venue, fields: dict[str, Any]) -> Struct | None:
+    """What a venue logs in with, from its fields by name; texts of secret fields become secrets. Raises BadLogin."""
+    if not isinstance(venue, Spoken):
+        raise BadLogin(
+            f"{venue.NAME} cannot be spoken to: its module has no Login; give the feed a `connect`"
+        )
+    hints = get_type_hints(venue.Login)
+    unknown = sorted(fields.keys() - hints.keys())
+    if unknown:
+        raise BadLogin(f"{venue.NAME} has no login field {unknown[0]!r}; it has: {', '.join(hints)}")
+    values = {
+        name: Secret(value) if isinstance(value, str) and _is_secret(hints[name]) else value
+        for name, value in fields.items()
+    }
+    try:
+        return venue.Login(**values)
+    except TypeError as error:  # names what is missing, never a value
+        raise BadLogin(f"{venue.NAME}: {error}") from None
+
+
+def _is_secret(hint: Any) -> bool:
+    return hint is Secret or Secret in getattr(hint, "__args__", ())
+
+
+def _only_listen(endpoint: Endpoint) -> Conversation:
+    yield Open(endpoint)
+    yield Ready()
+    while True:
+        yield from listen()

@@ -1,0 +1,134 @@
+"""Feeds kept live: one conversation after the other, until they are stopped or their venue refuses them.
+
+Knows feeds and when to try again; one that ends takes no other with it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+from anyio import CancelScope, CapacityLimiter, to_thread
+
+from ledger.errors import BadLogin, ConversationError, Rejected, StoreError
+from ledger.ledger import Ledger
+from transports.feed import Feed, Health, log
+from transports.session import DRAIN_S, Session, Stopping
+
+BACKOFF_S: Final = 0.25
+BACKOFF_S_MAX: Final = 30.0
+PAUSE_S: Final = 0.05
+"""The least pause between two attempts: no nonce is made twice in one millisecond."""
+HEALTHY_S: Final = 30.0
+"""How long a conversation must have been live for the next backoff to begin anew (s)."""
+REJECTIONS_MAX: Final = 3
+
+
+class Live:
+    """Feeds that run: how they are, and how to stop them."""
+
+    def __init__(self, ledger: Ledger, feeds: Sequence[Feed], drain_s: float) -> None:
+        self._ledger = ledger
+        self._feeds = feeds
+        self._writer = CapacityLimiter(1)
+        """One thread writes; not one of those the host's own work may use up."""
+        self._stopping = Stopping(drain_s)
+        self._scopes: list[CancelScope] = []
+        self._running = len(feeds)
+        self._ended = anyio.Event()
+        if not feeds:
+            self._ended.set()
+
+    def health(self) -> list[Health]:
+        """How each feed is, in the order they were given. From any thread."""
+        return [feed.health for feed in self._feeds]
+
+    def stop(self, cause: str = "stopped") -> None:
+        """Stop them: what was received is stored within the deadline, and `SessionClosed` says `cause`."""
+        self._stopping.begin(cause)
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def ended(self) -> None:
+        """Return when every feed has ended: stopped, or refused by its venue."""
+        await self._ended.wait()
+
+    async def _run(self, feed: Feed) -> None:
+        with CancelScope() as scope:
+            self._scopes.append(scope)
+            if self._stopping.deadline is None:
+                await _keep(feed, self._ledger, self._writer, self._stopping)
+        if feed.health.state not in ("refused", "failed"):
+            feed.note(
+                state="stopped", reason=feed.health.reason if feed.health.unstored else self._stopping.cause
+            )
+        self._running -= 1
+        if not self._running:
+            self._ended.set()
+
+
+@asynccontextmanager
+async def live(ledger: Ledger, *feeds: Feed, drain_s: float = DRAIN_S) -> AsyncGenerator[Live]:
+    """Run feeds into a ledger while the body runs, in the event loop of the caller (trio or asyncio).
+
+    A feed that ends takes no other with it. On the way out what was received is stored, for `drain_s` at most. Raises
+    BadLogin where two feeds are of one account; StoreError at the end where frames were received that are not stored.
+    """
+    names = [feed.name for feed in feeds]
+    if len(set(names)) != len(names):
+        raise BadLogin(f"two feeds of one account: {', '.join(sorted(names))}")
+    running = Live(ledger, feeds, drain_s)
+    raised: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            for feed in feeds:
+                tasks.start_soon(running._run, feed, name=feed.name)
+            try:
+                yield running
+            except BaseException as error:
+                raised = error
+                raise
+            finally:
+                running.stop()
+    except BaseExceptionGroup:
+        if raised is None or isinstance(raised, anyio.get_cancelled_exc_class()):
+            raise
+        raise raised from None  # as it was, not in a group
+    lost = sum(feed.health.unstored for feed in feeds)
+    if lost:
+        raise StoreError(f"{ledger.name}: {lost} frames were received and are not stored; the log says why")
+
+
+def _backoff_s(attempts: int) -> float:
+    """Full jitter: anything up to a bound that doubles (AWS Architecture Blog, "Exponential Backoff And Jitter")."""
+    return random.uniform(0, min(BACKOFF_S_MAX, BACKOFF_S * 2.0 ** min(attempts, 16)))
+
+
+async def _keep(feed: Feed, ledger: Ledger, writer: CapacityLimiter, stopping: Stopping) -> None:
+    """Be live until cancelled, or until the venue has refused the login three times in a row."""
+    feed.begin(await to_thread.run_sync(ledger.last, feed.name, limiter=writer))
+    attempts = rejections = 0
+    while True:
+        feed.note(state="connecting")
+        session = Session(feed, ledger, writer, stopping)
+        error = await session.run()
+        if session.ready_at is not None:
+            rejections = 0
+            if anyio.current_time() - session.ready_at >= HEALTHY_S:
+                attempts = 0
+        if isinstance(error, Rejected):
+            rejections += 1
+        if rejections == REJECTIONS_MAX or not isinstance(error, ConversationError):
+            refused = isinstance(error, Rejected | BadLogin)
+            reason = feed.health.reason if feed.health.unstored else str(error)
+            feed.note(state="refused" if refused else "failed", reason=reason)
+            return
+        pause_s = max(PAUSE_S, error.retry_after_s, _backoff_s(attempts))
+        attempts += 1
+        feed.note(state="waiting", reason=str(error))
+        log.info("%s: connects again in %.1f s", feed.name, pause_s)
+        await anyio.sleep(pause_s)
+        feed.note(reconnects=feed.health.reconnects + 1)

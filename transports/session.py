@@ -1,0 +1,429 @@
+"""One conversation with a venue: what it asks for is done, what comes is stored, and only then does it hear of it.
+
+Knows connections, time and the ledger's intake; knows no venue: what to say is the conversation's (`ledger.venue`),
+what a frame means is the ledger's. What arrived while the last commit ran is the next commit: no timer is needed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import anyio
+from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio.abc import TaskGroup
+from msgspec.structs import replace
+
+from ledger.errors import BadTape, ConversationError, LedgerError, Lost, StoreError
+from ledger.events import Asked
+from ledger.ledger import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival, Intake, Ledger
+from ledger.venue import (
+    Action,
+    Ask,
+    Endpoint,
+    Heard,
+    Hide,
+    Listen,
+    Open,
+    Ready,
+    Remember,
+    Reply,
+    Request,
+    Said,
+    Send,
+    Wait,
+    origin_of,
+)
+from transports import http
+from transports.connection import Connection
+from transports.feed import Feed, log
+from transports.redaction import Redaction
+from transports.tape import TapeWriter
+
+PING_S: Final = 15.0
+"""Silence after which the venue is pinged (s)."""
+DEAD_S: Final = 30.0
+"""Silence after which a connection is given up (s)."""
+READY_S: Final = 10.0
+"""How long a venue may take to accept us once connected (s)."""
+DRAIN_S: Final = 5.0
+"""How long a stopping feed may take to store what it received (s)."""
+STORE_RETRY_S: Final = 0.2
+STORE_RETRY_S_MAX: Final = 5.0
+
+T = TypeVar("T")
+
+_MEMORY: Final = "feed_memory"
+
+
+class Stopping:
+    """Whether feeds are to stop, why, and until when they may store what they have."""
+
+    def __init__(self, drain_s: float = DRAIN_S) -> None:
+        self._drain_s = drain_s
+        self.cause = "stopped"
+        self.deadline: float | None = None
+
+    def begin(self, cause: str | None = None) -> None:
+        """From now on; the first cause counts."""
+        if self.deadline is None:
+            self.cause = cause or self.cause
+            self.deadline = time.monotonic() + self._drain_s
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up. From any thread."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+class Session:
+    """One conversation of a feed, from login to end."""
+
+    def __init__(self, feed: Feed, ledger: Ledger, writer: CapacityLimiter, stopping: Stopping) -> None:
+        self._feed = feed
+        self._ledger = ledger
+        self._writer = writer
+        self._stopping = stopping
+        self._redaction = Redaction(feed.secrets)
+        self._name: Final = secrets.token_hex(12)
+        self._intake: Intake | None = None
+        self._tape: TapeWriter | None = None
+        self._connection: Connection | None = None
+        self._asking: dict[str, http.HttpConnection] = {}
+        self._unstored: deque[Arrival] = deque()
+        self._taped = 0
+        self._storing = threading.Lock()
+        self._heard: deque[Heard] = deque()
+        self._listening = False
+        self._awake = anyio.Event()
+        self._idle = anyio.Event()
+        self._opened_at: float | None = None
+        self.ready_at: float | None = None
+
+    async def run(self) -> LedgerError:
+        """Converse to the end, which is returned. Only cancellation is raised; in either case nothing that was received
+        is given up before the deadline."""
+        error: LedgerError = Lost("the conversation is over")
+        cause: str | None = None
+        try:
+            error = await self._run_to_the_end()
+            cause = str(error)
+            return error
+        finally:
+            self._stopping_if_cancelled(cause)
+            with CancelScope(shield=True):
+                await self._finish(cause or self._stopping.cause)
+
+    def _stopping_if_cancelled(self, cause: str | None) -> None:
+        if cause is None:
+            self._stopping.begin()
+
+    async def _run_to_the_end(self) -> LedgerError:
+        try:
+            async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
+                stack.callback(tasks.cancel_scope.cancel)
+                await self._converse(tasks, stack)
+        except BaseExceptionGroup as group:
+            return self._told(group)
+        except Exception as error:
+            return self._told(error)
+        return Lost("the conversation is over")
+
+    def _told(self, error: BaseException) -> LedgerError:
+        """The one error to tell of several: a defect before all, then what the ledger raises on purpose."""
+        errors = [each for each in _leaves(error) if not isinstance(each, anyio.get_cancelled_exc_class())]
+        known = [each for each in errors if isinstance(each, LedgerError)]
+        foreign = [each for each in errors if not isinstance(each, LedgerError)]
+        for each in foreign:
+            if not isinstance(each, Exception):
+                raise each
+        if not errors:
+            raise error
+        if foreign:  # its text may hold anything, a secret too: its kind and its place are told
+            trace = foreign[0].__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            place = (
+                ""
+                if trace is None
+                else f" in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+            )
+            log.error("%s: a defect: %s%s", self._feed.name, type(foreign[0]).__name__, place)
+            return Lost(f"a defect: {type(foreign[0]).__name__}{place}")
+        told = next((each for each in known if not isinstance(each, Lost)), known[0])
+        if isinstance(told, ConversationError):
+            told = type(told)(self._redaction.text(str(told)), retry_after_s=told.retry_after_s)
+        return told
+
+    async def _converse(self, tasks: TaskGroup, stack: AsyncExitStack) -> None:
+        """Do what the conversation asks for, one thing after the other."""
+        memory = await self._in_thread(self._recall)
+        conversation = self._feed.converse(memory)
+        stack.callback(conversation.close)
+        # Where a venue signs with a library that takes long to import, it does so now: not on the host's event loop.
+        action = await to_thread.run_sync(next, conversation, None, limiter=self._writer)
+        while action is not None:
+            said = await self._do(action, tasks, stack)
+            try:
+                action = conversation.send(said)
+            except StopIteration:
+                return
+
+    async def _do(self, action: Action, tasks: TaskGroup, stack: AsyncExitStack) -> Said:
+        if isinstance(action, Listen):
+            return await self._next_heard()
+        if not isinstance(action, Send | Ready | Remember | Hide):
+            self._stop_listening()
+        if isinstance(action, Open):
+            await self._open(action.endpoint, tasks, stack)
+        elif isinstance(action, Send):
+            if self._connection is None:
+                raise Lost("nothing is open to send on")
+            await self._connection.send(action.payload)
+        elif isinstance(action, Ask):
+            return await self._ask(action.request, stack)
+        elif isinstance(action, Wait):
+            await anyio.sleep(action.seconds)
+        elif isinstance(action, Ready):
+            self.ready_at = anyio.current_time()
+            self._feed.note(state="live", reason="")
+        elif isinstance(action, Hide):
+            self._redaction.add(action.text)
+        else:
+            await self._in_thread(partial(self._remember, action.memory))
+        return None
+
+    # Connections ---------------------------------------------------------------------------------------------------
+
+    async def _open(self, endpoint: Endpoint, tasks: TaskGroup, stack: AsyncExitStack) -> None:
+        for _, value in endpoint.headers:
+            self._redaction.add(value)
+        self._connection = connection = await stack.enter_async_context(self._feed.connect()(endpoint))
+        stack.callback(tasks.cancel_scope.cancel)  # the pump ends before the connection does
+        await self._in_thread(self._begin)
+        self._opened_at = anyio.current_time()
+        self._listening = True
+        tasks.start_soon(self._pump, connection)
+        tasks.start_soon(self._watch, connection)
+
+    async def _pump(self, connection: Connection) -> None:
+        """Store what comes; what is stored is heard. Nothing more is taken while the conversation digests."""
+        while True:
+            await self._store(await connection.receive(), connection)
+
+    async def _watch(self, connection: Connection) -> None:
+        """Tell a dead connection from a quiet one, by its last byte; and an answer that does not come."""
+        pinged_at = anyio.current_time()
+        while True:
+            await anyio.sleep(min(1.0, PING_S / 4, READY_S / 4))
+            now = anyio.current_time()
+            if self.ready_at is None and self._opened_at is not None and now - self._opened_at > READY_S:
+                raise Lost(f"the venue did not accept us within {READY_S:.0f} s")
+            silent_s = connection.silent_s()
+            if silent_s >= DEAD_S:
+                raise Lost(f"not a byte for {silent_s:.0f} s")
+            if silent_s >= PING_S and now - pinged_at >= PING_S:
+                pinged_at = now
+                await connection.ping()
+
+    async def _ask(self, request: Request, stack: AsyncExitStack) -> Reply:
+        for _, value in request.headers:
+            self._redaction.add(value)
+        asked_ns = self._feed.now_ns()
+        try:
+            reply = await (await self._asker(request, stack)).ask(request)
+        except Lost as error:
+            return Reply(0, str(error).encode(), self._feed.now_ns())
+        reply = replace(reply, received_ns=self._feed.now_ns())
+        if request.kept and 200 <= reply.status < 300:
+            await self._in_thread(self._begin)
+            assert self._intake is not None
+            before = self._intake.fresh
+            await self._store([(reply.body, reply.received_ns, Asked(request.line, asked_ns))])
+            reply = replace(reply, fresh=self._intake.fresh - before)
+        return reply
+
+    async def _asker(self, request: Request, stack: AsyncExitStack) -> http.HttpConnection:
+        origin = origin_of(request.url)
+        if origin not in self._asking:
+            connecting = http.connect(Endpoint(origin), tls=self._feed.tls)
+            self._asking[origin] = await stack.enter_async_context(connecting)
+        return self._asking[origin]
+
+    # What is heard -------------------------------------------------------------------------------------------------
+
+    async def _next_heard(self) -> Heard:
+        while not self._heard:
+            self._listening = True
+            self._idle.set()
+            self._awake = anyio.Event()
+            await self._awake.wait()
+        return self._heard.popleft()
+
+    def _stop_listening(self) -> None:
+        """What comes from now on, the conversation does not want to hear."""
+        self._listening = False
+        self._heard.clear()
+        self._idle.set()
+
+    async def _hear(self, arrivals: Sequence[Arrival]) -> None:
+        if self._listening:
+            self._heard.extend(Heard(arrival[0], arrival[1]) for arrival in arrivals)
+            self._idle = anyio.Event()
+            self._awake.set()
+            await self._idle.wait()
+
+    # What is stored ------------------------------------------------------------------------------------------------
+
+    async def _store(self, arrivals: Sequence[Arrival], connection: Connection | None = None) -> None:
+        """Store a batch, whatever is cancelled meanwhile; then let it be heard, where it came unasked."""
+        stored = [self._received(arrival) for arrival in arrivals]
+        self._unstored.extend(stored)
+        with CancelScope(shield=True):
+            await self._in_thread(self._store_all)
+        if connection is not None:
+            await self._hear(stored)
+
+    def _received(self, arrival: Arrival) -> Arrival:
+        payload, received_ns, *asked = arrival
+        payload = self._redaction(payload)
+        if getattr(self._connection, "session", None) is None:  # a recording's times are its own
+            received_ns = self._feed.stamp(received_ns)
+        return (payload, received_ns, asked[0] if asked else None)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Do what needs the store, in a worker thread. A store that fails is tried again, until there is no time left:
+        what was received is not given up, and nothing more is received meanwhile."""
+        pause_s = STORE_RETRY_S
+        while True:
+            try:
+                done = await to_thread.run_sync(work, limiter=self._writer)
+                if pause_s > STORE_RETRY_S:
+                    self._feed.note(reason="")
+                return done
+            except StoreError as error:
+                self._feed.note(reason=f"the store: {error}")
+                if self._stopping.over:
+                    raise
+                log.warning("%s: the store fails, is tried again: %s", self._feed.name, error)
+            await anyio.sleep(pause_s)
+            pause_s = min(pause_s * 2, STORE_RETRY_S_MAX)
+
+    def _begin(self) -> None:
+        """Open the intake, and the tape; once."""
+        if self._intake is not None:
+            return
+        feed = self._feed
+        session = getattr(self._connection, "session", None) or self._name
+        opened_ns = getattr(self._connection, "opened_ns", None)
+        opened_ns = feed.now_ns() if opened_ns is None else opened_ns
+        intake = self._ledger.intake(
+            feed.venue, feed.account, session=session, opened_ns=opened_ns, now_ns=feed.now_ns
+        )
+        if feed.tapes is not None:
+            try:
+                self._tape = TapeWriter(
+                    feed.tapes / _tape_name(feed.name, intake.session, opened_ns),
+                    venue=feed.venue.NAME,
+                    account=feed.account,
+                    session=intake.session,
+                    opened_ns=opened_ns,
+                )
+            except OSError as error:
+                raise StoreError(f"the tape in {feed.tapes}: {error.strerror}") from None
+        self._intake = intake
+        feed.note(session=intake.session)
+
+    def _store_all(self) -> None:
+        """Store what is waiting, a commit a batch. One thread at a time; what is stored is no longer waiting."""
+        with self._storing:
+            assert self._intake is not None
+            while batch := self._next_batch():
+                self._record_on_tape(batch)
+                tally = self._intake.receive_all(batch)
+                self._taped = 0
+                for _ in batch:
+                    self._unstored.popleft()
+                self._feed.count(tally, batch[-1][1])
+                if self._stopping.over:
+                    return
+
+    def _record_on_tape(self, batch: Sequence[Arrival]) -> None:
+        """Before anything else is done with them. What a tape cannot hold is not kept from the ledger."""
+        if self._tape is None:
+            return
+        try:
+            self._tape.frames(batch[self._taped :])
+            self._taped = len(batch)
+        except OSError as error:
+            raise StoreError(f"the tape: {error.strerror}") from None
+        except BadTape as error:
+            log.error("%s: no longer recorded on tape: %s", self._feed.name, error)
+            self._tape = None
+
+    def _next_batch(self) -> list[Arrival]:
+        """What the intake stores in one commit: tried again, it is known by its place, also where it was stored after
+        all and nobody said so."""
+        batch: list[Arrival] = []
+        size = 0
+        for arrival in self._unstored.copy():
+            batch.append(arrival)
+            size += len(arrival[0])
+            if len(batch) == BATCH_FRAMES_MAX or size >= BATCH_BYTES_MAX:
+                break
+        return batch
+
+    async def _finish(self, cause: str) -> None:
+        """Store what was received and not stored yet, and say why it ended."""
+        if self._connection is not None:
+            self._unstored.extend(self._received(arrival) for arrival in self._connection.leftovers())
+        elif self._intake is None:
+            return  # nobody ever answered
+        why = "no time was left"
+        try:
+            await self._in_thread(self._begin)
+            await self._in_thread(self._store_all)
+            await self._in_thread(partial(self._close, cause))
+        except StoreError as error:
+            why = str(error)
+        if self._unstored:
+            unstored = self._feed.health.unstored + len(self._unstored)
+            self._feed.note(unstored=unstored, reason=f"{unstored} frames received are not stored: {why}")
+            log.error("%s: %s", self._feed.name, self._feed.health.reason)
+
+    def _close(self, cause: str) -> None:
+        assert self._intake is not None
+        closed_ns = self._feed.now_ns()
+        self._intake.close(cause, closed_ns)
+        if self._tape is not None:
+            self._tape.close(closed_ns, cause)
+
+    def _recall(self) -> bytes:
+        if not self._ledger.select("SELECT 1 FROM sqlite_master WHERE name = ?", (_MEMORY,)):
+            return b""
+        found = self._ledger.select(f"SELECT memory FROM {_MEMORY} WHERE account = ?", (self._feed.name,))
+        return found[0][0] if found and isinstance(found[0][0], bytes) else b""
+
+    def _remember(self, memory: bytes) -> None:
+        table = f"CREATE TABLE IF NOT EXISTS {_MEMORY} (account TEXT PRIMARY KEY, memory BLOB NOT NULL)"
+        row = f"INSERT OR REPLACE INTO {_MEMORY} VALUES (?, ?)"
+        self._ledger.write([(table, [()]), (row, [(self._feed.name, memory)])])
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in _leaves(each)]
+    return [error]
+
+
+def _tape_name(name: str, session: str, opened_ns: int) -> str:
+    """A file name that sorts by time, of characters that every file system takes."""
+    stem = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in name)
+    return f"{stem[:100]}-{opened_ns // 1_000_000_000}-{session[:12]}.tape"

@@ -461,11 +461,30 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
 def serve(tape: Path, port: int, feeds: Path | None, speed: float) -> int:
     """Play TAPE as the venue it was recorded at, to any client, over real WebSocket or HTTP.
 
-    The client has to log in as it would there. Until Ctrl-C or SIGTERM.
+    The client has to log in as it would there; what to put into a FEEDS.toml is printed. Until Ctrl-C or SIGTERM.
     """
-    from ledger.serve import serve_forever
+    from ledger.feeds import read_feeds
+    from ledger.serve import exchange, feed_text, serve_forever
 
-    return serve_forever(tape, port, feeds=feeds, venues=VENUES, speed=speed)
+    login = None
+    if feeds is not None:
+        with open_recording(tape) as recording:
+            whose = (recording.venue, recording.account)
+        logins = {(each.venue.NAME, each.account): each.login for each in read_feeds(feeds, VENUES)}
+        if whose not in logins:
+            raise click.UsageError(f"{feeds} has no feed of {':'.join(map(str, whose))}, which {tape} is of")
+        login = logins[whose]
+    app = exchange(tape, login, speed=speed)
+
+    def ready(found: int) -> None:
+        click.echo(
+            f"# {app.venue}:{app.account} is served on 127.0.0.1:{found} until Ctrl-C; FEEDS.toml for it:"
+        )
+        click.echo(feed_text(tape, login, found), nl=False)
+        sys.stdout.flush()
+
+    serve_forever(app, port, ready=ready)
+    return DONE
 
 
 @cli.command()

@@ -38,7 +38,7 @@ IDS: Final = frozenset({
     "asset_id", "order_id", "fill_id", "counter_order_id", "session", "evidence_sha256", "reference", "fee_asset",
 })
 TIMES: Final = frozenset({"time", "received", "created", "updated", "first_received", "last_received"})
-NAMES: Final = frozenset({"account", "recording"})
+NAMES: Final = frozenset({"account", "feed"})
 # fmt: on
 _LONG: Final = re.compile(r"\w{17,}")
 

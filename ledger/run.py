@@ -90,7 +90,7 @@ def _screen(feeds: Sequence[Feed]) -> Generator[Callable[[Sequence[Health]], Non
     def show(healths: Sequence[Health]) -> None:
         for health in healths:
             state = (health.state, health.reason)
-            if states.get(health.account) != state:
+            if health.state != "stopped" and states.get(health.account) != state:
                 states[health.account] = state
                 print(_line(health), flush=True)
 
@@ -98,8 +98,14 @@ def _screen(feeds: Sequence[Feed]) -> Generator[Callable[[Sequence[Health]], Non
 
 
 def _line(health: Health) -> str:
-    reason = f": {health.reason}" if health.reason else ""
-    return printable(f"{health.account}  {health.state}{reason}")
+    return printable(f"{health.account}  {_state(health)}")
+
+
+def _state(health: Health) -> str:
+    """`live`, `waiting: connection refused`, `stopped: SIGTERM`."""
+    if not health.reason or health.reason.startswith(health.state):
+        return health.reason or health.state
+    return f"{health.state}: {health.reason}"
 
 
 def summary(health: Health) -> str:
@@ -109,7 +115,9 @@ def summary(health: Health) -> str:
         f"{frames}: {health.recorded} recorded, {health.duplicates} duplicates, {health.control} control, "
         f"{health.quarantined} quarantined"
     )
-    return printable(f"{health.account}  {counts}; {health.reconnects} reconnects; {health.state}: {health.reason}")
+    return printable(
+        f"{health.account}  {counts}; {health.reconnects} reconnects; {health.state}: {health.reason}"
+    )
 
 
 def status(healths: Sequence[Health]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +11,12 @@ import msgspec
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import decode, frames, ingest, replay, rows, samples
+from benchmarks import decode, frames, ingest, pusher, replay, rows, samples, transport
 from benchmarks.measure import Effort, Side, Unequal, race, repeated
 from ledger import Frame, Ledger
 from ledger.events import BalanceDelta, FrameQuarantined
+from ledger.venues import bitopro
+from transports import Feed, background
 
 TINY: Final = Effort(2, 1_000, ((1, 2), (3, 2)), 200, 2)
 
@@ -29,6 +32,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The efforts of the command line, made as small as they can be."""
     monkeypatch.setattr(command, "QUICK", TINY)
     monkeypatch.setattr(command, "FULL", TINY)
+    monkeypatch.setattr(transport, "TURNS", 1)
+    monkeypatch.setattr(transport, "EVERY_S", 0.25)
 
 
 def run(*arguments: str) -> int:
@@ -60,13 +65,16 @@ def test_each_benchmark_prints_a_table_and_writes_json(
 
 @pytest.mark.usefixtures("tiny")
 def test_all_runs_every_benchmark_and_tells_the_versions_the_cpus_and_the_load(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(transport, "LOADS", {"500/s": (500, 1)})
+    monkeypatch.setattr(transport, "HOSTS", {})
     path = tmp_path / "figures.json"
     assert run("--json", str(path)) == 0
     printed = capsys.readouterr().out
     told: dict[str, Any] = json.loads(path.read_bytes())
-    assert {result["benchmark"] for result in told["results"]} == set(command.BENCHMARKS) == set(SIDES)
+    assert {result["benchmark"] for result in told["results"]} == set(command.BENCHMARKS)
+    assert set(command.BENCHMARKS) == {*SIDES, "transport"}
     for said in ("CPUs, load", f"msgspec {msgspec.__version__}", "load at the end"):
         assert said in printed
     assert told["before"]["cpus"] >= 1
@@ -201,6 +209,53 @@ def test_a_select_that_misses_events_is_found_out(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(replay, "SELECT", f"{replay.SELECT} LIMIT 9")
         with pytest.raises(Unequal):
             replay.check_equal(ledger, path)
+
+
+# Transport ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tiny")
+def test_times_to_the_disk_stand_beside_a_bare_commit_and_a_blocked_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "figures.json"
+    assert run("transport", "--quick", "--json", str(path)) == 0
+    printed = capsys.readouterr().out
+    *loads, sleeping, computing = json.loads(path.read_bytes())["results"]
+    assert [each["case"] for each in loads] == list(transport.LOADS)
+    for load in loads:
+        assert [each["side"] for each in load["runs"]] == [*transport.SIDES.values(), transport.COMMIT]
+    for host in (sleeping, computing):
+        assert [each["side"] for each in host["runs"]] == ["in the background thread", "in its own loop"]
+        assert "times below the loop's" in host["runs"][0]["note"]
+    for result in (*loads, sleeping, computing):
+        for each in result["runs"]:
+            assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["p999_ms"] <= each["max_ms"] + 1e-6
+            assert each["frames"] >= 50
+            assert each["per_s"]["low"] <= each["per_s"]["median"] <= each["per_s"]["high"]
+    assert "p99.9 ms" in printed
+    assert "FastAPI whose handler sleeps 200 ms" in " ".join(printed.split())
+
+
+def test_a_ratio_below_what_was_asked_for_falls_short() -> None:
+    assert "passes" in transport.verdict(10.0)
+    assert "falls short of 10" in transport.verdict(9.9)
+
+
+def test_a_frame_is_durable_after_it_was_sent_by_one_clock(tmp_path: Path) -> None:
+    load = pusher.Load(1_000, 5, 20)
+    with pusher.pusher() as url, transport.Clocked(tmp_path / "ledger.db") as ledger:
+        feed = Feed(bitopro, identity="i", key="k", secret="s", url=pusher.address(url, load))
+        before = time.monotonic_ns()
+        with background(ledger, feed):
+            while feed.health.frames < load.frames:
+                time.sleep(0.005)
+        frames = [(done, pusher.sent_ns(each)) for done, batch in ledger.seen for each in batch]
+        assert all(before < sent < done < time.monotonic_ns() for done, sent in frames)
+        assert len({sent for _, sent in frames}) == 4  # a burst is one write
+        transport.check_all(ledger.seen, load.frames, feed)
+        with pytest.raises(Unequal):
+            transport.check_all(ledger.seen[1:], load.frames, feed)
 
 
 # Measure -----------------------------------------------------------------------------------------------------------

@@ -165,6 +165,7 @@ NAMES_REFUSED: Final = {"base", "common", "constants", "helpers", "manager", "mi
 """Names that say nothing of what a room knows, so that everything ends up in them."""
 
 WITHOUT_A_TEST_FILE: Final = {
+    "ledger/counterparts.py": "the venues' side: test_serve.py talks to each over real sockets",
     "ledger/errors.py": "exceptions only: each is tested where it is raised",
     "ledger/venue.py": "a protocol and the frame: every golden frame goes through them (test_golden.py)",
 }

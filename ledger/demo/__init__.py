@@ -1,6 +1,7 @@
-"""The demo: five short tapes with trouble planted in them, and what the ledger makes of them, on one screen.
+"""The demo: five venues played live on this machine, with trouble planted, and what the ledger makes of them.
 
-Part of the command line; knows what every user may know, and the tapes beside this file.
+Part of the command line; knows what every user may know, and the tapes beside this file: each is served by a little
+exchange of its own over real WebSocket or HTTP, and a feed logs in there as it would at the venue.
 """
 
 from __future__ import annotations
@@ -8,26 +9,34 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.resources import as_file, files
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from ledger.console import fields, out, table
+from ledger.console import fields, out, progress, table
 from ledger.events import BalanceDelta, BalanceSnapshot, time_of
 from ledger.ledger import Ledger
+from ledger.serve import DEMO_LOGINS, exchange, serving
 from ledger.venue import Venue
 from ledger.wire import time_text
 from projections import Accounts, Balances, Fills, Gaps, History, Orders, Quarantine, catch_up
-from transports import open_recording, play
+from transports import Feed, Health, background, open_recording
+
+SECONDS: Final = 3.0
+"""How long a tape's conversation takes in the demo, however long it took (s)."""
+PATIENCE_S: Final = 30.0
 
 
 def show(db: str, venues: Mapping[str, Venue]) -> None:
-    """Play the tapes into a new ledger at `db` and print what a newcomer wants to see of it."""
+    """Run the feeds into a new ledger at `db` and print what a newcomer wants to see of it."""
     with Ledger(db) as ledger:
-        out.print(f"[bold]accountledger demo[/bold]: five venues, five recordings, one ledger ({db})\n")
-        played = [_play(ledger, name, venue) for name, venue in venues.items()]
-        out.print(table(played, "1. What came in, frame by frame"))
+        out.print(f"[bold]accountledger demo[/bold]: five venues, live on this machine, one ledger ({db})\n")
+        ended = _listen(ledger, venues)
+        out.print(table([_feed(health) for health in ended], "1. What came in, feed by feed, frame by frame"))
         out.print(
             "   Every frame is an event, was delivered before, is a control message, or is kept in quarantine.\n",
             style="dim",
@@ -40,7 +49,7 @@ def show(db: str, venues: Mapping[str, Venue]) -> None:
         out.print()
         out.print(table([_fill(row) for row in Fills(ledger).rows()], "3. Fills, each once"))
         out.print()
-        out.print(table(_findings(ledger, played), "4. What was found wrong, and where"))
+        out.print(table(_findings(ledger, ended), "4. What was found wrong, and where"))
         catch_up(ledger, [Accounts(ledger), Balances(ledger), Orders(ledger), History(ledger)])
     out.print("\n[bold]5. Look further[/bold]")
     for command in (
@@ -61,17 +70,59 @@ def _command() -> str:
     return os.path.relpath(path) if path.name == "accountledger" else "python -m ledger"
 
 
-def _play(ledger: Ledger, name: str, venue: Venue) -> dict[str, Any]:
-    with as_file(files(__name__) / f"{name}.tape") as path:
-        recording = open_recording(path)
-        account = str(recording.account)
-        with (
-            recording,
-            ledger.intake(venue, account, session=recording.session, opened_ns=recording.opened_ns) as intake,
-        ):
-            tally = play(recording, intake)
-    shown = account if len(account) < 24 else f"{account[:8]}…{account[-4:]}"
-    return {"recording": f"{name}:{shown}", **fields(tally)}
+def _listen(ledger: Ledger, venues: Mapping[str, Venue]) -> list[Health]:
+    """Serve every tape, feed from all of them at once until all they say has come, and how each feed ended."""
+    with ExitStack() as stack:
+        feeds: list[Feed] = []
+        expected: dict[str, int] = {}
+        for name, venue in venues.items():
+            if name == "cascade" and find_spec("eth_account") is None:
+                out.print("   cascade is left out: pip install 'accountledger[cascade]'\n", style="dim")
+                continue
+            path = stack.enter_context(as_file(files(__name__) / f"{name}.tape"))
+            account, frames, seconds = _measure(path)
+            port = stack.enter_context(serving(exchange(path, speed=max(seconds / SECONDS, 1.0))))
+            feed = Feed(venue, account, **_login(name, port))
+            feeds.append(feed)
+            expected[feed.name] = frames
+        running = stack.enter_context(background(ledger, *feeds))
+        with progress("listening", sum(expected.values())) as advance:
+            seen, until = 0, time.monotonic() + PATIENCE_S
+            while time.monotonic() < until and any(
+                health.frames < expected[health.account] for health in running.health()
+            ):
+                time.sleep(0.05)
+                come = sum(health.frames for health in running.health())
+                advance(come - seen)
+                seen = come
+        running.stop("the end of the demo")
+        return running.health()
+
+
+def _measure(path: Path) -> tuple[str, int, float]:
+    """Whose a tape is, how many frames it has, and how long it took (s)."""
+    with open_recording(path) as recording:
+        frames = sum(len(batch) for batch in recording.batches())
+        took_ns = (recording.closed_ns or 0) - (recording.opened_ns or 0)
+        return str(recording.account), frames, took_ns / 1e9
+
+
+def _login(venue: str, port: int) -> dict[str, Any]:
+    """What the little exchange asks for, and where it is."""
+    fields: dict[str, Any] = dict(DEMO_LOGINS[venue])
+    if venue != "pacifica":
+        fields["url"] = f"ws://127.0.0.1:{port}"
+    if venue in ("pacifica", "cascade", "deltadefi"):
+        fields["rest_url"] = f"http://127.0.0.1:{port}"
+    if venue == "cascade":
+        fields["subaccounts"] = (0, 1)
+    return fields
+
+
+def _feed(health: Health) -> dict[str, Any]:
+    names = ("account", "frames", "recorded", "duplicates", "control", "quarantined")
+    found = {name: getattr(health, name) for name in names}
+    return {"feed": found.pop("account"), **found}
 
 
 def _balance(row: Any) -> dict[str, Any]:
@@ -86,7 +137,7 @@ def _fill(row: Any) -> dict[str, Any]:
     return {name: found[name] for name in names}
 
 
-def _findings(ledger: Ledger, played: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _findings(ledger: Ledger, ended: list[Health]) -> list[dict[str, str]]:
     found = [
         _finding(gap.account, f"{gap.kind} gap", f"missing {gap.missing}", gap.version)
         for gap in Gaps(ledger).rows()
@@ -98,13 +149,13 @@ def _findings(ledger: Ledger, played: list[dict[str, Any]]) -> list[dict[str, st
     found += _late(ledger)
     found += [
         {
-            "account": each["recording"],
+            "account": each.account,
             "what": "delivered again",
-            "detail": f"{each['duplicates']} frame refused: its fill is not booked twice",
+            "detail": f"frames that said nothing new: {each.duplicates}; nothing is booked twice",
             "where": "-",
         }
-        for each in played
-        if each["duplicates"]
+        for each in ended
+        if each.duplicates
     ]
     return found
 

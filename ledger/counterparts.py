@@ -41,6 +41,8 @@ from ledger.errors import BadLogin, LedgerError
 
 LOGIN_S: Final = 300
 TOKEN_S: Final = 86_400
+ASKING_S: Final = 2.0
+"""How long a client may take to ask for what comes before the rest of the tape (s)."""
 
 DEMO_LOGINS: Final[Mapping[str, Mapping[str, str]]] = {
     "deltadefi": {"key": "demo-key"},
@@ -58,10 +60,11 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 
 class Played(NamedTuple):
-    """A frame that is sent unasked, and when (ns after the conversation on the tape began)."""
+    """A frame that is sent unasked: when (ns after the conversation on the tape began), and after how many answers."""
 
     payload: bytes
     after_ns: int
+    answers: int = 0
 
 
 class Answering(NamedTuple):
@@ -147,6 +150,11 @@ class _Answers:
             self._answers[key].append(payload)
         self._given: defaultdict[object, int] = defaultdict(int)
 
+    @property
+    def given(self) -> int:
+        """How many were given, each counted once."""
+        return sum(min(count, len(self._answers[key])) for key, count in self._given.items())
+
     def next(self, key: object) -> bytes | None:
         if key not in self._answers:
             return None
@@ -215,9 +223,13 @@ class Counterpart:
             pass
 
     async def play(self, channel: Channel, frames: Sequence[Played]) -> None:
-        """Send frames, each when it is due."""
+        """Send frames, each when it is due: what came after an answer on the tape, after that answer; unless the client
+        does not ask within ASKING_S."""
+        patience_s = anyio.current_time() + ASKING_S
         for frame in frames:
             await self.due(channel, frame)
+            while frame.answers > self._answers.given and anyio.current_time() < patience_s:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
             if channel.gone:
                 return
             await channel.say(frame.payload)

@@ -115,9 +115,7 @@ def summary(health: Health) -> str:
         f"{frames}: {health.recorded} recorded, {health.duplicates} duplicates, {health.control} control, "
         f"{health.quarantined} quarantined"
     )
-    return printable(
-        f"{health.account}  {counts}; {health.reconnects} reconnects; {health.state}: {health.reason}"
-    )
+    return printable(f"{health.account}  {counts}; {health.reconnects} reconnects; {_state(health)}")
 
 
 def status(healths: Sequence[Health]) -> Table:

@@ -20,7 +20,7 @@ from collections.abc import (
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 import anyio.abc
@@ -148,7 +148,7 @@ def _tape(path: Path) -> Taped:
                 if asked and asked[0] is not None:
                     tape.answers.append(Answering(asked[0].request, payload))
                 else:
-                    tape.pushed.append(Played(payload, received_ns - began_ns))
+                    tape.pushed.append(Played(payload, received_ns - began_ns, len(tape.answers)))
     return tape
 
 
@@ -190,11 +190,19 @@ def feed_text(tape: Path, login: Struct | None, port: int) -> str:
         value = demo[name] if login is None else getattr(login, name)
         shown = isinstance(value, str) and (login is not None or name in _SHOWN)
         lines.append(f"{name} = {_toml(value if shown else 'env:' + _variable(played.venue, name))}")
+    if subaccounts := _subaccounts(played):
+        lines.append(f"subaccounts = {subaccounts}")
     for field in msgspec.structs.fields(_LOGINS[played.venue].Login):
         if field.name in ("url", "rest_url") and isinstance(field.default, str):
             scheme = "http" if field.default.startswith("http") else "ws"
             lines.append(f"{field.name} = {_toml(f'{scheme}://{HOST}:{port}{path_of(field.default)}')}")
     return "\n".join(lines) + "\n"
+
+
+def _subaccounts(tape: Taped) -> list[int]:
+    """The subaccounts whose balance was asked for on a tape: those of its login."""
+    asked = (parse_qsl(urlsplit(each.request).query) for each in tape.answers)
+    return sorted({int(text) for query in asked for name, text in query if name == "subaccountIndex"})
 
 
 def demo_environ(venue: str) -> dict[str, str]:

@@ -460,3 +460,75 @@ def test_feeds_in_the_background_may_be_stopped_twice_and_by_any_thread(
         assert "stopped" == running.health()[0].state
         running.stop("stopped: again")
     assert ["stopped: by hand"] == [each.cause for each in stored(path)[1]]
+
+
+# On the way out ------------------------------------------------------------------------------------------------------
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+BOTH = pytest.mark.parametrize("run", [trio.run, lambda main: asyncio.run(main())], ids=["trio", "asyncio"])
+
+
+@BOTH
+def test_a_feed_is_stopped_also_when_the_body_raised(exchange: BitoPro, path: Path, run: Run) -> None:
+    feed = feed_of(exchange)
+
+    async def main() -> None:
+        with Ledger(path) as ledger:
+            async with live(ledger, feed) as running:
+                await until_live(running)
+                raise KeyError("of the host")
+
+    with pytest.raises(KeyError):
+        run(main)
+    assert "stopped" == feed.health.state
+
+
+def test_a_feed_is_stopped_also_when_its_host_was_cancelled(exchange: BitoPro, path: Path) -> None:
+    feed = feed_of(exchange)
+
+    async def main() -> None:
+        with Ledger(path) as ledger, trio.CancelScope() as scope:
+            async with live(ledger, feed) as running:
+                await until_live(running)
+                scope.cancel()
+                await trio.sleep(5)
+
+    trio.run(main)
+    assert "stopped" == feed.health.state
+
+
+@BOTH
+def test_the_cause_of_an_exception_of_the_body_is_kept(exchange: BitoPro, path: Path, run: Run) -> None:
+    cause = ValueError("why")
+
+    async def main() -> None:
+        with Ledger(path) as ledger:
+            async with live(ledger, feed_of(exchange)):
+                raise KeyError("of the host") from cause
+
+    with pytest.raises(KeyError) as raised:
+        run(main)
+    assert cause is raised.value.__cause__
+
+
+@BOTH
+def test_a_ledger_that_is_closed_fails_the_feed_and_nothing_else(
+    exchange: BitoPro, path: Path, run: Run
+) -> None:
+    feed = feed_of(exchange)
+
+    async def main() -> None:
+        with Ledger(path) as ledger:
+            ledger.close()
+            async with live(ledger, feed) as running:
+                await running.ended()
+
+    run(main)
+    assert ("failed", True) == (feed.health.state, "closed" in feed.health.reason)
+
+
+def test_feeds_in_the_background_may_be_stopped_after_they_have_ended(exchange: BitoPro, path: Path) -> None:
+    with Ledger(path) as ledger:
+        with background(ledger, feed_of(exchange)) as running:
+            until(lambda: running.health()[0].frames == 1)
+        running.stop()

@@ -22,14 +22,16 @@ class Background:
     def __init__(self, running: Live, portal: BlockingPortal) -> None:
         self._running = running
         self._portal = portal
+        self._over = False
 
     def health(self) -> list[Health]:
         """How each feed is, in the order they were given."""
         return self._running.health()
 
     def stop(self, cause: str = "stopped") -> None:
-        """Stop them and return when they have stopped."""
-        self._portal.call(self._stop, cause)
+        """Stop them and return when they have stopped. Idempotent."""
+        if not self._over:
+            self._portal.call(self._stop, cause)
 
     async def _stop(self, cause: str) -> None:
         self._running.stop(cause)
@@ -48,4 +50,8 @@ def background(
         start_blocking_portal(loop) as portal,
         portal.wrap_async_context_manager(live(ledger, *feeds, drain_s=drain_s)) as running,
     ):
-        yield Background(running, portal)
+        feeding = Background(running, portal)
+        try:
+            yield feeding
+        finally:
+            feeding._over = True

@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from ledger.errors import BadLogin, ConversationError, Rejected, StoreError
+from ledger.errors import BadLogin, ConversationError, LedgerError, Rejected, StoreError
 from ledger.ledger import Ledger
 from transports.feed import Feed, Health, log
 from transports.session import DRAIN_S, Session, Stopping
@@ -57,17 +57,23 @@ class Live:
         await self._ended.wait()
 
     async def _run(self, feed: Feed) -> None:
-        with CancelScope() as scope:
-            self._scopes.append(scope)
-            if self._stopping.deadline is None:
-                await _keep(feed, self._ledger, self._writer, self._stopping)
-        if feed.health.state not in ("refused", "failed"):
-            feed.note(
-                state="stopped", reason=feed.health.reason if feed.health.unstored else self._stopping.cause
-            )
-        self._running -= 1
-        if not self._running:
-            self._ended.set()
+        try:
+            with CancelScope() as scope:
+                self._scopes.append(scope)
+                if self._stopping.deadline is None:
+                    await _keep(feed, self._ledger, self._writer, self._stopping)
+        except LedgerError as error:
+            feed.note(state="failed", reason=str(error))
+        except Exception as error:  # its text may hold anything: its kind is told
+            log.error("%s: a defect: %s", feed.name, type(error).__name__)
+            feed.note(state="failed", reason=f"a defect: {type(error).__name__}")
+        finally:
+            if feed.health.state not in ("refused", "failed"):
+                reason = feed.health.reason if feed.health.unstored else self._stopping.cause
+                feed.note(state="stopped", reason=reason)
+            self._running -= 1
+            if not self._running:
+                self._ended.set()
 
 
 @asynccontextmanager
@@ -96,7 +102,8 @@ async def live(ledger: Ledger, *feeds: Feed, drain_s: float = DRAIN_S) -> AsyncG
     except BaseExceptionGroup:
         if raised is None or isinstance(raised, anyio.get_cancelled_exc_class()):
             raise
-        raise raised from None  # as it was, not in a group
+    if raised is not None:
+        raise raised  # as it was, not in a group
     lost = sum(feed.health.unstored for feed in feeds)
     if lost:
         raise StoreError(f"{ledger.name}: {lost} frames were received and are not stored; the log says why")

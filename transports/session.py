@@ -21,7 +21,16 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from ledger.errors import BadTape, ConversationError, LedgerError, Lost, StoreError
+from ledger.errors import (
+    BadTape,
+    Conflict,
+    ConversationError,
+    Corrupt,
+    LedgerError,
+    Lost,
+    ReadOnly,
+    StoreError,
+)
 from ledger.events import Asked
 from ledger.ledger import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival, Intake, Ledger
 from ledger.venue import (
@@ -310,7 +319,7 @@ class Session:
                 return done
             except StoreError as error:
                 self._feed.note(reason=f"the store: {error}")
-                if self._stopping.over:
+                if self._stopping.over or isinstance(error, ReadOnly | Conflict | Corrupt):
                     raise
                 log.warning("%s: the store fails, is tried again: %s", self._feed.name, error)
             await anyio.sleep(pause_s)
@@ -391,7 +400,7 @@ class Session:
             await self._in_thread(self._begin)
             await self._in_thread(self._store_all)
             await self._in_thread(partial(self._close, cause))
-        except StoreError as error:
+        except LedgerError as error:
             why = str(error)
         if self._unstored:
             unstored = self._feed.health.unstored + len(self._unstored)

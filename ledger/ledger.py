@@ -419,7 +419,9 @@ class Intake:
     def _quarantine(self, frame: Frame, reason: str) -> Sequence[Statement]:
         reason = reason.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be stored
         source = frame.source(self._venue.NAME, "")
-        return [(self.account, FrameQuarantined(source, "", reason[:REASON_CHARS_MAX]))]
+        # Who asks again and is answered the same was told nothing new; what is pushed again may be news.
+        key = "" if frame.asked is None else f"answer:{source.evidence.hex()}"
+        return [(self.account, FrameQuarantined(source, key, reason[:REASON_CHARS_MAX]))]
 
     def _source(self, at_ns: int) -> Source:
         return Source(self._venue.NAME, "session", self.session, self._ordinal, at_ns, b"")

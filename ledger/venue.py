@@ -10,6 +10,7 @@ Who drives it has the sockets and the clock; a frame is durable before the conve
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -17,6 +18,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from msgspec import Struct
 
 from ledger.events import Asked, Source, Statement
+
+RETRY_AFTER_S_MAX: Final = 3600.0
 
 
 class Frame(Struct, frozen=True, gc=False):
@@ -122,13 +125,27 @@ def host_of(url: str) -> str:
 
 def path_of(url: str) -> str:
     """The path of a url, without its query; empty where it has none."""
-    return urlsplit(url).path.rstrip("/")
+    path = urlsplit(url).path
+    return "" if path == "/" else path
 
 
 def origin_of(url: str) -> str:
     """Scheme, host and port of a url: what a connection can be kept open to."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def retry_after_s(headers: Mapping[str, str], now_s: float) -> float:
+    """Seconds of a Retry-After header (RFC 9110, section 10.2.3: seconds, or a date); 0 where there is none. `headers`
+    by lower-case name; `now_s` since the epoch."""
+    said = headers.get("retry-after", "").strip()
+    if said.isascii() and said.isdigit():
+        return min(float(said[:9]), RETRY_AFTER_S_MAX)
+    try:
+        due_s = parsedate_to_datetime(said).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(0.0, due_s - now_s), RETRY_AFTER_S_MAX)
 
 
 class Endpoint(Struct, frozen=True):
@@ -239,6 +256,11 @@ class Reply(Struct, frozen=True):
     """Names in lower case."""
     fresh: int = 0
     """How many statements of it the ledger did not know."""
+
+    @property
+    def retry_after_s(self) -> float:
+        """How long the venue asks to be left alone (s); 0 where it does not."""
+        return retry_after_s(self.headers, self.received_ns / 1e9)
 
     def __repr__(self) -> str:
         return f"Reply({self.status}, {len(self.body)} bytes)"

@@ -30,6 +30,7 @@ from ledger.events import Amount
 
 FRAME_BYTES_MAX: Final = 8 * 1024 * 1024
 AMOUNT_CHARS_MAX: Final = 80
+WORDS_CHARS_MAX: Final = 200
 AMOUNT_EXPONENT_MAX: Final = 99
 """By the two digits an exponent may have."""
 
@@ -53,6 +54,11 @@ EXACT: Final = Context(
 """Arithmetic that raises where it would have to round. 400 digits hold any sum of amounts the guard lets through."""
 
 T = TypeVar("T")
+
+
+def legible(text: str, chars_max: int = WORDS_CHARS_MAX) -> str:
+    """Words of somebody else's, as they may be shown: printable, and not too many."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text[:chars_max])
 
 
 def decode(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:

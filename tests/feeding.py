@@ -117,8 +117,8 @@ class Trial:
 
     def check(self, ledger: Ledger) -> None:
         """What is stored is what was sent, to the byte, and every count adds up."""
-        through, unasked = self.through(), self.unasked()
-        assert through == unasked, _difference(through, unasked)
+        self.check_frames()
+        self.check_truth(ledger)
         wrong = {each.source.session: 0 for each in events(ledger, self.feed.name, SessionOpened)}
         for each in events(ledger, self.feed.name, FrameQuarantined):
             wrong[each.source.session] += 1
@@ -134,7 +134,7 @@ class Trial:
             assert len(arrivals) == end.frames == end.source.ordinal
             assert end.frames == end.recorded + end.duplicates + end.control + end.quarantined
             kept = [ledger.frame_bytes(name, number) for number in range(1, end.frames + 2)]
-            assert len(kept) - kept.count(None) == end.recorded
+            assert len(kept) - kept.count(None) == end.recorded + end.quarantined
             assert all(mine in (None, each[0]) for mine, each in zip(kept, [*arrivals, (b"",)], strict=True))
             altered = [each for each in arrivals if _asked(each) and not self.answers[each[0]]]
             assert end.quarantined == wrong[name] == len(altered), "what was not said is quarantined, only that"
@@ -143,14 +143,18 @@ class Trial:
         assert health.frames == frames
         assert health.quarantined == sum(wrong.values())
         assert health.unstored == 0
+
+    def check_frames(self) -> None:
+        """What is on the tapes is what went through, connection by connection."""
+        through, unasked = self.through(), self.unasked()
+        pairs = enumerate(zip_longest(through, unasked, fillvalue=list[bytes]()))
+        wrong = [(place, len(sent), len(stored)) for place, (sent, stored) in pairs if sent != stored]
+        assert not wrong, f"{self.feed.name}: (connection, frames that went through, frames stored): {wrong}"
+
+    def check_truth(self, ledger: Ledger) -> None:
+        """What the ledger holds is what the exchange does."""
         truth, held = self.truth(), self.held(ledger)
-        assert truth == held, f"{self.feed.name}: true is {truth}, held is {held}"
-
-
-def _difference(through: list[list[bytes]], unasked: list[list[bytes]]) -> str:
-    pairs = enumerate(zip_longest(through, unasked, fillvalue=list[bytes]()))
-    wrong = [(place, len(sent), len(stored)) for place, (sent, stored) in pairs if sent != stored]
-    return f"connection, frames that went through, frames stored: {wrong}"
+        assert truth == held, f"{self.feed.health}, {self.proxy.passages[-2:]}: true is {truth}, held is {held}"
 
 
 def _asked(arrival: Arrival) -> object:

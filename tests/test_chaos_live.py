@@ -83,6 +83,46 @@ async def until(done: Callable[[], bool], trials: list[Trial], ledger: Ledger) -
             await anyio.sleep(0.01)
         return
     for each in trials:  # say which, and what is missing
-        assert each.truth() == each.held(ledger), each.feed.health
-        assert each.through() == each.unasked(), each.feed.health
+        each.check_frames()
+        each.check_truth(ledger)
         assert each.feed.health.state == "live", each.feed.health
+
+
+def losing(batch: list[Arrival]) -> list[Arrival]:
+    return batch[1:] if len(batch) > 1 else batch
+
+
+def doubling(batch: list[Arrival]) -> list[Arrival]:
+    return [*batch, batch[-1]]
+
+
+def turning(batch: list[Arrival]) -> list[Arrival]:
+    return batch[::-1]
+
+
+def altering(batch: list[Arrival]) -> list[Arrival]:
+    return [(each[0].replace(b"0", b"1"), each[1]) for each in batch]
+
+
+@pytest.mark.parametrize("planted", [losing, doubling, turning, altering])
+async def test_the_harness_sees(
+    planted: Callable[[list[Arrival]], list[Arrival]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    batch = Inbox._batch
+    monkeypatch.setattr(Inbox, "_batch", lambda inbox: planted(batch(inbox)))
+    monkeypatch.setattr("tests.test_chaos_live.HEALED_S", 0.5)
+    monkeypatch.setattr("tests.test_chaos_live.TROUBLE_S", 0.5)
+    with anyio.fail_after(TEST_S), pytest.raises(AssertionError, match="frames that went through"):
+        await run(tmp_path, {"bitopro": 1, "deltadefi": 2})
+
+
+@pytest.mark.parametrize("venue", ["deltadefi", "cascade"])
+async def test_an_answer_that_cannot_be_read_is_no_baseline(venue: str, tmp_path: Path) -> None:
+    """A 200 with a page of a load balancer in it: it is quarantined, and the balances are asked for again."""
+    with Ledger() as ledger, trial(venue, 0, tmp_path, plan=()) as one:
+        one.change(random.Random(0))
+        one.exchange.refuse(1, 200, body=b"<html>back soon</html>", path="/account%s/balance" % ("s" * (venue == "deltadefi")))
+        async with live(ledger, one.feed):
+            with anyio.fail_after(3):
+                while not settled(one, ledger):
+                    await anyio.sleep(0.01)

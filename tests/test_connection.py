@@ -13,7 +13,7 @@ import pytest
 
 from ledger.errors import Lost, Rejected
 from ledger.events import Asked
-from ledger.venue import Endpoint
+from ledger.venue import Endpoint, origin_of, retry_after_s
 from transports import connection
 from transports.connection import Answer, Inbox
 
@@ -219,12 +219,12 @@ def test_a_refusal_is_for_good_or_passes(status: int, kind: type) -> None:
     ],
 )
 def test_retry_after_is_seconds_within_reason(said: str, seconds: float) -> None:
-    assert connection.retry_after_s({"retry-after": said}) == seconds
+    assert retry_after_s({"retry-after": said}, 1_800_000_000) == seconds
 
 
 def test_or_a_date() -> None:
     due = formatdate(time.time() + 60, usegmt=True)
-    assert 55 < connection.retry_after_s({"retry-after": due}) <= 60
+    assert 55 < retry_after_s({"retry-after": due}, time.time()) <= 60
 
 
 # Loggers -----------------------------------------------------------------------------------------------------------
@@ -237,3 +237,8 @@ def test_a_hushed_logger_says_warnings_only_at_any_level(caplog: pytest.LogCaptu
         logger.info("canary")
         logger.warning("heard")
     assert caplog.messages == ["heard"]
+
+
+def test_an_origin_is_scheme_host_and_port_and_nobody() -> None:
+    assert origin_of("https://u:p@api.example:8443/v1?key=x") == "https://api.example:8443"
+    assert origin_of("https://api.example/v1") == "https://api.example"

@@ -421,8 +421,3 @@ async def test_secrets_appear_nowhere(
         said += "".join(traceback.format_exception(raised)) + repr(vars(raised))
     assert "canary" not in said
     assert [text for text in everything_logged.texts if "canary" in text] == []
-
-
-async def test_requests_share_a_connection_by_origin() -> None:
-    assert http.origin_of("https://u:p@api.example:8443/v1?key=x") == "https://api.example:8443"
-    assert http.origin_of("https://api.example/v1") == "https://api.example"

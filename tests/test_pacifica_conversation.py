@@ -200,13 +200,13 @@ def test_any_other_refusal_ends_the_conversation(status: int) -> None:
 
 
 def test_no_answer_ends_the_conversation_and_says_why() -> None:
-    with pytest.raises(Lost, match="no answer to GET /account/balance/history: the name is unknown"):
+    with pytest.raises(Lost, match=r"no answer to GET /account/balance/history: the name.+ is unknown"):
         begin().reply("the name\n is unknown\xff", 0)
 
 
 def test_an_answer_without_success_ends_the_conversation_and_says_why() -> None:
     told = {"success": False, "data": None, "error": "Order\x1b amount too low" + "x" * 500, "code": 0}
-    with pytest.raises(Lost, match=r"^the venue answered 0: Order amount too low") as caught:
+    with pytest.raises(Lost, match=r"^the venue answered 0: Order.+ amount too low") as caught:
         begin().reply(json.dumps(told))
     assert len(str(caught.value)) < 300
 
@@ -250,7 +250,7 @@ def test_unknown_fields_of_a_page_are_no_matter() -> None:
         ({}, 1),
         ({"retry-after": "7"}, 7),
         ({"retry-after": "7", "ratelimit": '"credits";r=0;t=32'}, 32),
-        ({"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"}, 1),
+        ({"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"}, 3600),
         ({"retry-after": "9" * 300, "ratelimit": "t=x"}, 3600),
         ({"ratelimit": '"credits";r=0;t=' + "9" * 300}, 1),
     ],

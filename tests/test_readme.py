@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ledger.cli import VENUES
+from ledger.feeds import read_feeds
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n```output\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 PYTHON = [(code, output) for kind, code, output in BLOCK.findall(README) if kind == "python"]
@@ -28,6 +31,18 @@ def test_a_python_snippet_runs_and_prints_what_the_readme_says(folder: Path, cod
     )
     assert (0, "") == (ran.returncode, ran.stderr)
     assert output == ran.stdout
+
+
+@pytest.mark.parametrize("feeds", [code for kind, code, _ in BLOCK.findall(README) if kind == "toml"])
+def test_the_feeds_it_shows_are_read(tmp_path: Path, feeds: str) -> None:
+    (tmp_path / "FEEDS.toml").write_text(feeds)
+    (tmp_path / "keys").mkdir()
+    for name in re.findall(r'"file:(.+?)"', feeds):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text("a secret of nobody\n")
+    environ = dict.fromkeys(re.findall(r'"env:(\w+)"', feeds), "a-secret-of-nobody")
+    found = [each.venue.NAME for each in read_feeds(tmp_path / "FEEDS.toml", VENUES, environ)]
+    assert sorted(VENUES) == sorted(found)
 
 
 def test_every_python_snippet_says_what_it_prints() -> None:

@@ -23,6 +23,7 @@ from websockets.uri import WebSocketURI
 from ledger.errors import ConversationError, Lost
 from ledger.ledger import Arrival
 from ledger.venue import Endpoint
+from ledger.wire import legible
 from transports import connection as bounds
 from transports.connection import Answer, Connection, Inbox, Target
 
@@ -220,7 +221,7 @@ class _WebSocket:
         if sent is not None and not self._leaving:
             if sent.code == 1009 and not isinstance(self._wire.connection_exc, TooManyFragments):
                 return bounds.too_big()
-            return Lost(f"protocol error: {int(sent.code)} {bounds.shown(sent.reason)}".rstrip())
+            return Lost(f"protocol error: {int(sent.code)} {legible(sent.reason)}".rstrip())
         if self._wire.failure:
             return Lost(self._wire.failure)
         return Lost("left" if self._leaving else "connection ended without a closing frame")

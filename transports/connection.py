@@ -20,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
@@ -28,7 +27,8 @@ import anyio
 
 from ledger.errors import ConversationError, Lost, Rejected
 from ledger.ledger import Arrival
-from ledger.venue import Endpoint
+from ledger.venue import Endpoint, retry_after_s
+from ledger.wire import legible
 
 CONNECT_S: Final = 10.0
 SEND_S: Final = 5.0
@@ -40,7 +40,6 @@ INBOX_FRAMES_MAX: Final = 4096
 INBOX_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_FRAMES_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
-RETRY_AFTER_S_MAX: Final = 3600.0
 HEAD_BYTES_MAX: Final = 16 * 1024
 """Of the head of an answer to an upgrade."""
 REASON_CHARACTERS_MAX: Final = 200
@@ -182,23 +181,11 @@ class Inbox:
 def refusal(status: int, headers: Mapping[str, str], what: str) -> ConversationError:
     """The error an HTTP status means, where no connection came of it: Rejected where trying again without a change
     seldom helps, else Lost. `headers` by lower-case name; `what` was tried (`upgrade of wss://…`)."""
-    wait_s = retry_after_s(headers)
+    wait_s = retry_after_s(headers, time.time())
     why = f"HTTP {status} to the {what}"
     if 400 <= status < 500 and status not in _PASSING:
         return Rejected(why, retry_after_s=wait_s)
     return Lost(why, retry_after_s=wait_s)
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds of a Retry-After header (RFC 9110, section 10.2.3: seconds, or a date); 0 where there is none."""
-    said = headers.get("retry-after", "").strip()
-    if said.isascii() and said.isdigit():
-        return min(float(said[:9]), RETRY_AFTER_S_MAX)
-    try:
-        due = parsedate_to_datetime(said).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return min(max(0.0, due - time.time()), RETRY_AFTER_S_MAX)
 
 
 # What every transport asks of an address, of TLS and of the libraries below it ----------------------------------------
@@ -344,9 +331,9 @@ def told(error: BaseException) -> str:
     which may hold what was sent."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
-            return f"TLS: certificate verify failed: {shown(each.verify_message)}"
+            return f"TLS: certificate verify failed: {legible(each.verify_message)}"
         if isinstance(each, ssl.SSLError):
-            return f"TLS: {shown(each.reason or 'the handshake failed')}"
+            return f"TLS: {legible(each.reason or 'the handshake failed')}"
         if isinstance(each, socket.gaierror):
             return "the host is not known"
         if isinstance(each, ConnectionRefusedError):
@@ -354,7 +341,7 @@ def told(error: BaseException) -> str:
         if isinstance(each, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
             return "connection reset"
         if isinstance(each, OSError) and each.strerror and each.errno and each.errno > 0:
-            return shown(each.strerror)
+            return legible(each.strerror)
     return "connection broken"
 
 
@@ -391,14 +378,9 @@ def closed_by_venue(code: int | None, reason: str | None) -> Lost:
     """A closing frame came: its code (None or 1005 where it has none) and its reason (RFC 6455, section 7.4)."""
     if code is None or code == 1005:
         return Lost("closed by the venue, no code given")
-    return Lost(f"closed by the venue: {code} {shown(reason or _CLOSINGS.get(code, ''))}".rstrip())
+    return Lost(f"closed by the venue: {code} {legible(reason or _CLOSINGS.get(code, ''))}".rstrip())
 
 
 def too_big() -> Lost:
     """A message came that is larger than any is let be."""
     return Lost(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
-
-
-def shown(text: str) -> str:
-    """Words of somebody else's, printable and not too many."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in text[:REASON_CHARACTERS_MAX])

@@ -47,12 +47,6 @@ async def connect(endpoint: Endpoint, *, tls: SSLContext | None = None) -> Async
             await pool.aclose()
 
 
-def origin_of(url: str) -> str:
-    """Scheme, host and port of a url: requests of one origin share a connection."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
 class HttpConnection:
     """A `Connection` that can be asked, too."""
 

@@ -19,6 +19,7 @@ from wsproto.frame_protocol import FrameProtocol
 from ledger.errors import ConversationError, Lost
 from ledger.ledger import Arrival
 from ledger.venue import Endpoint
+from ledger.wire import legible
 from transports import connection as bounds
 from transports.connection import Answer, Connection, Inbox, Target
 
@@ -326,7 +327,7 @@ class _WebSocket:
         if code not in (0, 1006):
             if self._tap.closing or code not in (1002, 1007):  # its answer may not be written yet
                 return bounds.closed_by_venue(code, reason)
-            return Lost(f"protocol error: {code} {bounds.shown(reason)}".rstrip())
+            return Lost(f"protocol error: {code} {legible(reason)}".rstrip())
         if self._tap.failure:
             return Lost(self._tap.failure)
         return Lost("left" if self._leaving else "connection ended without a closing frame")

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledger.console import fields, out, progress, table
+from ledger.counterparts import DEMO_LOGINS
 from ledger.events import BalanceDelta, BalanceSnapshot, time_of
 from ledger.ledger import Ledger
-from ledger.serve import DEMO_LOGINS, exchange, serving
+from ledger.serve import exchange, serving
 from ledger.venue import Venue
 from ledger.wire import time_text
 from projections import Accounts, Balances, Fills, Gaps, History, Orders, Quarantine, catch_up

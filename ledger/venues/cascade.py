@@ -49,9 +49,7 @@ PATH: Final = "/ws"
 URL: Final = f"wss://engine.cascade.xyz{PATH}"
 REST_URL: Final = "https://engine.cascade.xyz"
 RETRY_S_MAX: Final = 30.0
-RETRY_AFTER_S_MAX: Final = 3600.0
 REFUSALS_MAX: Final = 3
-REFUSAL_CHARS_MAX: Final = 200
 SUBACCOUNTS_MAX: Final = 1000
 """Of those no one named before, how many are asked for in one conversation."""
 EXPIRY_NS: Final = 60_000_000_000
@@ -353,9 +351,8 @@ def _check_login(reply: Reply, what: str) -> None:
         raise Lost(f"no answer to {what}")
     passing = reply.status in (408, 429) or not 400 <= reply.status < 500
     error = Lost if passing else Rejected
-    wait = reply.headers.get("retry-after", "").strip()
-    wait_s = min(float(wait[:9]), RETRY_AFTER_S_MAX) if wait.isascii() and wait.isdigit() else 0.0
-    raise error(f"the venue refused the login: HTTP {reply.status} to {what}", retry_after_s=wait_s)
+    why = f"the venue refused the login: HTTP {reply.status} to {what}"
+    raise error(why, retry_after_s=reply.retry_after_s)
 
 
 def _expiry_ns(token: str) -> int | None:
@@ -461,4 +458,4 @@ def _fault(said: Raw) -> str | None:
         fault = wire.decode(_FAULT, body)
     except Malformed:
         return "no reason was given"
-    return "".join(filter(str.isprintable, f"{fault.code}: {fault.message}"))[:REFUSAL_CHARS_MAX]
+    return wire.legible(f"{fault.code}: {fault.message}")

@@ -45,7 +45,6 @@ CHANNEL: Final = "Balance"
 PATH: Final = "/ws/v1"
 URL: Final = f"wss://wss.prime.kraken.com{PATH}"
 ERROR_CHARS_MAX: Final = 500
-REFUSAL_CHARS_MAX: Final = 200
 RESUBSCRIBE_NS: Final = 1_000_000_000
 """The least time between one resubscription and the next."""
 
@@ -306,8 +305,7 @@ def converse(login: Login, begun: Begun) -> Conversation:
 def signed(at: str, url: str, secret: Secret) -> str:
     """The signature of an upgrade at a time (`2026-11-22T05:00:00.000000Z`): HMAC-SHA256 with the secret as the text it
     is, in base64 with the letters of URLs, as the venue's own sample has it."""
-    path = "/" + Endpoint(url).place.partition("://")[2].partition("/")[2]
-    text = f"GET\n{at}\n{host_of(url)}\n{path}"
+    text = f"GET\n{at}\n{host_of(url)}\n{path_of(url) or '/'}"
     return urlsafe_b64encode(hmac.digest(secret.reveal().encode(), text.encode(), sha256)).decode()
 
 
@@ -409,4 +407,4 @@ def _refusal(said: _Envelope) -> str:
         fault = wire.decode(_FAULT, bytes(said.error))
     except Malformed:
         return "no reason was given"
-    return "".join(filter(str.isprintable, f"{fault.code}: {fault.msg}"))[:REFUSAL_CHARS_MAX]
+    return wire.legible(f"{fault.code}: {fault.msg}")

@@ -300,7 +300,7 @@ class _Walker:
             self._now_ns = reply.received_ns
             self._asked_ns.append(reply.received_ns)
             if reply.status == 429:
-                said_s = (_digits(reply, "retry-after"), _seconds(_UNTIL, reply), 1.0)
+                said_s = (reply.retry_after_s, _seconds(_UNTIL, reply), 1.0)
                 yield from self.wait(max(said_s))
                 continue
             if not 200 <= reply.status < 300:
@@ -329,9 +329,9 @@ class _Walker:
                 decode(Frame(self._account, "", 1, reply.received_ns, reply.body))
             more = wire.decode(_TURN, reply.body)
         except Malformed as why:
-            raise Lost(f"a page cannot be read: {_printable(str(why))}") from None
+            raise Lost(f"a page cannot be read: {wire.legible(str(why))}") from None
         if not page.success:
-            raise Lost(f"the venue answered {_printable(f'{page.code}: {page.error}')}")
+            raise Lost(f"the venue answered {wire.legible(f'{page.code}: {page.error}')}")
         return page.data or [], more
 
 
@@ -339,17 +339,8 @@ def _refusal(reply: Reply) -> ConversationError:
     if reply.status in (401, 403):
         return Rejected(f"HTTP {reply.status} to GET {PATH}")
     if reply.status == 0:
-        return Lost(f"no answer to GET {PATH}: {_printable(reply.body[:800].decode(errors='replace'))}")
-    return Lost(f"HTTP {reply.status} to GET {PATH}", retry_after_s=_digits(reply, "retry-after"))
-
-
-def _printable(text: str) -> str:
-    return "".join(filter(str.isprintable, text))[:200]
-
-
-def _digits(reply: Reply, header: str) -> float:
-    said = reply.headers.get(header, "").strip()
-    return min(float(said[:9]), WAIT_S_MAX) if said.isascii() and said.isdigit() else 0.0
+        return Lost(f"no answer to GET {PATH}: {wire.legible(reply.body[:800].decode(errors='replace'))}")
+    return Lost(f"HTTP {reply.status} to GET {PATH}", retry_after_s=reply.retry_after_s)
 
 
 def _seconds(shape: re.Pattern[str], reply: Reply) -> float:

@@ -1,0 +1,200 @@
+"""A disk that is slow, bursts, and frames that cannot be read: nothing is dropped, memory is bounded, pings are
+answered, and nothing waits for what it need not wait for.
+
+`python -m tests.test_slow_disk` prints how soon the frame after an unreadable one is stored: the median of 200.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from ledger import Ledger
+from ledger.events import SessionClosed, SessionOpened
+from ledger.store import Store
+from ledger.venues import bitopro, deltadefi
+from projections import Balances, Fills
+from tests.exchanges import BitoPro, DeltaDefi
+from transports import Feed, live
+from transports.connection import INBOX_BYTES_MAX
+
+COMMIT_S: Final = 1.0
+"""How long each commit is held."""
+FRAME_BYTES: Final = 60_000
+FRAMES: Final = 500
+PACE_S: Final = 0.01
+PONG_S: Final = 0.5
+MARGIN_BYTES: Final = 48 * 1024 * 1024
+"""Beside a full inbox: the batch in the worker, its events and SQLite's pages, the exchange's own copies."""
+TRIALS: Final = 200
+BITOPRO: Final = "bitopro:main"
+DELTADEFI: Final = "deltadefi:main"
+
+
+def bitopro_feed(exchange: BitoPro) -> Feed:
+    return Feed(
+        bitopro, identity=exchange.identity, key=exchange.key, secret=exchange.secret, url=exchange.ws
+    )
+
+
+def deltadefi_feed(exchange: DeltaDefi) -> Feed:
+    return Feed(deltadefi, key=exchange.api_key, url=exchange.ws, rest_url=exchange.http)
+
+
+def held(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
+    """Every commit takes so much longer; when each began."""
+    append = Store.append
+    commits: list[float] = []
+
+    def slow(store: Store, events: Sequence[Any], evidence: Sequence[Any]) -> None:
+        commits.append(time.monotonic())
+        if evidence:
+            time.sleep(seconds)
+        append(store, events, evidence)
+
+    monkeypatch.setattr(Store, "append", slow)
+    return commits
+
+
+def payloads(ledger: Ledger, account: str) -> list[bytes]:
+    """The frames of an account, in the order they were stored, each once however many events it made."""
+    found: dict[tuple[str, int], bytes] = {}
+    for each in ledger.replay(account):
+        payload = ledger.evidence(each)
+        if payload is not None:
+            found[each.event.source.session, each.event.source.ordinal] = payload
+    return list(found.values())
+
+
+async def until(done: Callable[[], bool], seconds: float = 20) -> None:
+    with anyio.fail_after(seconds):
+        while not done():
+            await anyio.sleep(0.001)
+
+
+def large(number: int) -> str:
+    """A message of 60 KB that cannot be read, and is kept all the same."""
+    return json.dumps({"event": f"UNKNOWN-{number}", "filler": "x" * FRAME_BYTES})
+
+
+async def test_a_held_commit_holds_neither_pings_nor_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pongs: list[float] = []
+    over = threading.Event()
+
+    def ping(exchange: BitoPro) -> None:
+        while not over.is_set():
+            pongs.append(exchange.ping(5))
+            time.sleep(0.05)
+
+    with BitoPro(ping_every_s=None) as exchange, Ledger() as ledger:
+        exchange.set("BTC", "1.5")
+        async with live(ledger, bitopro_feed(exchange)) as running, anyio.create_task_group() as tasks:
+            await until(lambda: running.health()[0].frames == 1)
+            commits = held(monkeypatch, COMMIT_S)
+            sent = [large(number) for number in range(FRAMES)]
+            tracemalloc.start()
+            try:
+                tasks.start_soon(to_thread.run_sync, ping, exchange)
+                for message in sent:
+                    exchange.send_all(message)
+                    await anyio.sleep(PACE_S)
+                at_the_end = running.health()[0].frames
+                await until(lambda: running.health()[0].frames == FRAMES + 1)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+                over.set()
+            assert at_the_end < FRAMES, "the disk was not slow"
+            assert running.health()[0].reconnects == 0
+        assert [each.encode() for each in sent] == payloads(ledger, BITOPRO)[1:]
+    assert 3 <= len(commits)
+    assert len(pongs) >= 20
+    assert max(pongs) < PONG_S, f"a pong took {max(pongs):.3f} s"
+    assert peak < INBOX_BYTES_MAX + MARGIN_BYTES, f"{peak / 1e6:.1f} MB"
+
+
+@pytest.mark.parametrize(("count", "pace_s", "commit_s"), [(1000, 0.0, 0.0), (500, 0.002, 0.005)])
+async def test_a_burst_is_stored_whole_and_in_order(
+    count: int, pace_s: float, commit_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BitoPro() as exchange, Ledger() as ledger:
+        async with live(ledger, bitopro_feed(exchange)) as running:
+            await until(lambda: running.health()[0].frames == 1)
+            held(monkeypatch, commit_s)
+            for number in range(count):
+                exchange.set("BTC", f"{number}.00000001")
+                if pace_s:
+                    await anyio.sleep(pace_s)
+            await until(lambda: running.health()[0].frames == count + 1)
+            health = running.health()[0]
+        (served,) = exchange.connections
+        assert [str(each).encode() for each in served.sent] == payloads(ledger, BITOPRO)
+        assert (health.recorded, health.duplicates, health.quarantined) == (count + 1, 0, 0)
+        assert Balances(ledger)[BITOPRO]["BTC"].total == Balances(ledger)[BITOPRO]["BTC"].available
+        assert [row.total for row in Balances(ledger).rows(BITOPRO)] == [f"{count - 1}.00000001"]
+
+
+async def test_three_thousand_fills_at_once_are_stored() -> None:
+    with DeltaDefi() as exchange, Ledger() as ledger:
+        async with live(ledger, deltadefi_feed(exchange)) as running:
+            await until(lambda: running.health()[0].frames == 1)
+            fills = [fill for _ in range(150) for fill in exchange.push_fills(20)]
+            await until(lambda: running.health()[0].frames == 3001)
+            health = running.health()[0]
+        assert len(fills) == 3000
+        assert fills == [each.fill_id for each in sorted(Fills(ledger).rows(), key=lambda row: row.version)]
+        (served,) = exchange.connections
+        assert [str(each).encode() for each in served.sent] == payloads(ledger, DELTADEFI)[1:]
+        assert (health.recorded, health.duplicates, health.quarantined) == (3001, 0, 0)
+
+
+async def test_the_frame_after_an_unreadable_one_is_stored_at_once() -> None:
+    with BitoPro() as exchange, Ledger() as ledger:
+        took_s = await after_unreadable(exchange, ledger, 20)
+        (closed,) = [each.event for each in ledger.replay() if isinstance(each.event, SessionClosed)]
+        assert 1 == sum(isinstance(each.event, SessionOpened) for each in ledger.replay())
+        assert (closed.frames, closed.recorded, closed.quarantined) == (41, 21, 20)
+    assert max(took_s) < 1, took_s
+
+
+async def after_unreadable(exchange: BitoPro, ledger: Ledger, trials: int) -> list[float]:
+    """How long the frame after an unreadable one took, from its sending to the disk (s); each trial on its own."""
+    took_s: list[float] = []
+    async with live(ledger, bitopro_feed(exchange)) as running:
+        await until(lambda: running.health()[0].frames == 1)
+        for number in range(trials):
+            before = running.health()[0].frames
+            exchange.send_all('{"event":"ACCOUNT_BALANCE","data":' + "[" * (number + 1))
+            began = time.perf_counter()
+            exchange.set("BTC", f"{number}.1")
+            with anyio.fail_after(5):
+                while running.health()[0].frames < before + 2:
+                    await anyio.sleep(0.0002)
+            took_s.append(time.perf_counter() - began)
+        assert running.health()[0].reconnects == 0
+    return took_s
+
+
+def measure(loop: str, folder: str) -> list[float]:
+    """The same on one event loop, into a file."""
+    with BitoPro() as exchange, Ledger(f"{folder}/{loop}.db") as ledger:
+        return anyio.run(after_unreadable, exchange, ledger, TRIALS, backend=loop)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        for each in ("asyncio", "trio"):
+            ms = sorted(1000 * took for took in measure(each, place))
+            sys.stdout.write(f"{each}: median {statistics.median(ms):.2f} ms, most {ms[-1]:.2f} ms of {len(ms)}\n")

@@ -20,7 +20,6 @@ import ssl
 import stat
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args, get_type_hints
 from urllib.parse import SplitResult, urlsplit
@@ -30,6 +29,8 @@ from msgspec import NODEFAULT, Struct
 
 from ledger.errors import BadLogin
 from ledger.venue import Secret, Spoken, Venue
+from transports import login_of
+from transports.connection import is_loopback
 
 FEEDS_BYTES_MAX: Final = 1024 * 1024
 SECRET_BYTES_MAX: Final = 64 * 1024
@@ -118,10 +119,10 @@ class _Table:
         if venue is None or not isinstance(venue, Spoken):
             raise self._bad("venue", f"is one of {', '.join(speaking)}")
         self._place += f" ({venue.NAME})"
-        login = self._login(venue.Login)
+        login = self._login(venue, venue.Login)
         return FeedSettings(venue, self._account(venue.NAME, login), login, self._tls())
 
-    def _login(self, kind: type[Struct]) -> Struct:
+    def _login(self, venue: Venue, kind: type[Struct]) -> Struct:
         fields = {field.name: field for field in msgspec.structs.fields(kind)}
         for name in self._table:
             if name not in fields and name not in _COMMON:
@@ -137,9 +138,8 @@ class _Table:
             for name in fields
             if name in self._table
         }
-        self._follow(values, {name: field.default for name, field in fields.items()})
         try:
-            return kind(**values)
+            return login_of(venue, values)
         except BadLogin as error:
             raise BadLogin(f"{self._place}: {error}") from None
         except (TypeError, ValueError):
@@ -160,18 +160,6 @@ class _Table:
         elif isinstance(value, str) and (not value.strip() or _CONTROL.search(value)):
             raise self._bad(name, "is empty, or holds a control character")
         return value
-
-    def _follow(self, values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-        """Of two addresses only one is given: the other is on the same host, so that no key goes to another."""
-        for given, other in (("url", "rest_url"), ("rest_url", "url")):
-            if given in values and other not in values and isinstance(defaults.get(other), str):
-                parts = urlsplit(values[given])
-                if _is_http(defaults[other]) == parts.scheme.startswith("http"):
-                    values[other] = values[given]
-                else:
-                    encrypted = parts.scheme in ("wss", "https")
-                    scheme = _SECURE["http" if _is_http(defaults[other]) else "ws"][0 if encrypted else 1]
-                    values[other] = f"{scheme}://{parts.netloc}"
 
     def _account(self, venue: str, login: Struct) -> str:
         if "account" not in self._table:
@@ -279,13 +267,6 @@ def _address(url: Any, kind: str) -> tuple[SplitResult | None, str]:
         return None, "holds a user or a password"
     if "#" in url:
         return None, "holds a fragment"
-    if parts.scheme == plain and not _is_loopback(host):
+    if parts.scheme == plain and not is_loopback(host):
         return None, f"{plain}:// would show the login to others; only {secure}:// leaves this machine"
     return parts, ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,4 +1,4 @@
-"""BitoPro is spoken to by one signed upgrade: what is signed, what is sent, and that nothing ends it after that."""
+"""BitoPro is spoken to by one signed upgrade: what is signed, what is sent; nothing that comes later ends it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from ledger.errors import Rejected
 from ledger.venue import Begun, Conversation, Listen, Open, Ready, Secret, Spoken
 from ledger.venues import bitopro
 from tests.conversing import HOSTILE, NOW_NS, Talk
@@ -89,6 +90,14 @@ def test_it_is_ready_when_it_is_connected_and_listens_until_it_is_closed() -> No
         assert [] == talk.hear(payload)
     talk.now(Listen)
     talk.close()
+
+
+def test_an_error_where_the_first_statement_should_be_is_a_refused_login() -> None:
+    talk = Talk(converse())
+    talk.take(Open)
+    talk.take(Ready)
+    with pytest.raises(Rejected, match=r"^the venue refused the login: Invalid Signature$"):
+        talk.hear(b'{"error":"Invalid Signature"}')
 
 
 def test_nothing_shows_a_secret() -> None:

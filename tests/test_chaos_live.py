@@ -74,7 +74,9 @@ def broken(proxy: Chaos) -> int:
 
 def settled(one: Trial, ledger: Ledger) -> bool:
     """Whether everything that is on its way has arrived."""
-    return one.feed.health.state == "live" and one.truth() == one.held(ledger) and one.through() == one.unasked()
+    return (
+        one.feed.health.state == "live" and one.truth() == one.held(ledger) and one.through() == one.unasked()
+    )
 
 
 async def until(done: Callable[[], bool], trials: list[Trial], ledger: Ledger) -> None:
@@ -121,7 +123,9 @@ async def test_an_answer_that_cannot_be_read_is_no_baseline(venue: str, tmp_path
     """A 200 with a page of a load balancer in it: it is quarantined, and the balances are asked for again."""
     with Ledger() as ledger, trial(venue, 0, tmp_path, plan=()) as one:
         one.change(random.Random(0))
-        one.exchange.refuse(1, 200, body=b"<html>back soon</html>", path="/account%s/balance" % ("s" * (venue == "deltadefi")))
+        one.exchange.refuse(
+            1, 200, body=b"<html>back soon</html>", path="/account%s/balance" % ("s" * (venue == "deltadefi"))
+        )
         async with live(ledger, one.feed):
             with anyio.fail_after(3):
                 while not settled(one, ledger):

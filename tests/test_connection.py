@@ -98,7 +98,7 @@ async def test_the_rest_makes_space_and_is_everything() -> None:
     [
         ("wss://api.example", "api.example", 443, "api.example", "/"),
         ("wss://API.example:443/ws", "api.example", 443, "api.example", "/ws"),
-        ("ws://api.example:8080/ws?a=b#part", "api.example", 8080, "api.example:8080", "/ws?a=b"),
+        ("wss://api.example:8080/ws?a=b#part", "api.example", 8080, "api.example:8080", "/ws?a=b"),
         ("wss://[::1]:9/?", "::1", 9, "[::1]:9", "/"),
     ],
 )
@@ -108,10 +108,18 @@ def test_an_address_is_taken_apart(url: str, host: str, port: int, authority: st
     assert (target.authority, target.resource) == (authority, resource)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "[::1]", "localhost"])
+def test_what_is_not_encrypted_stays_on_this_machine(host: str) -> None:
+    assert not connection.target(Endpoint(f"ws://{host}:9/a"), "wss", "ws").secure
+    for other in ("venue.example", "10.0.0.1", "127.0.0.1.venue.example", "0.0.0.0"):
+        with pytest.raises(Rejected, match=r"^ws:// would show the login to others: only wss:// leaves"):
+            connection.target(Endpoint(f"ws://{other}/a?key=canary"), "wss", "ws")
+
+
 def test_our_name_is_told_unless_another_is_given() -> None:
-    assert connection.target(Endpoint("ws://a"), "wss", "ws").headers == (("User-Agent", "accountledger"),)
+    assert connection.target(Endpoint("wss://a"), "wss", "ws").headers == (("User-Agent", "accountledger"),)
     own = (("user-agent", "mine"),)
-    assert connection.target(Endpoint("ws://a", own), "wss", "ws").headers == own
+    assert connection.target(Endpoint("wss://a", own), "wss", "ws").headers == own
 
 
 # TLS ---------------------------------------------------------------------------------------------------------------
@@ -237,6 +245,12 @@ def test_a_hushed_logger_says_warnings_only_at_any_level(caplog: pytest.LogCaptu
         logger.info("canary")
         logger.warning("heard")
     assert caplog.messages == ["heard"]
+
+
+@pytest.mark.parametrize("code", [3000, 3003, 4401, 4403])
+def test_a_closing_code_may_refuse_the_login(code: int) -> None:
+    assert isinstance(connection.closed_by_venue(code, ""), Rejected)
+    assert isinstance(connection.closed_by_venue(1008, "idle"), Lost)
 
 
 def test_an_origin_is_scheme_host_and_port_and_nobody() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -12,7 +13,7 @@ from ledger.venue import Conversation, Open, Ready, Secret
 from tests.scripted import VENUE
 from tests.test_session import Speaking
 from tests.wired import wired
-from transports import Feed
+from transports import Feed, login_of
 
 
 class Signing(Speaking):
@@ -70,3 +71,30 @@ def test_time_never_goes_back() -> None:
     feed = Feed(VENUE, connect=wired(), now_ns=lambda: next(clock))
     assert [5, 5, 9] == [feed.now_ns() for _ in range(3)]
     assert [9, 10] == [feed.stamp(7), feed.stamp(10)]
+
+
+class Asking(Speaking):
+    """A venue that is listened to at one address and asked at another."""
+
+    class Login(Struct, frozen=True, kw_only=True):
+        key: Secret = Secret("")
+        url: str = "wss://stream.venue.example/private"
+        rest_url: str = "https://api.venue.example/v1"
+
+
+@pytest.mark.parametrize(
+    ("given", "beside"),
+    [
+        ({"url": "ws://127.0.0.1:9/private"}, ("ws://127.0.0.1:9/private", "http://127.0.0.1:9")),
+        ({"url": "wss://test.example"}, ("wss://test.example", "https://test.example")),
+        ({"rest_url": "http://[::1]:9/v1"}, ("ws://[::1]:9", "http://[::1]:9/v1")),
+        ({}, ("wss://stream.venue.example/private", "https://api.venue.example/v1")),
+        (
+            {"url": "wss://a.example", "rest_url": "https://b.example"},
+            ("wss://a.example", "https://b.example"),
+        ),
+    ],
+)
+def test_no_key_meant_for_one_host_is_sent_to_another(given: dict[str, str], beside: tuple[str, str]) -> None:
+    login: Any = login_of(Asking(), given)
+    assert beside == (login.url, login.rest_url)

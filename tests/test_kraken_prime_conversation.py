@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.errors import Lost
+from ledger.errors import Lost, Rejected
 from ledger.venue import Action, Begun, Listen, Open, Ready, Remember, Secret, Send, Spoken
 from ledger.venues import kraken_prime
 from tests.conversing import HOSTILE, NOW_NS, Talk, sent
@@ -111,7 +111,7 @@ def test_nothing_shows_a_secret() -> None:
     shown = f"{LOGIN!r} {talk.now(Open)!r}"
     talk.take(Open)
     talk.hear(HELLO)
-    with pytest.raises(Lost) as caught:
+    with pytest.raises((Lost, Rejected)) as caught:
         talk.hear(error(11, 1))
     shown += repr(caught.value)
     assert ("fake-key" in shown, "fake-secret" in shown) == (False, False)
@@ -197,18 +197,18 @@ def test_a_page_told_twice_is_asked_on_from_once() -> None:
 
 
 def test_a_refused_subscription_ends_the_conversation_and_says_why() -> None:
-    with pytest.raises(Lost, match=r"^the venue refused the subscription: 9: no such stream$"):
+    with pytest.raises(Rejected, match=r"^the venue refused the subscription: 9: no such stream$"):
         subscribed().hear(error(11, 1))
 
 
 @pytest.mark.parametrize("fault", [None, 7, "x", [], {"code": [], "msg": 1}, {"code": 10**300}])
 def test_a_refusal_without_a_readable_reason_is_one(fault: object) -> None:
-    with pytest.raises(Lost, match="no reason was given"):
+    with pytest.raises((Lost, Rejected), match="no reason was given"):
         subscribed().hear(error(11, 1, error=fault))
 
 
 def test_the_reason_of_a_refusal_is_short_and_can_be_printed() -> None:
-    with pytest.raises(Lost) as caught:
+    with pytest.raises((Lost, Rejected)) as caught:
         subscribed().hear(error(11, 1, error={"code": "E\x1b[31m\n", "msg": "\u202e" + "x" * 5000}))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
@@ -285,7 +285,7 @@ def test_a_refused_resubscription_ends_the_conversation() -> None:
     talk.hear(balances(11, 1))
     talk.hear(balances(11, 3))
     assert [] == talk.hear(error(11, 4))
-    with pytest.raises(Lost, match="refused the subscription: 9: no such stream"):
+    with pytest.raises((Lost, Rejected), match="refused the subscription: 9: no such stream"):
         talk.hear(error(12, 1))
 
 
@@ -312,7 +312,7 @@ def test_whatever_comes_numbers_grow_and_resubscriptions_keep_their_distance(
         more = {"type": kind, "session_id": "s", "error": {"code": 1}}
         try:
             done = talk.hear(balances(reqid, number, cursor, **more), after_s=ms / 1000)
-        except Lost:
+        except (Lost, Rejected):
             break
         for request in map(json.loads, sent(done)):
             if request["type"] == "subscribe":

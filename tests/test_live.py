@@ -13,7 +13,7 @@ from ledger.events import SessionClosed, SessionOpened
 from ledger.venue import Begun, Conversation
 from tests.test_session import Speaking, events, numbered, payloads, until
 from tests.wired import ended, quiet, wired
-from transports import Feed, live
+from transports import Feed, Inbox, live
 
 
 def speaking(*wires: object, account: str = "main") -> Feed:
@@ -64,6 +64,19 @@ async def test_rejections_count_in_a_row_only() -> None:
         async with live(ledger, feed) as running:
             await until(lambda: running.health()[0].frames == 2, seconds=20)
             assert running.health()[0].state == "live"
+
+
+async def test_a_login_that_is_refused_after_the_upgrade_is_a_rejected_login_too() -> None:
+    unauthorized = [ended() for _ in range(3)]
+    for wire in unauthorized:
+        wire.inbox = Inbox()
+        wire.inbox.end(Rejected("closed by the venue: 4401 unauthorized"))
+    with Ledger() as ledger:
+        async with live(ledger, speaking(*unauthorized)) as running:
+            with anyio.fail_after(5):
+                await running.ended()
+            assert ("refused", 2) == (running.health()[0].state, running.health()[0].reconnects)
+        assert 3 == len(events(ledger, SessionClosed))
 
 
 async def test_a_venue_that_asks_to_be_left_alone_is_left_alone() -> None:

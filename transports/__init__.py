@@ -2,7 +2,7 @@
 
 from transports.background import Background, background
 from transports.connection import Connect, Connection, Inbox
-from transports.feed import Feed, Health
+from transports.feed import Feed, Health, login_of
 from transports.live import Live, live
 from transports.tape import Recording, TapeWriter, frames_of, open_recording, play, replay
 
@@ -19,6 +19,7 @@ __all__ = [
     "background",
     "frames_of",
     "live",
+    "login_of",
     "open_recording",
     "play",
     "replay",

@@ -211,7 +211,7 @@ class _WebSocket:
         message = await self._wire.recv()
         self._inbox.put(message.encode() if isinstance(message, str) else message)
 
-    def _cause(self) -> Lost:
+    def _cause(self) -> ConversationError:
         protocol = self._wire.protocol
         received, sent = protocol.close_rcvd, protocol.close_sent
         if isinstance(self._wire.connection_exc, UnicodeDecodeError):

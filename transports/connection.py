@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
@@ -220,6 +221,8 @@ def target(endpoint: Endpoint, secure: str, plain: str) -> Target:
         raise Rejected("an address that cannot be read") from None
     if parts.scheme not in (secure, plain) or not host:
         why = f"not an address of {secure}:// or {plain}://"
+    elif parts.scheme == plain and not is_loopback(host):
+        why = f"{plain}:// would show the login to others: only {secure}:// leaves this machine"
     elif "@" in parts.netloc:
         why = "an address with a user in it: credentials belong in headers"
     elif not _VISIBLE.fullmatch(parts.netloc + parts.path + parts.query):
@@ -238,6 +241,14 @@ def target(endpoint: Endpoint, secure: str, plain: str) -> Target:
     return Target(
         parts.scheme == secure, host, port or usual, authority, parts.path or "/", parts.query, headers
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 _VISIBLE: Final = re.compile(r"[!-~]+")
@@ -371,14 +382,22 @@ _CLOSINGS: Final = {
     1011: "internal error",
     1012: "service restart",
     1013: "try again later",
+    3000: "unauthorized",
+    3003: "forbidden",
 }
 
 
-def closed_by_venue(code: int | None, reason: str | None) -> Lost:
-    """A closing frame came: its code (None or 1005 where it has none) and its reason (RFC 6455, section 7.4)."""
+_REFUSING: Final = frozenset({3000, 3003, 4401, 4403})
+"""Closing codes that stand for HTTP 401 and 403: the first two are in IANA's registry, the others are custom."""
+
+
+def closed_by_venue(code: int | None, reason: str | None) -> ConversationError:
+    """A closing frame came: its code (None or 1005 where it has none) and its reason (RFC 6455, section 7.4). Rejected
+    where the code says that the login is not good enough."""
     if code is None or code == 1005:
         return Lost("closed by the venue, no code given")
-    return Lost(f"closed by the venue: {code} {legible(reason or _CLOSINGS.get(code, ''))}".rstrip())
+    why = f"closed by the venue: {code} {legible(reason or _CLOSINGS.get(code, ''))}".rstrip()
+    return Rejected(why) if code in _REFUSING else Lost(why)
 
 
 def too_big() -> Lost:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_type_hints
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -145,8 +146,11 @@ class Feed:
         )
 
 
-def login_of(venue: Venue, fields: dict[str, Any]) -> Struct | None:
-    """What a venue logs in with, from its fields by name; texts of secret fields become secrets. Raises BadLogin."""
+def login_of(venue: Venue, fields: dict[str, Any]) -> Struct:
+    """What a venue logs in with, from its fields by name; texts of secret fields become secrets. Raises BadLogin.
+
+    Of two addresses of which one is given, the other is on the same host: no key meant for it goes elsewhere.
+    """
     if not isinstance(venue, Spoken):
         raise BadLogin(
             f"{venue.NAME} cannot be spoken to: its module has no Login; give the feed a `connect`"
@@ -159,10 +163,24 @@ def login_of(venue: Venue, fields: dict[str, Any]) -> Struct | None:
         name: Secret(value) if isinstance(value, str) and _is_secret(hints[name]) else value
         for name, value in fields.items()
     }
+    defaults = {field.name: field.default for field in msgspec.structs.fields(venue.Login)}
+    for given, other in (("url", "rest_url"), ("rest_url", "url")):
+        url, usual = values.get(given), defaults.get(other)
+        if isinstance(url, str) and isinstance(usual, str) and other not in values:
+            values[other] = _beside(url, usual)
     try:
         return venue.Login(**values)
     except TypeError as error:  # names what is missing, never a value
         raise BadLogin(f"{venue.NAME}: {error}") from None
+
+
+def _beside(url: str, usual: str) -> str:
+    """The address beside a given one: the same host, spoken to as the usual one is, as safely as the given one."""
+    scheme, _, rest = url.partition("://")
+    spoken = "http" if usual.startswith("http") else "ws"
+    if scheme.startswith(spoken):
+        return url
+    return f"{spoken}{'s' if scheme.endswith('s') and scheme != 'ws' else ''}://{rest.partition('/')[0].partition('?')[0]}"
 
 
 def _is_secret(hint: Any) -> bool:

@@ -122,12 +122,12 @@ async def _keep(feed: Feed, ledger: Ledger, writer: CapacityLimiter, stopping: S
         feed.note(state="connecting")
         session = Session(feed, ledger, writer, stopping)
         error = await session.run()
-        if session.ready_at is not None:
-            rejections = 0
-            if anyio.current_time() - session.ready_at >= HEALTHY_S:
-                attempts = 0
+        if session.ready_at is not None and anyio.current_time() - session.ready_at >= HEALTHY_S:
+            attempts = rejections = 0
         if isinstance(error, Rejected):
             rejections += 1
+        elif session.ready_at is not None:
+            rejections = 0
         if rejections == REJECTIONS_MAX or not isinstance(error, ConversationError):
             refused = isinstance(error, Rejected | BadLogin)
             reason = feed.health.reason if feed.health.unstored else str(error)

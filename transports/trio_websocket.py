@@ -319,7 +319,7 @@ class _WebSocket:
         else:
             self._inbox.put(payload)
 
-    def _cause(self) -> Lost:
+    def _cause(self) -> ConversationError:
         closed = self._websocket.closed
         code, reason = (0, "") if closed is None else (closed.code, closed.reason or "")
         if self._too_big or (code == 1009 and self._tap.closing and reason.startswith("Exceeded maximum")):

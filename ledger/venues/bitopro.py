@@ -20,7 +20,7 @@ from msgspec.json import Decoder
 from msgspec.msgpack import Encoder
 
 from ledger import wire
-from ledger.errors import Malformed
+from ledger.errors import Malformed, Rejected
 from ledger.events import Balance, BalanceDelta, BalanceSnapshot, FrameQuarantined, Statement
 from ledger.venue import (
     Begun,
@@ -161,7 +161,8 @@ class Login(Struct, frozen=True, kw_only=True):
 
 
 def converse(login: Login, begun: Begun) -> Conversation:
-    """Connecting is all: the upgrade is signed, and the venue speaks unasked. Refused, there is no connection."""
+    """Connecting is all: the upgrade is signed, and the venue speaks unasked. Refused, there is no
+    connection, or an error where the first statement should be."""
     said = {"identity": login.identity.reveal(), "nonce": begun.now_ns // 1_000_000}
     payload = b64encode(json.encode(said)).decode()
     headers = (
@@ -171,8 +172,20 @@ def converse(login: Login, begun: Begun) -> Conversation:
     )
     yield Open(Endpoint(login.url if path_of(login.url) else address(login.url, PATH), headers))
     yield Ready()
+    first = yield from listen()
+    if (refused := _error_of(first.payload)) is not None:
+        raise Rejected(f"the venue refused the login: {wire.legible(refused)}")
     while True:
         yield from listen()
+
+
+def _error_of(payload: bytes) -> str | None:
+    """The text of an error body; None where it is none."""
+    try:
+        said = wire.decode(_OTHER, payload)
+    except Malformed:
+        return None
+    return said.error if said.event is UNSET and said.error is not UNSET else None
 
 
 def signed(payload: str, secret: Secret) -> str:

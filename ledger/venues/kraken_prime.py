@@ -20,7 +20,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, json
 from msgspec.json import Decoder
 
 from ledger import wire
-from ledger.errors import Lost, Malformed
+from ledger.errors import Lost, Malformed, Rejected
 from ledger.events import Balance, BalanceDelta, BalanceSnapshot, FrameQuarantined, Statement, Valuation
 from ledger.venue import (
     Action,
@@ -336,7 +336,9 @@ class _Stream:
         if said is not None and said.reqid == self._reqid and said.type in (CHANNEL, "error"):
             fresh = self._count(said)
             if said.type == "error":
-                if not self._ready or self._old is not None:
+                if not self._ready:
+                    raise Rejected(f"the venue refused the subscription: {_refusal(said)}")
+                if self._old is not None:
                     raise Lost(f"the venue refused the subscription: {_refusal(said)}")
             elif fresh:
                 yield from self._page(said)

@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from ledger.console import fields, out, printable, progress, show, table
-from ledger.errors import BadTape, LedgerError
+from ledger.errors import BadTape, LedgerError, StoreError
 from ledger.ledger import Ledger, Tally
 from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
@@ -421,7 +421,7 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     Exit code 1: a feed was refused or never got through, frames were quarantined, or could not be stored.
     """
     from ledger.feeds import read_feeds
-    from ledger.run import run_feeds, summary
+    from ledger.run import catch_up_some, run_feeds, summary
 
     settings = read_feeds(feeds, VENUES)
     if tapes is not None:
@@ -434,7 +434,8 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     with Ledger(db) as ledger:
         projections = [projection(ledger) for projection in PROJECTIONS]
         ended = run_feeds(ledger, settings, projections, seconds=seconds, tapes=tapes)
-        _catch_up(ledger, projections)
+        with contextlib.suppress(StoreError):  # readers catch up by themselves
+            catch_up_some(ledger, projections)
     for health in ended:
         click.echo(summary(health))
     wrong = any(
@@ -469,10 +470,10 @@ def serve(tape: Path, port: int, feeds: Path | None, speed: float) -> int:
     login = None
     if feeds is not None:
         with open_recording(tape) as recording:
-            whose = (recording.venue, recording.account)
+            whose = (str(recording.venue), str(recording.account))
         logins = {(each.venue.NAME, each.account): each.login for each in read_feeds(feeds, VENUES)}
         if whose not in logins:
-            raise click.UsageError(f"{feeds} has no feed of {':'.join(map(str, whose))}, which {tape} is of")
+            raise click.UsageError(f"{feeds} has no feed of {':'.join(whose)}, which {tape} is of")
         login = logins[whose]
     app = exchange(tape, login, speed=speed)
 

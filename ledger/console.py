@@ -33,6 +33,7 @@ NUMBERS: Final = frozenset({
     "total", "available", "locked", "staked", "pending", "price", "quantity", "executed", "quote_quantity",
     "executed_quote", "average_price", "fee", "amount", "balance", "version", "position", "ordinal", "sequence",
     "evidence_bytes", "events", "rows", "differences", "frames", "recorded", "duplicates", "control", "quarantined",
+    "reconnects", "lag",
 })
 IDS: Final = frozenset({
     "asset_id", "order_id", "fill_id", "counter_order_id", "session", "evidence_sha256", "reference", "fee_asset",

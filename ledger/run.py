@@ -19,13 +19,15 @@ from rich.live import Live as Screen
 from rich.table import Table
 
 from ledger.console import out, printable, table
+from ledger.errors import StoreError
 from ledger.feeds import FeedSettings
 from ledger.ledger import Ledger
 from projections import Projection, catch_up
 from transports import Feed, Health, Live, live
 
 REFRESH_S: Final = 0.25
-CATCH_UP_S: Final = 2.0
+CATCH_UP_S: Final = 1.0
+CATCH_UP_EVENTS_MAX: Final = 10_000
 
 Changed = Callable[[Health], None]
 
@@ -41,6 +43,8 @@ def run_feeds(
     """Run feeds for so many seconds, or until SIGINT or SIGTERM, or until none is left; how each ended. Projections are
     kept caught up meanwhile, so that readers find them near."""
     feeds = [Feed(each.venue, each.account, login=each.login, tls=each.tls, tapes=tapes) for each in settings]
+
+    print(f"{len(feeds)} feeds into {ledger.name}; Ctrl-C stops them", flush=True)
 
     async def body() -> None:
         with _screen(feeds) as show:
@@ -75,7 +79,14 @@ async def _show(running: Live, show: Callable[[Sequence[Health]], None]) -> None
 async def _keep_caught_up(ledger: Ledger, projections: Sequence[Projection]) -> None:
     while True:
         await anyio.sleep(CATCH_UP_S)
-        await to_thread.run_sync(catch_up, ledger, projections)
+        with contextlib.suppress(StoreError):  # the feeds go on, and it is tried again
+            await to_thread.run_sync(catch_up_some, ledger, projections)
+
+
+def catch_up_some(ledger: Ledger, projections: Sequence[Projection]) -> None:
+    """Bring projections nearer, by so many events that nobody who wants to stop waits long for it."""
+    behind = min(each.subscription.position for each in projections)
+    catch_up(ledger, projections, upto=behind + CATCH_UP_EVENTS_MAX)
 
 
 @contextlib.contextmanager
@@ -115,7 +126,8 @@ def summary(health: Health) -> str:
         f"{frames}: {health.recorded} recorded, {health.duplicates} duplicates, {health.control} control, "
         f"{health.quarantined} quarantined"
     )
-    return printable(f"{health.account}  {counts}; {health.reconnects} reconnects; {_state(health)}")
+    hint = " (are key, secret and clock right?)" if health.state == "refused" else ""
+    return printable(f"{health.account}  {counts}; {health.reconnects} reconnects; {_state(health)}{hint}")
 
 
 def status(healths: Sequence[Health]) -> Table:

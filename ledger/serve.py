@@ -23,8 +23,6 @@ from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import anyio
-import anyio.abc
-import anyio.lowlevel
 import msgspec
 import uvicorn
 from msgspec import Struct

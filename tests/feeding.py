@@ -25,7 +25,7 @@ from ledger.ledger import Arrival
 from ledger.venue import Action, Conversation, Said, Wait
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import Balances, History
-from tests.chaos import KINDS, Chaos, Kind
+from tests.chaos import KINDS, Chaos, Kind, Passage
 from tests.exchanges import (
     Answer,
     Asked,
@@ -99,11 +99,22 @@ class Trial:
     answers: Counter[bytes] = field(default_factory=Counter[bytes])
     """What was answered over HTTP, whether it arrived or not."""
 
+    def connections(self) -> list[tuple[Passage, Served]]:
+        """What reached the exchange: each connection as the proxy saw it, and as the exchange did."""
+        reached = [each for each in self.proxy.passages if each.kind != "refuse"]
+        return list(zip(reached, self.exchange._served, strict=False))
+
+    def end_garbled(self) -> None:
+        """End the connections with garbage in them: in the length of a frame, it makes of what follows a part of that
+        frame, up to 64 KB of it, and of WebSocket there is nothing to tell it by."""
+        for passage, served in self.connections():
+            if passage.injected and served.open:
+                served.reset()
+
     def through(self) -> list[list[bytes]]:
         """What went whole through each WebSocket connection before it broke; connections with nothing are left out."""
         found: list[list[bytes]] = []
-        reached = [each for each in self.proxy.passages if each.kind != "refuse"]
-        for passage, served in zip(reached, self.exchange._served, strict=False):
+        for passage, served in self.connections():
             if passage.whole:
                 sent = served.sent[: passage.whole]
                 assert passage.whole == len(sent), "the proxy counted more than was sent"
@@ -166,9 +177,7 @@ class Trial:
     def check_truth(self, ledger: Ledger) -> None:
         """What the ledger holds is what the exchange does."""
         truth, held = self.truth(), self.held(ledger)
-        assert truth == held, (
-            f"{self.feed.health}, {self.proxy.passages[-2:]}: true is {truth}, held is {held}"
-        )
+        assert truth == held, f"{self.feed.health}: true is {truth}, held is {held}"
 
 
 def _asked(arrival: Arrival) -> object:

@@ -59,6 +59,7 @@ async def run(folder: Path, seeds: dict[str, int]) -> None:
                     await anyio.sleep(0.002)
             for each in trials:
                 each.proxy.heal()
+                each.end_garbled()
             for each in trials:
                 each.change(dice)
             await until(lambda: all(settled(each, ledger) for each in trials), trials, ledger)

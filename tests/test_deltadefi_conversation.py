@@ -80,7 +80,10 @@ def test_an_answer_that_does_not_come_is_asked_for_again_and_again() -> None:
         talk.reply(b"", status)
         assert Wait(seconds) == talk.take(Wait)
         assert asked == talk.asked()
-    talk.reply(b"", 204)
+    for unreadable in (b"", b"<html>", b'{"error":"later","code":5000}', b'"later"'):
+        talk.reply(unreadable, 200)
+        assert Wait(30) == talk.take(Wait)
+    talk.reply(b"[]", 200)
     talk.now(Listen)
 
 

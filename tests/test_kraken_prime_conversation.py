@@ -263,6 +263,23 @@ def test_there_is_at_most_one_resubscription_in_a_second_and_the_hole_is_not_for
     assert [] == talk.hear("not of our subscription", after_s=60)
 
 
+NO_AMOUNT = [{"Currency": "BTC", "Amount": "1_000", "AvailableAmount": "1"}]
+
+
+def test_an_update_that_cannot_be_read_is_a_hole() -> None:
+    talk = subscribed()
+    talk.hear(balances(11, 1))
+    assert subscribe(12) == talk.hear(balances(11, 2, data=NO_AMOUNT))
+    assert [cancel(11)] == talk.hear(balances(12, 1))
+
+
+def test_a_baseline_that_cannot_be_read_is_not_asked_for_again_and_again() -> None:
+    talk = subscribed()
+    assert [Ready()] == talk.hear(balances(11, 1, data=NO_AMOUNT))
+    assert [] == talk.hear(balances(11, 2, data=NO_AMOUNT), after_s=60)
+    assert subscribe(12) == talk.hear(balances(11, 4), after_s=60)
+
+
 def test_a_baseline_with_a_hole_replaces_nothing() -> None:
     talk = subscribed()
     talk.hear(balances(11, 1))

@@ -79,6 +79,17 @@ import logging, warnings
 logging.basicConfig(level=logging.DEBUG)
 warnings.simplefilter("always")
 """
+FULL_ONCE: Final = """
+import pathlib, ledger.errors, ledger.run
+catch_up = ledger.run.catch_up
+
+def once(*arguments, **more):
+    ledger.run.catch_up = catch_up
+    pathlib.Path("failed").touch()
+    raise ledger.errors.StoreError("a.db: database or disk is full")
+
+ledger.run.catch_up = once
+"""
 
 
 def bitopro(secret: str = ENVIRON["BITOPRO_SECRET"]) -> BitoPro:
@@ -335,3 +346,15 @@ def test_a_folder_for_tapes_that_cannot_be_written_is_told(tmp_path: Path) -> No
         assert err.startswith("accountledger: ")
         assert folder in err
         assert len(err.splitlines()) == 1
+
+
+def test_projections_that_cannot_be_kept_caught_up_stop_no_feed(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FULL_ONCE)
+    with bitopro() as exchange, pushing(exchange):
+        write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
+        environ = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+        code, _, err = Process(tmp_path, "--for", "3", **environ).end(within_s=12)
+        assert (tmp_path / "failed").exists()
+    assert code == 0, err
+    assert "Traceback" not in err
+    check(tmp_path, exchange, ["stopped: after 3 s"])

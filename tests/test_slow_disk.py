@@ -6,13 +6,16 @@ answered, and nothing waits for what it need not wait for.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import statistics
 import sys
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -25,7 +28,7 @@ from ledger.store import Store
 from ledger.venues import bitopro, deltadefi
 from projections import Balances, Fills
 from tests.exchanges import BitoPro, DeltaDefi
-from transports import Feed, live
+from transports import Feed, frames_of, live
 from transports.connection import BATCH_BYTES_MAX
 
 COMMIT_S: Final = 1.0
@@ -192,6 +195,33 @@ async def test_three_thousand_fills_at_once_are_stored() -> None:
         (served,) = exchange.connections
         assert [str(each).encode() for each in served.sent] == payloads(ledger, DELTADEFI)[1:]
         assert (health.recorded, health.duplicates, health.quarantined) == (3001, 0, 0)
+
+
+async def test_a_tape_that_could_not_be_begun_is_begun_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fsync, failures = os.fsync, [1, 2]
+
+    def full(handle: int) -> None:
+        if failures:
+            failures.pop()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with BitoPro() as exchange, Ledger() as ledger:
+        feed = Feed(
+            bitopro,
+            identity=exchange.identity,
+            key=exchange.key,
+            secret=exchange.secret,
+            url=exchange.ws,
+            tapes=tmp_path,
+        )
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 1)
+        (tape,) = tmp_path.iterdir()
+        assert payloads(ledger, BITOPRO) == list(frames_of(tape))
 
 
 async def test_the_frame_after_an_unreadable_one_is_stored_at_once() -> None:

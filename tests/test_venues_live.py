@@ -86,13 +86,15 @@ def feed_of(exchange: Exchange, **changes: Any) -> Feed:
     given: dict[str, Any]
     if isinstance(exchange, BitoPro):
         given = {"identity": exchange.identity, "key": exchange.key, "secret": exchange.secret}
-        return Feed(bitopro, **{**given, "url": exchange.ws, **changes})
+        given = {**given, "url": exchange.ws, **changes}
+        return Feed(bitopro, **given)
     if isinstance(exchange, KrakenPrime):
         given = {"key": exchange.key, "secret": exchange.secret, "url": exchange.ws}
         return Feed(kraken_prime, **{**given, **changes})
     if isinstance(exchange, Cascade):
         given = {"address": OWNER, "private_key": WALLET.key.hex(), "subaccounts": (0, 1)}
-        return Feed(cascade, **{**given, "url": exchange.ws, "rest_url": exchange.http, **changes})
+        given = {**given, "url": exchange.ws, "rest_url": exchange.http, **changes}
+        return Feed(cascade, **given)
     if isinstance(exchange, DeltaDefi):
         given = {"key": exchange.api_key, "url": exchange.ws, "rest_url": exchange.http}
         return Feed(deltadefi, **{**given, **changes})

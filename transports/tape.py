@@ -294,7 +294,12 @@ class TapeWriter:
         )
         self._file = path.open("xb", buffering=0)
         self._size = 0
-        self._write(header)
+        try:
+            self._write(header)
+        except OSError:  # a file without a header would stand in the way of the next try
+            self._file.close()
+            path.unlink(missing_ok=True)
+            raise
 
     def frame(self, payload: bytes, received_ns: int, asked: Asked | None = None) -> None:
         """One frame as it came."""

@@ -400,7 +400,7 @@ class _Stream:
         while self._wanted:
             for index in tuple(self._wanted):
                 reply = yield from ask(self._question(index))
-                if 200 <= reply.status < 300:
+                if 200 <= reply.status < 300 and _is_answer(reply.body):
                     self._wanted.remove(index)
                 refused = refused + 1 if reply.status in (401, 403) else 0
                 if refused == REFUSALS_MAX:
@@ -443,6 +443,14 @@ class _Stream:
             self._login.rest_url, "/account/balance", account=self._login.address, subaccountIndex=index
         )
         return Request(url, headers=(("Authorization", f"Bearer {self._token}"),))
+
+
+def _is_answer(body: bytes) -> bool:
+    """Whether an answer is a balance, not an error or a page of something in between."""
+    try:
+        return not isinstance(wire.decode(_ANSWERS, body), str)
+    except Malformed:
+        return False
 
 
 def _rpc(method: str, params: dict[str, object], number: int) -> Send:

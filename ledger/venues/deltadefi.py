@@ -538,13 +538,21 @@ def converse(login: Login, begun: Begun) -> Conversation:
         yield from listen()
 
 
+def _is_baseline(body: bytes) -> bool:
+    """Whether an answer is what was asked for, not a page of something in between."""
+    try:
+        return isinstance(wire.decode(_FRAME, body), list)
+    except Malformed:
+        return False
+
+
 def _baseline(request: Request) -> Generator[Action, Said, None]:
     """Ask until there is an answer. The venue refuses everybody while it restarts: only refused again and again, the
     conversation is over. Raises Lost."""
     refused, wait_s = 0, 1.0
     while True:
         reply = yield from ask(request)
-        if 200 <= reply.status < 300:
+        if 200 <= reply.status < 300 and _is_baseline(reply.body):
             return
         refused = refused + 1 if reply.status in (401, 403) else 0
         if refused == REFUSALS_MAX:

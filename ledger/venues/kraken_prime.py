@@ -28,6 +28,7 @@ from ledger.venue import (
     Conversation,
     Endpoint,
     Frame,
+    Heard,
     Open,
     Ready,
     Remember,
@@ -299,7 +300,7 @@ def converse(login: Login, begun: Begun) -> Conversation:
     yield from stream.subscribe()
     while True:
         heard = yield from listen()
-        yield from stream.hear(_envelope(heard.payload), heard.received_ns)
+        yield from stream.hear(_envelope(heard.payload), heard)
 
 
 def signed(at: str, url: str, secret: Secret) -> str:
@@ -318,8 +319,12 @@ class _Stream:
         """Of its last message; None before the first."""
         self._old: int | None = None
         """The subscription before, which goes on being recorded until this one's baseline is whole."""
+        self._unread = False
+        """Whether it said what could not be read."""
+        self._whole = False
+        """Whether all of its baseline could be read."""
         self._torn = False
-        """Whether a number is missing since it began."""
+        """Whether something is missing since it began: a number, or what could not be read."""
         self._ready = False
         self._resubscribed_ns: int | None = None
 
@@ -327,11 +332,11 @@ class _Stream:
         """Subscribe under a number never used before: it is remembered before it is used."""
         self._reqid += 1
         self._number = None
-        self._torn = False
+        self._torn = self._whole = self._unread = False
         yield Remember(b"%d" % self._reqid)
         yield _send({"reqid": self._reqid, "type": "subscribe", "streams": [{"name": CHANNEL}]})
 
-    def hear(self, said: _Envelope | None, received_ns: int) -> Generator[Action, Said, None]:
+    def hear(self, said: _Envelope | None, heard: Heard) -> Generator[Action, Said, None]:
         """Answer a message, if it wants an answer; None is one that cannot be read. Raises Lost."""
         if said is not None and said.reqid == self._reqid and said.type in (CHANNEL, "error"):
             fresh = self._count(said)
@@ -341,9 +346,14 @@ class _Stream:
                 if self._old is not None:
                     raise Lost(f"the venue refused the subscription: {_refusal(said)}")
             elif fresh:
+                if not _is_read(heard.payload):
+                    self._unread = True
+                    self._torn = (
+                        self._torn or self._whole
+                    )  # a baseline that cannot be read, another will not be
                 yield from self._page(said)
-        if self._torn and self._may_resubscribe(received_ns):
-            yield from self._resubscribe(received_ns)
+        if self._torn and self._may_resubscribe(heard.received_ns):
+            yield from self._resubscribe(heard.received_ns)
 
     def _count(self, said: _Envelope) -> bool:
         """Whether the message was not heard before, as far as its number tells."""
@@ -358,6 +368,8 @@ class _Stream:
         if not self._ready:
             self._ready = True
             yield Ready()
+        if not said.next and not self._unread:
+            self._whole = True
         if said.next:
             yield _send(
                 {"reqid": self._reqid, "type": "page", "data": [{"name": CHANNEL, "after": said.next}]}
@@ -393,6 +405,15 @@ def _envelope(payload: bytes) -> _Envelope | None:
         return wire.decode(_ENVELOPE, payload)
     except Malformed:
         return None
+
+
+def _is_read(payload: bytes) -> bool:
+    """Whether the ledger could read the message: what it keeps in quarantine is missing like what never came."""
+    try:
+        decode(Frame("", "", 1, 0, payload))
+    except Malformed:
+        return False
+    return True
 
 
 def _last_reqid(begun: Begun) -> int:

@@ -211,9 +211,11 @@ class Listen(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """Do nothing for so many seconds; frames go on being recorded."""
+    """Do nothing for so many seconds; frames go on being recorded. `reason` is shown meanwhile, and until a request is
+    answered: what is missing, if anything is."""
 
     seconds: float
+    reason: str = ""
 
 
 class Ready(Struct, frozen=True):

@@ -48,6 +48,7 @@ DEADLINES: Final[tuple[tuple[str, str, float], ...]] = (
     ("transports.session", "DEAD_S", 0.4),
     ("transports.session", "READY_S", 0.5),
     ("transports.live", "BACKOFF_S", 0.01),
+    ("transports.live", "REJECTED_S", 0.01),
     ("transports.live", "BACKOFF_S_MAX", 0.05),
     ("transports.live", "PAUSE_S", 0.005),
     ("transports.connection", "CONNECT_S", 0.4),

@@ -298,4 +298,6 @@ def test_the_lock_pins_everything_declared_by_version_and_hash() -> None:
         *(each for extra in project["optional-dependencies"].values() for each in extra),
     ]
     names = {re.split(r"[\[<>=!~; ]", each)[0].lower().replace("_", "-") for each in declared}
-    assert names - {"accountledger"} <= pinned  # "accountledger[cascade]": an extra of its own, among those above
+    assert (
+        names - {"accountledger"} <= pinned
+    )  # "accountledger[cascade]": an extra of its own, among those above

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.errors import Lost, Rejected
-from ledger.venue import Action, Begun, Listen, Open, Ready, Remember, Secret, Send, Spoken
+from ledger.venue import Action, Begun, Listen, Open, Ready, Remember, Secret, Send, Spoken, Wait
 from ledger.venues import kraken_prime
 from tests.conversing import HOSTILE, NOW_NS, Talk, sent
 
@@ -252,14 +252,12 @@ def test_a_subscription_that_does_not_begin_at_one_has_a_hole() -> None:
     assert [cancel(11)] == talk.hear(balances(12, 1))
 
 
-def test_there_is_at_most_one_resubscription_in_a_second_and_the_hole_is_not_forgotten() -> None:
+def test_there_is_at_most_one_resubscription_in_a_second_and_it_waits_for_no_other_message() -> None:
     talk = subscribed()
     talk.hear(balances(11, 1))
     assert subscribe(12) == talk.hear(balances(11, 3))
     assert [cancel(11)] == talk.hear(balances(12, 1), after_s=0.1)
-    assert [] == talk.hear(balances(12, 3), after_s=0.1)
-    assert [] == talk.hear(balances(12, 4), after_s=0.7)
-    assert subscribe(13) == talk.hear("not of our subscription", after_s=0.1)
+    assert [Wait(0.8), *subscribe(13)] == talk.hear(balances(12, 3), after_s=0.1)
     assert [] == talk.hear("not of our subscription", after_s=60)
 
 
@@ -284,9 +282,24 @@ def test_a_baseline_with_a_hole_replaces_nothing() -> None:
     talk = subscribed()
     talk.hear(balances(11, 1))
     talk.hear(balances(11, 3))
-    assert [] == talk.hear(balances(12, 2), after_s=0.5)
-    assert [*subscribe(13), cancel(12)] == talk.hear(balances(12, 3), after_s=0.5)
+    assert [Wait(0.5), *subscribe(13), cancel(12)] == talk.hear(balances(12, 2), after_s=0.5)
     assert [cancel(11)] == talk.hear(balances(13, 1))
+
+
+def test_an_update_between_two_pages_does_not_make_the_baseline_whole() -> None:
+    talk = subscribed()
+    talk.hear(balances(11, 1))
+    assert subscribe(12) == talk.hear(balances(11, 3))
+    assert [page(12, b"a")] == talk.hear(balances(12, 1, "a", initial=True))
+    assert [] == talk.hear(balances(12, 2, action="Update"))
+    assert [cancel(11)] == talk.hear(balances(12, 3, initial=True))
+
+
+def test_a_page_that_is_refused_ends_the_conversation() -> None:
+    talk = subscribed()
+    assert [Ready(), page(11, b"a")] == talk.hear(balances(11, 1, "a", initial=True))
+    with pytest.raises(Lost, match="refused the subscription: 9: no such stream"):
+        talk.hear(error(11, 2))
 
 
 def test_a_clock_set_back_does_not_hold_back_a_resubscription() -> None:

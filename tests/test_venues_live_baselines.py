@@ -41,7 +41,7 @@ __all__ = ["anyio_backend", "quick"]
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a conversation waits for is a fiftieth of what it is."""
     for venue in (cascade, deltadefi):
-        monkeypatch.setattr(venue, "Wait", lambda seconds: Wait(seconds / 50))
+        monkeypatch.setattr(venue, "Wait", lambda seconds, reason="": Wait(seconds / 50, reason))
 
 
 # Kraken Prime --------------------------------------------------------------------------------------------------------
@@ -150,7 +150,6 @@ async def test_kraken_refusing_the_subscription_is_no_end_and_its_reason_is_told
         assert reasons == ["venue error 5: reqid was used before"] * 2 + ["venue error 77: something else"]
 
 
-@pytest.mark.xfail(strict=True, reason="defect: waits for another message, which may not come")
 async def test_kraken_a_second_hole_is_mended_also_where_nothing_more_is_said() -> None:
     with kraken_of(4) as kraken, Ledger() as ledger:
         async with live(ledger, feed_of(kraken)):
@@ -176,9 +175,6 @@ class Unpaging(KrakenPrime):
             super()._page(served, reqid, said)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="defect: an error after the first page is no matter: the baseline is never whole"
-)
 async def test_kraken_a_page_that_is_refused_leaves_no_baseline_that_is_not_whole() -> None:
     with Unpaging(page_size=2) as kraken, Ledger() as ledger:
         for number in range(3):
@@ -201,7 +197,6 @@ class Interrupting(KrakenPrime):
             super()._page(served, reqid, said)
 
 
-@pytest.mark.xfail(strict=True, reason="defect: cancelled at the first update, before the last page")
 async def test_kraken_keeps_the_old_subscription_until_the_new_baseline_is_whole() -> None:
     with Interrupting(page_size=2) as kraken, Ledger() as ledger:
         for number in range(4):
@@ -445,7 +440,6 @@ async def test_cascade_a_token_is_renewed_before_it_expires(monkeypatch: pytest.
         assert "the token expires" == events(ledger, SessionClosed)[0].cause
 
 
-@pytest.mark.xfail(strict=True, reason="defect: a token of less than EXPIRY_NS is given up at once, for ever")
 async def test_cascade_tokens_that_live_shorter_than_the_renewal_margin_can_be_used() -> None:
     with Cascade(OWNER, token_life_s=30) as wallet, Ledger() as ledger:
         wallet.set(0, "1")

@@ -21,7 +21,7 @@ from ledger.account import Recorded
 from ledger.errors import BadLogin
 from ledger.ledger import Tally
 from ledger.venue import Begun, Conversation, Endpoint, Open, Ready, Secret, Spoken, Venue, listen
-from transports.connection import Connect, websocket_for_running_loop
+from transports.connection import Connect, trusted, websocket_for_running_loop
 from transports.redaction import secrets_of
 
 log: Final = logging.getLogger("accountledger")
@@ -59,7 +59,7 @@ class Feed:
     How to log in is given by the venue's `Login`, or by its fields: `Feed(kraken_prime, "desk", key=…, secret=…)`.
     Without either, a `connect` of your own says where the frames come from, and nothing is said to the venue.
     `tls` trusts what it trusts, and cannot be told not to look; `tapes` is a folder to record tapes in.
-    Raises BadLogin where a field is missing or unknown.
+    Raises BadLogin where a field is missing or unknown, ValueError for a `tls` that does not verify.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Feed:
         self.account: Final = account
         self.name: Final = f"{venue.NAME}:{account}"
         self.tapes: Final = tapes
-        self.tls: Final = tls
+        self.tls: Final = None if tls is None else trusted(tls)
         self._login: Final = (
             login_of(venue, fields) if login is None and (fields or connect is None) else login
         )

@@ -11,10 +11,11 @@ import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from ssl import SSLContext
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
+import httpcore2
 import httpx2
 
 from ledger.errors import ConversationError, Lost
@@ -38,6 +39,7 @@ async def connect(endpoint: Endpoint, *, tls: SSLContext | None = None) -> Async
     context = bounds.trusted(tls)
     bounds.target(endpoint, "https", "http")
     pool = httpx2.AsyncHTTPTransport(verify=context, trust_env=False)
+    pool._pool = httpcore2.AsyncConnectionPool(ssl_context=context, network_backend=_Network())
     opened = HttpConnection(endpoint, pool)
     try:
         yield opened
@@ -45,6 +47,38 @@ async def connect(endpoint: Endpoint, *, tls: SSLContext | None = None) -> Async
         opened.leave()
         with anyio.move_on_after(bounds.CLOSE_S, shield=True), suppress(Exception):
             await pool.aclose()
+
+
+class _Network(httpcore2.AnyIOBackend):
+    """httpcore2's own, but for what it forgets: to close a socket whose TLS handshake is cancelled."""
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:
+        return _Socket(await super().connect_tcp(*args, **kwargs))
+
+
+class _Socket(httpcore2.AsyncNetworkStream):
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - not ours
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(*args, **kwargs)
+        except BaseException:
+            with anyio.move_on_after(bounds.CLOSE_S, shield=True), suppress(Exception):
+                await self._stream.aclose()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 class HttpConnection:

@@ -25,6 +25,8 @@ PAUSE_S: Final = 0.05
 HEALTHY_S: Final = 30.0
 """How long a conversation must have been live for the next backoff to begin anew (s)."""
 REJECTIONS_MAX: Final = 3
+REJECTED_S: Final = 1.0
+"""The least pause after a rejection (s), times their number in a row: a venue that restarts rejects everybody."""
 
 
 class Live:
@@ -133,7 +135,7 @@ async def _keep(feed: Feed, ledger: Ledger, writer: CapacityLimiter, stopping: S
             reason = feed.health.reason if feed.health.unstored else str(error)
             feed.note(state="refused" if refused else "failed", reason=reason)
             return
-        pause_s = max(PAUSE_S, error.retry_after_s, _backoff_s(attempts))
+        pause_s = max(PAUSE_S, error.retry_after_s, _backoff_s(attempts), rejections * REJECTED_S)
         attempts += 1
         feed.note(state="waiting", reason=str(error))
         log.info("%s: connects again in %.1f s", feed.name, pause_s)

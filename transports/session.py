@@ -195,10 +195,13 @@ class Session:
         elif isinstance(action, Send):
             if self._connection is None:
                 raise Lost("nothing is open to send on")
+            self._listening = True  # for the answer, which may be here before the next action is
             await self._connection.send(action.payload)
         elif isinstance(action, Ask):
             return await self._ask(action.request, stack)
         elif isinstance(action, Wait):
+            if action.reason:
+                self._feed.note(reason=action.reason)
             await anyio.sleep(action.seconds)
         elif isinstance(action, Ready):
             self.ready_at = anyio.current_time()
@@ -257,6 +260,8 @@ class Session:
             before = self._intake.fresh
             await self._store([(reply.body, reply.received_ns, Asked(request.line, asked_ns))])
             reply = replace(reply, fresh=self._intake.fresh - before)
+            if self.ready_at is not None:
+                self._feed.note(reason="")
         return reply
 
     async def _asker(self, request: Request, stack: AsyncExitStack) -> http.HttpConnection:

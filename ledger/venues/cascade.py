@@ -284,7 +284,7 @@ def converse(login: Login, begun: Begun) -> Conversation:
     sign = _signer(login.private_key)
     token = yield from _token(login, sign)
     yield Open(Endpoint(login.url if path_of(login.url) else address(login.url, PATH)))
-    stream = _Stream(login, token)
+    stream = _Stream(login, token, begun.now_ns)
     yield from stream.log_in()
     yield from stream.subscribe()
     yield Ready()
@@ -348,7 +348,7 @@ def _check_login(reply: Reply, what: str) -> None:
     if 200 <= reply.status < 300:
         return
     if not reply.status:
-        raise Lost(f"no answer to {what}")
+        raise Lost(f"no answer to {what}: {wire.legible(reply.body[:800].decode(errors='replace'))}")
     passing = reply.status in (408, 429) or not 400 <= reply.status < 500
     error = Lost if passing else Rejected
     why = f"the venue refused the login: HTTP {reply.status} to {what}"
@@ -368,10 +368,14 @@ def _expiry_ns(token: str) -> int | None:
 class _Stream:
     """The subscription of one login, and whose balances were asked for."""
 
-    def __init__(self, login: Login, token: str) -> None:
+    def __init__(self, login: Login, token: str, now_ns: int) -> None:
         self._login: Final = login
         self._token: Final = token
-        self._expiry_ns: Final = _expiry_ns(token)
+        expiry_ns = _expiry_ns(token)
+        life_ns = (
+            0 if expiry_ns is None else expiry_ns - now_ns
+        )  # not more than 0: our clock, or the venue's, is off
+        self._renewal_ns: Final = now_ns + max(life_ns // 2, life_ns - EXPIRY_NS) if life_ns > 0 else None
         self._wanted: Final = list(dict.fromkeys(login.subaccounts or (0,)))
         self._named: Final = set(self._wanted)
 
@@ -396,22 +400,24 @@ class _Stream:
 
     def ask_balances(self) -> Generator[Action, Said, None]:
         """Ask for the balances nobody asked for yet, until each is answered. Raises Lost."""
-        refused, wait_s = 0, 1.0
+        refused, wait_s, missing = 0, 1.0, ""
         while self._wanted:
             for index in tuple(self._wanted):
                 reply = yield from ask(self._question(index))
                 if 200 <= reply.status < 300 and _is_answer(reply.body):
                     self._wanted.remove(index)
+                else:
+                    missing = f"no balance asked for yet of subaccount {index}: {_outcome(reply)}"
                 refused = refused + 1 if reply.status in (401, 403) else 0
                 if refused == REFUSALS_MAX:
                     raise Lost(f"baseline refused: HTTP {reply.status}")
             if self._wanted:
-                yield Wait(wait_s)
+                yield Wait(wait_s, missing)
                 wait_s = min(2 * wait_s, RETRY_S_MAX)
 
     def hear(self, heard: Heard) -> tuple[int | str | None, str | None]:
         """The id of a reply and its error, each None where there is none. Raises Lost where the token is at its end."""
-        if self._expiry_ns is not None and heard.received_ns > self._expiry_ns - EXPIRY_NS:
+        if self._renewal_ns is not None and heard.received_ns > self._renewal_ns:
             raise Lost("the token expires")
         with suppress(Malformed):
             said = wire.decode(_RPC, heard.payload)
@@ -443,6 +449,10 @@ class _Stream:
             self._login.rest_url, "/account/balance", account=self._login.address, subaccountIndex=index
         )
         return Request(url, headers=(("Authorization", f"Bearer {self._token}"),))
+
+
+def _outcome(reply: Reply) -> str:
+    return f"HTTP {reply.status}, {len(reply.body)} bytes" if reply.status else "no answer"
 
 
 def _is_answer(body: bytes) -> bool:

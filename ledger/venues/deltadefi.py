@@ -557,5 +557,6 @@ def _baseline(request: Request) -> Generator[Action, Said, None]:
         refused = refused + 1 if reply.status in (401, 403) else 0
         if refused == REFUSALS_MAX:
             raise Lost(f"baseline refused: HTTP {reply.status}")
-        yield Wait(wait_s)
+        outcome = f"HTTP {reply.status}, {len(reply.body)} bytes" if reply.status else "no answer"
+        yield Wait(wait_s, f"no balance asked for yet: {outcome}")
         wait_s = min(2 * wait_s, RETRY_S_MAX)

@@ -35,6 +35,7 @@ from ledger.venue import (
     Said,
     Secret,
     Send,
+    Wait,
     address,
     host_of,
     listen,
@@ -276,6 +277,8 @@ class _Envelope(Struct, gc=False):
     reqid: _Count | UnsetType = UNSET
     seq_num: _Count | UnsetType = field(default=UNSET, name="seqNum")
     seq: _Count | UnsetType = UNSET
+    initial: bool | UnsetType | None = UNSET
+    action: str | UnsetType | None = UNSET
     next: str | UnsetType | None = UNSET
     error: Raw = Raw()
 
@@ -343,7 +346,7 @@ class _Stream:
             if said.type == "error":
                 if not self._ready:
                     raise Rejected(f"the venue refused the subscription: {_refusal(said)}")
-                if self._old is not None:
+                if not self._whole:
                     raise Lost(f"the venue refused the subscription: {_refusal(said)}")
             elif fresh:
                 if not _is_read(heard.payload):
@@ -352,8 +355,13 @@ class _Stream:
                         self._torn or self._whole
                     )  # a baseline that cannot be read, another will not be
                 yield from self._page(said)
-        if self._torn and self._may_resubscribe(heard.received_ns):
-            yield from self._resubscribe(heard.received_ns)
+        if self._torn:
+            received_ns = heard.received_ns
+            left_ns = RESUBSCRIBE_NS - (received_ns - (self._resubscribed_ns or 0))
+            if 0 < left_ns <= RESUBSCRIBE_NS:  # a clock set back is no reason to wait
+                yield Wait(left_ns / 1_000_000_000)
+                received_ns += left_ns
+            yield from self._resubscribe(received_ns)
 
     def _count(self, said: _Envelope) -> bool:
         """Whether the message was not heard before, as far as its number tells."""
@@ -368,22 +376,16 @@ class _Stream:
         if not self._ready:
             self._ready = True
             yield Ready()
-        if not said.next and not self._unread:
-            self._whole = True
         if said.next:
             yield _send(
                 {"reqid": self._reqid, "type": "page", "data": [{"name": CHANNEL, "after": said.next}]}
             )
-        elif self._old is not None and not self._torn:
+            return
+        baseline = said.initial if isinstance(said.initial, bool) else said.action in (UNSET, None)
+        self._whole = self._whole or (baseline and not self._unread)
+        if self._whole and self._old is not None and not self._torn:
             yield _send({"reqid": self._old, "type": "cancel"})
             self._old = None
-
-    def _may_resubscribe(self, received_ns: int) -> bool:
-        if self._resubscribed_ns is None:
-            return True
-        return (
-            not 0 <= received_ns - self._resubscribed_ns < RESUBSCRIBE_NS
-        )  # a clock set back is no reason to wait
 
     def _resubscribe(self, received_ns: int) -> Generator[Action, Said, None]:
         torn = self._reqid

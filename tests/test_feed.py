@@ -11,12 +11,12 @@ from msgspec import Struct
 from ledger import BadLogin
 from ledger.venue import Conversation, Open, Ready, Secret
 from tests.scripted import VENUE
-from tests.test_session import Speaking
+from tests.test_session import Speaking, Speaks
 from tests.wired import wired
 from transports import Feed, login_of
 
 
-class Signing(Speaking):
+class Signing(Speaks):
     """A venue with every kind of login field."""
 
     class Login(Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ def test_time_never_goes_back() -> None:
     assert [9, 10] == [feed.stamp(7), feed.stamp(10)]
 
 
-class Asking(Speaking):
+class Asking(Speaks):
     """A venue that is listened to at one address and asked at another."""
 
     class Login(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +35,7 @@ DEMO = {
 
 
 @contextmanager
-def served(*venues: str) -> Iterator[str]:
+def served(*venues: str) -> Generator[str]:
     """The FEEDS.toml that `accountledger serve` prints for each of these tapes, while they are served."""
     started: list[subprocess.Popen[str]] = []
     try:

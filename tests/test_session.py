@@ -42,14 +42,10 @@ ENDPOINT = Endpoint(
 )
 
 
-class Speaking:
-    """A venue whose conversation is the test's; its frames are scripted events."""
+class Speaks:
+    """A venue whose conversation is the test's; its frames are scripted events. Without a login."""
 
     NAME = "speaking"
-
-    class Login(Struct, frozen=True, kw_only=True):
-        key: Secret = Secret("canary-key-of-test")
-        url: str = ""
 
     def __init__(self, converse: Callable[[Begun], Conversation] | None = None) -> None:
         self._converse = converse or (lambda _: only_open())
@@ -59,6 +55,14 @@ class Speaking:
 
     def converse(self, login: Any, begun: Begun, /) -> Conversation:
         return self._converse(begun)
+
+
+class Speaking(Speaks):
+    """The same, with one."""
+
+    class Login(Struct, frozen=True, kw_only=True):
+        key: Secret = Secret("canary-key-of-test")
+        url: str = ""
 
 
 def only_open() -> Conversation:

@@ -49,11 +49,17 @@ async def connect(endpoint: Endpoint, *, tls: SSLContext | None = None) -> Async
             await pool.aclose()
 
 
-class _Network(httpcore2.AnyIOBackend):
+class _Network(httpcore2.AsyncNetworkBackend):
     """httpcore2's own, but for what it forgets: to close a socket whose TLS handshake is cancelled."""
 
+    def __init__(self) -> None:
+        self._own: Any = httpcore2.AnyIOBackend()
+
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:
-        return _Socket(await super().connect_tcp(*args, **kwargs))
+        return _Socket(await self._own.connect_tcp(*args, **kwargs))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._own.sleep(seconds)
 
 
 class _Socket(httpcore2.AsyncNetworkStream):

@@ -404,9 +404,7 @@ def _refold(
 @cli.command()
 @_db
 @click.argument("feeds", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FEEDS.toml")
-@click.option(
-    "--for", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop by itself then."
-)
+@click.option("--for", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop after so long.")
 @click.option(
     "--tape",
     "tapes",
@@ -478,10 +476,13 @@ def serve(tape: Path, port: int, feeds: Path | None, speed: float) -> int:
     app = exchange(tape, login, speed=speed)
 
     def ready(found: int) -> None:
-        click.echo(
-            f"# {app.venue}:{app.account} is served on 127.0.0.1:{found} until Ctrl-C; FEEDS.toml for it:"
-        )
-        click.echo(feed_text(tape, login, found), nl=False)
+        text = feed_text(tape, login, found)
+        said = "FEEDS.toml for it:"
+        if feeds is not None:  # which has the rest
+            said = f"in {feeds} its feed needs:"
+            text = "".join(f"{line}\n" for line in text.splitlines() if line.startswith(("url", "rest_url")))
+        click.echo(f"# {app.venue}:{app.account} is served on 127.0.0.1:{found} until Ctrl-C; {said}")
+        click.echo(text, nl=False)
         sys.stdout.flush()
 
     serve_forever(app, port, ready=ready)

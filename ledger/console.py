@@ -124,6 +124,11 @@ def _show_json(rows: Iterable[dict[str, Any]]) -> None:
     sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
 
 
+def shortened(name: str) -> str:
+    """The name of an account with its long words, which are addresses, cut in the middle."""
+    return _LONG.sub(lambda word: f"{word[0][:6]}…{word[0][-4:]}", name)
+
+
 def _cell(name: str, value: object) -> str:
     if value is None:
         return "-"
@@ -136,7 +141,7 @@ def _cell(name: str, value: object) -> str:
         if name in TIMES:
             return text[:19].replace("T", " ")
         if name in NAMES:
-            text = _LONG.sub(lambda word: f"{word[0][:6]}…{word[0][-4:]}", text)
+            text = shortened(text)
     if name in IDS and len(text) > ID_CHARS_MAX:
         text = f"{text[:8]}…{text[-4:]}"
     elif len(text) > TEXT_CHARS_MAX:

@@ -17,6 +17,7 @@ import hmac
 import json
 import re
 import secrets
+import sys
 import time
 from collections import defaultdict
 from collections.abc import (
@@ -472,6 +473,7 @@ class _Cascade(Counterpart):
         super().__init__(tape, known, speed, close_at_end)
         self._sealing = secrets.token_bytes(32)
         self._pushed = [frame for frame in tape.pushed if not _is_reply(frame.payload)]
+        recursion = sys.getrecursionlimit()
         try:
             self._accounts: Any = import_module("eth_account").Account
             self._signable: Any = import_module("eth_account.messages").encode_defunct
@@ -479,6 +481,8 @@ class _Cascade(Counterpart):
             raise LedgerError(
                 "to serve a tape of cascade eth-account is needed: pip install 'accountledger[cascade]'"
             ) from None
+        finally:  # a library below it lifts the limit that keeps deeply nested JSON from exhausting the stack
+            sys.setrecursionlimit(recursion)
         self._signers: set[str] = set()
         if self._own:
             try:

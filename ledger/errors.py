@@ -58,8 +58,10 @@ class Corrupt(StoreError):  # noqa: N818
 class ConversationError(LedgerError):
     """A conversation with a venue cannot be begun, or is over. The message says why; it holds no secret."""
 
-    def __init__(self, why: str, *, retry_after_s: float = 0) -> None:
+    def __init__(self, why: str, *, retry_after_s: float = 0, final: bool = False) -> None:
         super().__init__(why)
+        self.final = final
+        """Whether there is nothing more to come from there: a recording that is over."""
         self.retry_after_s = retry_after_s
         """How long the venue asked to be left alone (Retry-After, RFC 9110 section 10.2.3); 0 where it did not."""
 

@@ -6,19 +6,20 @@ Part of the command line; knows what every user may know.
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from anyio import to_thread
 from rich.live import Live as Screen
 from rich.table import Table
 
-from ledger.console import out, printable, table
+from ledger.console import out, printable, shortened
 from ledger.errors import StoreError
 from ledger.feeds import FeedSettings
 from ledger.ledger import Ledger
@@ -44,7 +45,9 @@ def run_feeds(
     kept caught up meanwhile, so that readers find them near."""
     feeds = [Feed(each.venue, each.account, login=each.login, tls=each.tls, tapes=tapes) for each in settings]
 
-    print(f"{len(feeds)} feeds into {ledger.name}; Ctrl-C stops them", flush=True)
+    logging.getLogger("accountledger").addHandler(logging.NullHandler())  # the screen says it all
+    count = "1 feed" if len(feeds) == 1 else f"{len(feeds)} feeds"
+    print(f"{count} into {ledger.name}; Ctrl-C stops", flush=True)
 
     async def body() -> None:
         with _screen(feeds) as show:
@@ -126,26 +129,26 @@ def summary(health: Health) -> str:
         f"{frames}: {health.recorded} recorded, {health.duplicates} duplicates, {health.control} control, "
         f"{health.quarantined} quarantined"
     )
-    hint = " (are key, secret and clock right?)" if health.state == "refused" else ""
+    hint = " (are key, secret and clock right?)" if "HTTP 40" in health.reason else ""
     return printable(f"{health.account}  {counts}; {health.reconnects} reconnects; {_state(health)}{hint}")
 
 
 def status(healths: Sequence[Health]) -> Table:
-    """How the feeds are, as a table."""
-    return table([_row(health) for health in healths])
-
-
-def _row(health: Health) -> dict[str, Any]:
-    age_s = None if health.last_frame_ns is None else (time.time_ns() - health.last_frame_ns) / 1e9
-    return {
-        "account": health.account,
-        "state": health.state,
-        "last frame": "-" if age_s is None else f"{max(0.0, age_s):.0f} s ago",
-        "lag": f"{health.lag_s * 1000:.1f} ms",
-        "frames": health.frames,
-        "recorded": health.recorded,
-        "duplicates": health.duplicates,
-        "quarantined": health.quarantined,
-        "reconnects": health.reconnects,
-        "reason": health.reason,
-    }
+    """How the feeds are, as a table that fits a narrow window."""
+    made = Table(box=None, header_style="dim", pad_edge=False)
+    for name, right in (("feed", False), ("state", False), ("last frame", True), ("lag", True)):
+        made.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for name in ("frames", "quarantined", "reconnects"):
+        made.add_column(name if out.width > 100 else name[:6], justify="right", no_wrap=True)
+    made.add_column("", ratio=1, overflow="fold")
+    for health in healths:
+        age_s = None if health.last_frame_ns is None else (time.time_ns() - health.last_frame_ns) / 1e9
+        made.add_row(
+            shortened(health.account),
+            health.state,
+            "-" if age_s is None else f"{max(0.0, age_s):.0f} s ago",
+            "-" if age_s is None else f"{health.lag_s * 1000:.1f} ms",
+            *map(str, (health.frames, health.quarantined, health.reconnects)),
+            printable(health.reason).replace("[", "\\["),
+        )
+    return made

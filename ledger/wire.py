@@ -21,6 +21,7 @@ from decimal import (
     Subnormal,
     Underflow,
 )
+from sys import getrecursionlimit
 from typing import Final, TypeVar
 
 import msgspec
@@ -30,6 +31,10 @@ from ledger.events import Amount
 
 FRAME_BYTES_MAX: Final = 8 * 1024 * 1024
 AMOUNT_CHARS_MAX: Final = 80
+DEPTH_MAX: Final = 1_000
+_NESTING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+DEPTH_GUARDED_MAX: Final = 5_000
+"""The highest recursion limit with which the parser guards the stack by itself."""
 WORDS_CHARS_MAX: Final = 200
 AMOUNT_EXPONENT_MAX: Final = 99
 """By the two digits an exponent may have."""
@@ -69,6 +74,8 @@ def decode(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
         raise Malformed("empty frame")
     if len(payload) > FRAME_BYTES_MAX:
         raise Malformed(f"frame of {len(payload)} bytes: more than {FRAME_BYTES_MAX} are not read")
+    if getrecursionlimit() > DEPTH_GUARDED_MAX and _nested_too_deep(payload):
+        raise Malformed("JSON nested too deep")
     try:
         if not payload.isascii():
             payload.decode()  # msgspec skips the text of fields it does not know
@@ -79,6 +86,20 @@ def decode(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
         raise Malformed("JSON nested too deep") from None
     except msgspec.MsgspecError as error:
         raise Malformed(str(error)) from None
+
+
+def _nested_too_deep(payload: bytes) -> bool:
+    """What Python's recursion limit tells, where somebody has lifted it (a library below eth-account does): msgspec
+    trusts it, and the stack of a thread ends long before 100,000 levels."""
+    if payload.count(b"[") + payload.count(b"{") <= DEPTH_MAX:
+        return False
+    depth = 0
+    for found in _NESTING.finditer(payload):
+        mark = found[0]
+        depth += mark in b"[{" or -(mark in b"]}")
+        if depth > DEPTH_MAX:
+            return True
+    return False
 
 
 def amount(text: str | msgspec.Raw) -> Amount:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from hypothesis import settings
+
+_recursion = sys.getrecursionlimit()
+import eth_account  # noqa: E402, F401 - a library below it lifts the limit; here, before any test imports it
+
+sys.setrecursionlimit(_recursion)
 
 settings.register_profile("house", derandomize=True)
 settings.register_profile("explore", derandomize=False, print_blob=True)

@@ -35,13 +35,43 @@ def test_a_secret_is_taken_out_in_every_spelling_it_travels_in(spelling: str) ->
 
 def test_a_bearer_token_is_hidden_without_its_scheme_too() -> None:
     redaction = Redaction()
-    redaction.add("Bearer token-of-nobody")
+    redaction.add_headers([("Authorization", "Bearer token-of-nobody")])
     assert MARK.encode() == redaction(b"token-of-nobody")
+    assert b'{"token_type":"Bearer"}' == redaction(b'{"token_type":"Bearer"}')
 
 
 def test_a_text_too_short_to_be_a_secret_spoils_nothing() -> None:
     redaction = Redaction(["1", "ADA", "x" * (SECRET_CHARS_MIN - 1)])
     assert b'{"ADA":"1.001"}' == redaction(b'{"ADA":"1.001"}')
+
+
+def test_a_header_that_is_a_number_or_a_time_is_no_secret() -> None:
+    redaction = Redaction()
+    redaction.add_headers([("ApiTimestamp", "2026-11-20T09:00:00.000000Z"), ("X-Nonce", "1763712000250")])
+    frame = b'{"ts":"2026-11-20T09:00:00.000000Z","at":1763712000250}'
+    assert frame == redaction(frame)
+
+
+def test_a_secret_of_digits_is_not_taken_out_of_an_amount() -> None:
+    redaction = Redaction(["123456"])
+    assert b'{"amount":"1234567.5","fee":0.123456,"pin":"[redacted]"}' == redaction(
+        b'{"amount":"1234567.5","fee":0.123456,"pin":"123456"}'
+    )
+
+
+def test_of_signed_requests_only_the_latest_are_looked_for() -> None:
+    redaction = Redaction(["lasting-secret"])
+    for number in range(1000):
+        redaction.add_headers([("Signature", f"signature-{number:04}")])
+    assert b"signature-0000 [redacted] [redacted]" == redaction(
+        b"signature-0000 signature-0999 lasting-secret"
+    )
+    assert repr(redaction) < "Redaction(400"
+
+
+@pytest.mark.parametrize("spelled", ["a\\/b+c/secret".replace("/secret", "\\/secret"), "a%2fb%2bc%2fsecret"])
+def test_slashes_are_found_however_they_are_escaped(spelled: str) -> None:
+    assert MARK == Redaction(["a/b+c/secret"]).text(spelled)
 
 
 @given(st.binary())

@@ -197,10 +197,10 @@ async def test_three_thousand_fills_at_once_are_stored() -> None:
         assert (health.recorded, health.duplicates, health.quarantined) == (3001, 0, 0)
 
 
-async def test_a_tape_that_could_not_be_begun_is_begun_when_there_is_room(
+async def test_a_tape_without_room_costs_no_frame_and_the_next_conversation_has_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    fsync, failures = os.fsync, [1, 2]
+    fsync, failures = os.fsync, [1]
 
     def full(handle: int) -> None:
         if failures:
@@ -220,8 +220,12 @@ async def test_a_tape_that_could_not_be_begun_is_begun_when_there_is_room(
         )
         async with live(ledger, feed) as running:
             await until(lambda: running.health()[0].frames == 1)
+            assert [] == list(tmp_path.iterdir())
+            exchange.close_all(1001, "")
+            await until(lambda: running.health()[0].frames == 2)
         (tape,) = tmp_path.iterdir()
-        assert payloads(ledger, BITOPRO) == list(frames_of(tape))
+        assert 2 == running.health()[0].recorded + running.health()[0].duplicates
+        assert 1 == len(list(frames_of(tape)))
 
 
 async def test_the_frame_after_an_unreadable_one_is_stored_at_once() -> None:

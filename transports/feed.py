@@ -6,7 +6,9 @@ Knows no venue and no event loop; `transports.session` converses for it, `transp
 from __future__ import annotations
 
 import logging
+import os
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -70,21 +72,23 @@ class Feed:
         login: Struct | None = None,
         connect: Connect | None = None,
         tls: ssl.SSLContext | None = None,
-        tapes: Path | None = None,
+        tapes: str | os.PathLike[str] | None = None,
         now_ns: Clock = time.time_ns,
         **fields: Any,
     ) -> None:
         self.venue: Final = venue
         self.account: Final = account
         self.name: Final = f"{venue.NAME}:{account}"
-        self.tapes: Final = tapes
+        self.tapes: Final = None if tapes is None else Path(tapes)
         self.tls: Final = None if tls is None else trusted(tls)
-        self._login: Final = (
-            login_of(venue, fields) if login is None and (fields or connect is None) else login
-        )
+        if login is not None:
+            names = (*login.__struct_fields__,)
+            fields = {**{name: getattr(login, name) for name in names}, **fields}
+        self._login: Final = login_of(venue, fields) if fields or connect is None else None
         self._connect: Final = connect
         self._wall_ns: Final = now_ns
         self._last_ns = 0
+        self._noting: Final = threading.RLock()
         self._health = Health(self.name, "stopped")
 
     def __repr__(self) -> str:
@@ -108,8 +112,9 @@ class Feed:
 
     def stamp(self, received_ns: int) -> int:
         """When something was received, as a time that never goes back."""
-        self._last_ns = max(received_ns, self._last_ns)
-        return self._last_ns
+        with self._noting:
+            self._last_ns = max(received_ns, self._last_ns)
+            return self._last_ns
 
     def now_ns(self) -> int:
         """The time, never going back: where a venue gives no time of its own, ours says what is late."""
@@ -119,7 +124,8 @@ class Feed:
         """A conversation with the venue; without a login, we only listen."""
         if self._login is None or not isinstance(self.venue, Spoken):
             return _only_listen(Endpoint(self.name))
-        return self.venue.converse(self._login, Begun(self.account, self.now_ns(), memory))
+        # Signed with the time it is, also where what was recorded before is of a clock that was ahead.
+        return self.venue.converse(self._login, Begun(self.account, self._wall_ns(), memory))
 
     def connect(self) -> Connect:
         """How to connect: as told, else as the running event loop does it."""
@@ -127,23 +133,30 @@ class Feed:
 
     def note(self, **changes: Any) -> None:
         """Keep what has changed in the health."""
-        if "state" in changes and changes["state"] != self._health.state:
-            changes.setdefault("since_ns", self._wall_ns())
-            log.info("%s: %s %s", self.name, changes["state"], changes.get("reason", ""))
-        self._health = replace(self._health, **changes)
+        with self._noting:
+            before = self._health
+            if changes.get("state", before.state) != before.state:
+                changes.setdefault("since_ns", self._wall_ns())
+            self._health = replace(before, **changes)
+        if self._health.state != before.state:
+            level = (
+                logging.WARNING if self._health.state in ("waiting", "refused", "failed") else logging.INFO
+            )
+            log.log(level, "%s: %s %s", self.name, self._health.state, self._health.reason)
 
     def count(self, tally: Tally, last_ns: int) -> None:
         """Count what was stored."""
-        health = self._health
-        self.note(
-            frames=health.frames + tally.frames,
-            recorded=health.recorded + tally.recorded,
-            duplicates=health.duplicates + tally.duplicates,
-            control=health.control + tally.control,
-            quarantined=health.quarantined + tally.quarantined,
-            last_frame_ns=last_ns,
-            lag_s=max(0.0, (self._wall_ns() - last_ns) / 1e9),
-        )
+        with self._noting:
+            health = self._health
+            self.note(
+                frames=health.frames + tally.frames,
+                recorded=health.recorded + tally.recorded,
+                duplicates=health.duplicates + tally.duplicates,
+                control=health.control + tally.control,
+                quarantined=health.quarantined + tally.quarantined,
+                last_frame_ns=last_ns,
+                lag_s=max(0.0, (self._wall_ns() - last_ns) / 1e9),
+            )
 
 
 def login_of(venue: Venue, fields: dict[str, Any]) -> Struct:
@@ -159,10 +172,7 @@ def login_of(venue: Venue, fields: dict[str, Any]) -> Struct:
     unknown = sorted(fields.keys() - hints.keys())
     if unknown:
         raise BadLogin(f"{venue.NAME} has no login field {unknown[0]!r}; it has: {', '.join(hints)}")
-    values = {
-        name: Secret(value) if isinstance(value, str) and _is_secret(hints[name]) else value
-        for name, value in fields.items()
-    }
+    values = {name: _field(venue.NAME, name, value, hints[name]) for name, value in fields.items()}
     defaults = {field.name: field.default for field in msgspec.structs.fields(venue.Login)}
     for given, other in (("url", "rest_url"), ("rest_url", "url")):
         url, usual = values.get(given), defaults.get(other)
@@ -172,6 +182,18 @@ def login_of(venue: Venue, fields: dict[str, Any]) -> Struct:
         return venue.Login(**values)
     except TypeError as error:  # names what is missing, never a value
         raise BadLogin(f"{venue.NAME}: {error}") from None
+
+
+def _field(venue: str, name: str, value: Any, hint: Any) -> Any:
+    """A field as the login wants it. Raises BadLogin for one of another kind; its value is not shown."""
+    if _is_secret(hint) and isinstance(value, str):
+        if not value or value.startswith(("env:", "file:")):
+            raise BadLogin(f"{venue}, {name}: is empty, or names a place: only FEEDS.toml does that")
+        return Secret(value)
+    try:
+        return value if isinstance(value, Secret) and _is_secret(hint) else msgspec.convert(value, hint)
+    except (msgspec.ValidationError, TypeError):
+        raise BadLogin(f"{venue}, {name}: not one: {type(value).__name__}") from None
 
 
 def _beside(url: str, usual: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from ledger.errors import BadLogin, ConversationError, LedgerError, Rejected, StoreError
+from ledger.errors import BadLogin, ConversationError, LedgerError, ReadOnly, Rejected, StoreError
 from ledger.ledger import Ledger
 from transports.feed import Feed, Health, log
 from transports.session import DRAIN_S, Session, Stopping
@@ -70,8 +70,11 @@ class Live:
             log.error("%s: a defect: %s", feed.name, type(error).__name__)
             feed.note(state="failed", reason=f"a defect: {type(error).__name__}")
         finally:
-            if feed.health.state not in ("refused", "failed"):
-                reason = feed.health.reason if feed.health.unstored else self._stopping.cause
+            health = feed.health
+            if health.state not in ("refused", "failed", "stopped"):
+                reason = health.reason if health.unstored else self._stopping.cause
+                if not health.session and health.reason:
+                    reason = f"{reason}; never live: {health.reason}"
                 feed.note(state="stopped", reason=reason)
             self._running -= 1
             if not self._running:
@@ -83,8 +86,11 @@ async def live(ledger: Ledger, *feeds: Feed, drain_s: float = DRAIN_S) -> AsyncG
     """Run feeds into a ledger while the body runs, in the event loop of the caller (trio or asyncio).
 
     A feed that ends takes no other with it. On the way out what was received is stored, for `drain_s` at most. Raises
-    BadLogin where two feeds are of one account; StoreError at the end where frames were received that are not stored.
+    BadLogin where two feeds are of one account, and ReadOnly; at the end StoreError where frames that were received are
+    not stored.
     """
+    if ledger.read_only:
+        raise ReadOnly(f"{ledger.name}: feeds need a ledger that is not opened read_only")
     names = [feed.name for feed in feeds]
     if len(set(names)) != len(names):
         raise BadLogin(f"two feeds of one account: {', '.join(sorted(names))}")
@@ -134,6 +140,9 @@ async def _keep(feed: Feed, ledger: Ledger, writer: CapacityLimiter, stopping: S
             refused = isinstance(error, Rejected | BadLogin)
             reason = feed.health.reason if feed.health.unstored else str(error)
             feed.note(state="refused" if refused else "failed", reason=reason)
+            return
+        if error.final:
+            feed.note(state="stopped", reason=str(error))
             return
         pause_s = max(PAUSE_S, error.retry_after_s, _backoff_s(attempts), rejections * REJECTED_S)
         attempts += 1

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote, quote_plus
@@ -17,13 +19,21 @@ from ledger.venue import Secret
 
 SECRET_CHARS_MIN: Final = 6
 """A shorter text is not looked for: taken out wherever it stands, it would spoil amounts and words."""
+HEADERS_MAX: Final = 64
+"""How many requests back their signatures are looked for."""
 MARK: Final = "[redacted]"
+
+_SCHEMES: Final = frozenset({"Basic", "Bearer", "Digest", "Negotiate"})
+_PLAIN: Final = re.compile(r"[0-9.]+|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z|[a-z]+/[a-z*+.-]+")
+_PERCENT: Final = re.compile(r"%[0-9A-F]{2}")
 
 
 class Redaction:
     """Takes secrets out of bytes and texts. A frame that holds none is given back as it is."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._lasting: dict[bytes, None] = {}
+        self._passing: deque[set[bytes]] = deque(maxlen=HEADERS_MAX)
         self._found: list[bytes] = []
         for secret in secrets:
             self.add(secret)
@@ -32,31 +42,52 @@ class Redaction:
         return f"Redaction({len(self._found)} spellings)"
 
     def add(self, secret: str) -> None:
-        """Look for this too, from now on; of several words (`Bearer …`) for each that is long enough."""
-        for word in {secret, *secret.split()}:
-            if len(word) < SECRET_CHARS_MIN:
-                continue
-            raw = word.encode()
-            spellings = {
-                raw,
-                quote(word, safe="").encode(),
-                quote_plus(word).encode(),
-                json.dumps(word)[1:-1].encode(),
-                base64.b64encode(raw),
-                base64.urlsafe_b64encode(raw),
-            }
-            self._found += spellings.difference(self._found)
-        self._found.sort(key=len, reverse=True)
+        """Look for this too, from now on."""
+        if len(secret) >= SECRET_CHARS_MIN:
+            self._lasting |= dict.fromkeys(_spellings(secret))
+            self._sort()
+
+    def add_headers(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Look for what is secret in the headers of the latest HEADERS_MAX requests. A scheme (`Bearer`), a
+        number and a time are no secrets."""
+        for _, value in headers:
+            words = {word for word in (value, *value.split()) if len(word) >= SECRET_CHARS_MIN}
+            secret = {word for word in words if word not in _SCHEMES and _PLAIN.fullmatch(word) is None}
+            spellings = {spelled for word in secret for spelled in _spellings(word)}
+            if spellings and spellings not in self._passing:
+                self._passing.append(spellings)
+        self._sort()
+
+    def _sort(self) -> None:
+        self._found = sorted(
+            {*self._lasting, *(each for one in self._passing for each in one)}, key=len, reverse=True
+        )
 
     def __call__(self, payload: bytes) -> bytes:
         for secret in self._found:
             if secret in payload:
-                payload = payload.replace(secret, MARK.encode())
+                if secret.isdigit():  # digits within other digits are an amount, or a time
+                    payload = re.sub(rb"(?<![0-9.])" + secret + rb"(?![0-9.])", MARK.encode(), payload)
+                else:
+                    payload = payload.replace(secret, MARK.encode())
         return payload
 
     def text(self, text: str) -> str:
         """The same of a text."""
         return self(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+
+def _spellings(secret: str) -> set[bytes]:
+    """A secret as it is, in a URL, in JSON and in base64."""
+    raw = secret.encode("utf-8", "surrogateescape")
+    quoted, json_text = quote(secret, safe=""), json.dumps(secret)[1:-1]
+    texts = (quoted, _PERCENT.sub(lambda code: code[0].lower(), quoted), quote_plus(secret), json_text)
+    return {
+        raw,
+        *(text.encode() for text in (*texts, json_text.replace("/", "\\/"))),
+        base64.b64encode(raw),
+        base64.urlsafe_b64encode(raw),
+    }
 
 
 def secrets_of(login: Struct | None) -> list[str]:

@@ -29,6 +29,7 @@ from ledger.errors import (
     LedgerError,
     Lost,
     ReadOnly,
+    Rejected,
     StoreError,
 )
 from ledger.events import Asked
@@ -36,6 +37,7 @@ from ledger.ledger import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival, Intake, Le
 from ledger.venue import (
     Action,
     Ask,
+    Conversation,
     Endpoint,
     Heard,
     Hide,
@@ -168,14 +170,16 @@ class Session:
             return Lost(f"a defect: {type(foreign[0]).__name__}{place}")
         told = next((each for each in known if not isinstance(each, Lost)), known[0])
         if isinstance(told, ConversationError):
-            told = type(told)(self._redaction.text(str(told)), retry_after_s=told.retry_after_s)
+            kind = Rejected if isinstance(told, Rejected) else Lost
+            why = self._redaction.text(str(told))
+            told = kind(why, retry_after_s=told.retry_after_s, final=told.final)
         return told
 
     async def _converse(self, tasks: TaskGroup, stack: AsyncExitStack) -> None:
         """Do what the conversation asks for, one thing after the other."""
         memory = await self._in_thread(self._recall)
         conversation = self._feed.converse(memory)
-        stack.callback(conversation.close)
+        stack.callback(_close, conversation)
         # Where a venue signs with a library that takes long to import, it does so now: not on the host's event loop.
         action = await to_thread.run_sync(next, conversation, None, limiter=self._writer)
         while action is not None:
@@ -201,7 +205,7 @@ class Session:
             return await self._ask(action.request, stack)
         elif isinstance(action, Wait):
             if action.reason:
-                self._feed.note(reason=action.reason)
+                self._feed.note(reason=self._redaction.text(action.reason))
             await anyio.sleep(action.seconds)
         elif isinstance(action, Ready):
             self.ready_at = anyio.current_time()
@@ -215,8 +219,7 @@ class Session:
     # Connections ---------------------------------------------------------------------------------------------------
 
     async def _open(self, endpoint: Endpoint, tasks: TaskGroup, stack: AsyncExitStack) -> None:
-        for _, value in endpoint.headers:
-            self._redaction.add(value)
+        self._redaction.add_headers(endpoint.headers)
         self._connection = connection = await stack.enter_async_context(self._feed.connect()(endpoint))
         stack.callback(tasks.cancel_scope.cancel)  # the pump ends before the connection does
         await self._in_thread(self._begin)
@@ -246,20 +249,23 @@ class Session:
                 await connection.ping()
 
     async def _ask(self, request: Request, stack: AsyncExitStack) -> Reply:
-        for _, value in request.headers:
-            self._redaction.add(value)
+        self._redaction.add_headers(request.headers)
         asked_ns = self._feed.now_ns()
         try:
             reply = await (await self._asker(request, stack)).ask(request)
         except Lost as error:
-            return Reply(0, str(error).encode(), self._feed.now_ns())
-        reply = replace(reply, received_ns=self._feed.now_ns())
+            return Reply(0, self._redaction.text(str(error)).encode(), time.time_ns())
         if request.kept and 200 <= reply.status < 300:
-            await self._in_thread(self._begin)
-            assert self._intake is not None
-            before = self._intake.fresh
-            await self._store([(reply.body, reply.received_ns, Asked(request.line, asked_ns))])
-            reply = replace(reply, fresh=self._intake.fresh - before)
+            asked = Asked(self._redaction.text(request.line), asked_ns)
+            self._unstored.append(self._received((reply.body, self._feed.now_ns(), asked)))
+            with CancelScope(shield=True):
+                await self._in_thread(self._begin)
+                intake = self._intake
+                assert intake is not None
+                before = intake.fresh
+                await self._in_thread(self._store_all)
+                fresh = intake.fresh - before
+            reply = replace(reply, fresh=fresh)
             if self.ready_at is not None:
                 self._feed.note(reason="")
         return reply
@@ -315,45 +321,61 @@ class Session:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Do what needs the store, in a worker thread. A store that fails is tried again, until there is no time left:
         what was received is not given up, and nothing more is received meanwhile."""
-        pause_s = STORE_RETRY_S
+        pause_s, reason = STORE_RETRY_S, self._feed.health.reason
         while True:
             try:
                 done = await to_thread.run_sync(work, limiter=self._writer)
                 if pause_s > STORE_RETRY_S:
-                    self._feed.note(reason="")
+                    self._feed.note(reason=reason)
                 return done
             except StoreError as error:
                 self._feed.note(reason=f"the store: {error}")
                 if self._stopping.over or isinstance(error, ReadOnly | Conflict | Corrupt):
                     raise
                 log.warning("%s: the store fails, is tried again: %s", self._feed.name, error)
-            await anyio.sleep(pause_s)
+            until = anyio.current_time() + pause_s
+            while anyio.current_time() < until and not self._stopping.over:  # noqa: ASYNC110
+                await anyio.sleep(min(0.1, pause_s))
             pause_s = min(pause_s * 2, STORE_RETRY_S_MAX)
 
     def _begin(self) -> None:
         """Open the intake, and the tape; once."""
-        if self._intake is not None:
-            return
-        feed = self._feed
-        session = getattr(self._connection, "session", None) or self._name
-        opened_ns = getattr(self._connection, "opened_ns", None)
-        opened_ns = feed.now_ns() if opened_ns is None else opened_ns
-        intake = self._ledger.intake(
-            feed.venue, feed.account, session=session, opened_ns=opened_ns, now_ns=feed.now_ns
-        )
-        if feed.tapes is not None:
-            try:
-                self._tape = TapeWriter(
-                    feed.tapes / _tape_name(feed.name, intake.session, opened_ns),
-                    venue=feed.venue.NAME,
-                    account=feed.account,
-                    session=intake.session,
-                    opened_ns=opened_ns,
-                )
-            except OSError as error:
-                raise StoreError(f"the tape in {feed.tapes}: {error.strerror}") from None
-        self._intake = intake
-        feed.note(session=intake.session)
+        with self._storing:
+            if self._intake is not None:
+                return
+            feed = self._feed
+            session = getattr(self._connection, "session", None) or self._name
+            opened_ns = getattr(self._connection, "opened_ns", None)
+            opened_ns = feed.now_ns() if opened_ns is None else opened_ns
+            intake = self._ledger.intake(
+                feed.venue, feed.account, session=session, opened_ns=opened_ns, now_ns=feed.now_ns
+            )
+            feed.note(session=intake.session)
+            if feed.tapes is not None:
+                self._begin_tape(feed.tapes, intake.session, opened_ns)
+            self._intake = intake
+
+    def _begin_tape(self, folder: Path, session: str, opened_ns: int) -> None:
+        path = folder / _tape_name(self._feed.name, session, opened_ns)
+        if path.exists():  # a recording played again
+            path = path.with_suffix(f".{secrets.token_hex(4)}.tape")
+        try:
+            self._tape = TapeWriter(
+                path,
+                venue=self._feed.venue.NAME,
+                account=self._feed.account,
+                session=session,
+                opened_ns=opened_ns,
+            )
+        except (OSError, BadTape) as error:
+            self._give_up_tape(error)
+
+    def _give_up_tape(self, error: OSError | BadTape) -> None:
+        """A tape that cannot be written keeps nothing from the ledger: the conversation goes on without it."""
+        why = f"not recorded on tape: {getattr(error, 'strerror', None) or error}"
+        log.error("%s: %s", self._feed.name, why)
+        self._feed.note(reason=why)
+        self._tape = None
 
     def _store_all(self) -> None:
         """Store what is waiting, a commit a batch. One thread at a time; what is stored is no longer waiting."""
@@ -370,17 +392,14 @@ class Session:
                     return
 
     def _record_on_tape(self, batch: Sequence[Arrival]) -> None:
-        """Before anything else is done with them. What a tape cannot hold is not kept from the ledger."""
+        """Before anything else is done with them; what was tried before is there already."""
         if self._tape is None:
             return
         try:
             self._tape.frames(batch[self._taped :])
             self._taped = len(batch)
-        except OSError as error:
-            raise StoreError(f"the tape: {error.strerror}") from None
-        except BadTape as error:
-            log.error("%s: no longer recorded on tape: %s", self._feed.name, error)
-            self._tape = None
+        except (OSError, BadTape) as error:
+            self._give_up_tape(error)
 
     def _next_batch(self) -> list[Arrival]:
         """What the intake stores in one commit: tried again, it is known by its place, also where it was stored after
@@ -396,28 +415,40 @@ class Session:
 
     async def _finish(self, cause: str) -> None:
         """Store what was received and not stored yet, and say why it ended."""
-        if self._connection is not None:
-            self._unstored.extend(self._received(arrival) for arrival in self._connection.leftovers())
-        elif self._intake is None:
+        if self._connection is None and self._intake is None and not self._unstored:
             return  # nobody ever answered
         why = "no time was left"
         try:
+            if self._connection is not None:
+                leftovers = self._connection.leftovers()
+                self._unstored.extend(leftovers)  # counted, whatever is wrong with them
+                received = [self._received(arrival) for arrival in leftovers]
+                for _ in leftovers:
+                    self._unstored.pop()
+                self._unstored.extend(received)
             await self._in_thread(self._begin)
             await self._in_thread(self._store_all)
             await self._in_thread(partial(self._close, cause))
         except LedgerError as error:
             why = str(error)
+        except Exception as error:  # its text may hold anything: its kind is told
+            why = f"a defect: {type(error).__name__}"
+            log.error("%s: %s at the end of a conversation", self._feed.name, why)
         if self._unstored:
             unstored = self._feed.health.unstored + len(self._unstored)
             self._feed.note(unstored=unstored, reason=f"{unstored} frames received are not stored: {why}")
             log.error("%s: %s", self._feed.name, self._feed.health.reason)
 
     def _close(self, cause: str) -> None:
-        assert self._intake is not None
-        closed_ns = self._feed.now_ns()
-        self._intake.close(cause, closed_ns)
-        if self._tape is not None:
-            self._tape.close(closed_ns, cause)
+        with self._storing:
+            assert self._intake is not None
+            closed_ns = self._feed.now_ns()
+            self._intake.close(cause, closed_ns)
+            if self._tape is not None:
+                try:
+                    self._tape.close(closed_ns, cause)
+                except (OSError, BadTape) as error:
+                    self._give_up_tape(error)
 
     def _recall(self) -> bytes:
         if not self._ledger.select("SELECT 1 FROM sqlite_master WHERE name = ?", (_MEMORY,)):
@@ -431,6 +462,14 @@ class Session:
         self._ledger.write([(table, [()]), (row, [(self._feed.name, memory)])])
 
 
+def _close(conversation: Conversation) -> None:
+    """End a conversation; what it does about it is no concern of ours."""
+    try:
+        conversation.close()
+    except Exception as error:
+        log.error("a conversation does not end well: %s", type(error).__name__)
+
+
 def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for each in error.exceptions for leaf in _leaves(each)]
@@ -439,5 +478,8 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 def _tape_name(name: str, session: str, opened_ns: int) -> str:
     """A file name that sorts by time, of characters that every file system takes."""
-    stem = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in name)
-    return f"{stem[:100]}-{opened_ns // 1_000_000_000}-{session[:12]}.tape"
+    stem, place = (
+        "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in text)
+        for text in (name[:100], session[:12])
+    )
+    return f"{stem}-{opened_ns // 1_000_000_000}-{place}.tape"

@@ -344,6 +344,8 @@ class TapeWriter:
         if not lines:
             return
         try:
+            self._file.truncate(self._size)  # what a failure before could not take back
+            self._file.seek(self._size)
             rest = memoryview(lines)
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -355,7 +357,7 @@ class TapeWriter:
         self._size += len(lines)
 
 
-def replay(path: Path, *, speed: float = 0) -> Connect:
+def replay(path: str | os.PathLike[str], *, speed: float = 0) -> Connect:
     """A transport that plays a recording, whatever address it is given: its frames in order, with their recorded times.
 
     `speed` 0 plays at once, 1 at the recorded pace, 10 ten times as fast. When the frames are over the connection is
@@ -368,9 +370,9 @@ def replay(path: Path, *, speed: float = 0) -> Connect:
     @asynccontextmanager
     async def connect(endpoint: Endpoint) -> AsyncGenerator[Replayed]:
         try:
-            recording = open_recording(path)
+            recording = open_recording(Path(path))
         except BadTape as error:
-            raise Lost(str(error)) from None
+            raise Lost(str(error), final=True) from None
         with recording:
             yield Replayed(recording, speed)
 
@@ -420,9 +422,9 @@ class Replayed:
         try:
             self._frames.extend(next(self._batches))
         except StopIteration:
-            self._over = Lost(self._recording.cause)
+            self._over = Lost(self._recording.cause, final=True)
         except BadTape as error:
-            self._over = Lost(str(error))
+            self._over = Lost(str(error), final=True)
         if self._began_ns is None and self._frames:
             self._began_ns = self._frames[0][1]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from hypothesis import settings
 
 _recursion = sys.getrecursionlimit()
-import eth_account  # noqa: E402, F401 - a library below it lifts the limit; here, before any test imports it
+import_module("eth_account")  # a library below it lifts the limit; here, before any test imports it
 
 sys.setrecursionlimit(_recursion)
 

@@ -34,7 +34,7 @@ from ledger.venue import (
 from tests import scripted
 from tests.scripted import delta, says
 from tests.wired import Wire, ended, quiet, wired
-from transports import Feed, Health, frames_of, live, open_recording, play, session
+from transports import Feed, Health, TapeWriter, frames_of, live, open_recording, play, replay, session
 
 ACCOUNT = "speaking:main"
 ENDPOINT = Endpoint(
@@ -431,3 +431,90 @@ async def test_what_came_before_the_session_could_be_opened_is_stored_all_the_sa
 def test_what_was_heard_is_shown_without_its_bytes() -> None:
     assert "canary" not in repr(Send(b"canary")) + repr(Hide("canary")) + repr(ENDPOINT)
     assert Heard(b"x", 1) == Heard(b"x", 1)
+
+
+async def test_a_store_that_fails_at_the_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [StoreError("disk I/O error, once")]
+
+    def last(ledger: Ledger, account: str) -> Recorded | None:
+        if failures:
+            raise failures.pop()
+        return None
+
+    monkeypatch.setattr(Ledger, "last", last)
+    with Ledger() as ledger:
+        feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(quiet(*numbered(2))))
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 2)
+
+
+async def test_a_tape_that_cannot_be_ended_ends_no_feed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TapeWriter, "close", full)
+    with Ledger() as ledger:
+        feed = Feed(
+            Speaking(),
+            login=Speaking.Login(),
+            connect=wired(ended(*numbered(2)), quiet(*numbered(2, 3))),
+            tapes=tmp_path,
+        )
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 4)
+        assert 2 == len(events(ledger, SessionClosed))
+
+
+async def test_what_cannot_be_stored_for_any_reason_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    append = Store.append
+
+    def out_of_memory(store: Store, *args: Any) -> Any:
+        if any(isinstance(each.event, BalanceDelta) for each in args[0]):
+            raise MemoryError
+        return append(store, *args)
+
+    monkeypatch.setattr(Store, "append", out_of_memory)
+    seen: list[Health] = []
+
+    async def run(ledger: Ledger) -> None:
+        feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(quiet(*numbered(10))))
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].unstored == 10)
+            seen.extend(running.health())
+
+    with Ledger() as ledger, pytest.raises(StoreError, match="10 frames were received and are not stored"):
+        await run(ledger)
+
+
+async def test_a_clock_that_was_ahead_once_signs_no_login_of_tomorrow() -> None:
+    told: list[int] = []
+    now = scripted.RECEIVED_NS
+
+    def converse(begun: Begun) -> Conversation:
+        told.append(begun.now_ns)
+        yield Open(ENDPOINT)
+
+    with Ledger() as ledger:
+        with ledger.intake(Speaking(), "main", opened_ns=2 * now, now_ns=lambda: 2 * now):
+            pass
+        feed = Feed(Speaking(converse), login=Speaking.Login(), connect=wired(quiet()), now_ns=lambda: now)
+        async with live(ledger, feed):
+            await until(lambda: bool(told))
+    assert now == told[0]
+
+
+async def test_a_recording_that_is_over_is_not_played_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(b"not readable\n" * 3)
+    with Ledger() as ledger:
+        async with live(ledger, Feed(Speaking(), connect=replay(path))) as running:
+            with anyio.fail_after(5):
+                await running.ended()
+            assert ("stopped", "end", 3) == (
+                running.health()[0].state,
+                running.health()[0].reason,
+                running.health()[0].frames,
+            )
+        assert 1 == len(events(ledger, SessionOpened))

@@ -13,10 +13,11 @@ from typing import Final
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from ledger.errors import BadLogin, ConversationError, LedgerError, ReadOnly, Rejected, StoreError
+from ledger.account import Recorded
+from ledger.errors import BadLogin, ConversationError, Corrupt, LedgerError, ReadOnly, Rejected, StoreError
 from ledger.ledger import Ledger
 from transports.feed import Feed, Health, log
-from transports.session import DRAIN_S, Session, Stopping
+from transports.session import DRAIN_S, STORE_RETRY_S, Session, Stopping
 
 BACKOFF_S: Final = 0.25
 BACKOFF_S_MAX: Final = 30.0
@@ -122,9 +123,21 @@ def _backoff_s(attempts: int) -> float:
     return random.uniform(0, min(BACKOFF_S_MAX, BACKOFF_S * 2.0 ** min(attempts, 16)))
 
 
+async def _last(feed: Feed, ledger: Ledger, writer: CapacityLimiter) -> Recorded | None:
+    """The last event of the account; a store that fails now may not fail the next time."""
+    while True:
+        try:
+            return await to_thread.run_sync(ledger.last, feed.name, limiter=writer)
+        except Corrupt:
+            raise
+        except StoreError as error:
+            feed.note(state="waiting", reason=f"the store: {error}")
+        await anyio.sleep(STORE_RETRY_S)
+
+
 async def _keep(feed: Feed, ledger: Ledger, writer: CapacityLimiter, stopping: Stopping) -> None:
     """Be live until cancelled, or until the venue has refused the login three times in a row."""
-    feed.begin(await to_thread.run_sync(ledger.last, feed.name, limiter=writer))
+    feed.begin(await _last(feed, ledger, writer))
     attempts = rejections = 0
     while True:
         feed.note(state="connecting")

@@ -258,6 +258,7 @@ class Session:
         if request.kept and 200 <= reply.status < 300:
             asked = Asked(self._redaction.text(request.line), asked_ns)
             self._unstored.append(self._received((reply.body, self._feed.now_ns(), asked)))
+            fresh = 0
             with CancelScope(shield=True):
                 await self._in_thread(self._begin)
                 intake = self._intake
@@ -375,6 +376,8 @@ class Session:
         why = f"not recorded on tape: {getattr(error, 'strerror', None) or error}"
         log.error("%s: %s", self._feed.name, why)
         self._feed.note(reason=why)
+        if self._tape is not None:
+            self._tape.abandon()
         self._tape = None
 
     def _store_all(self) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -519,3 +521,23 @@ def test_a_hundred_thousand_amounts_are_judged_in_one_pass() -> None:
     wire.amounts(texts)
     texts[77_777] = "NaN"
     assert "'NaN'" in refusal(lambda: wire.amounts(texts))
+
+
+@pytest.mark.parametrize("opened", ["[", '{"a":', '[{"[":'])
+def test_where_the_recursion_limit_was_lifted_deep_nesting_is_refused_all_the_same(opened: str) -> None:
+    """In a process of its own: without the guard it ends in a segmentation fault."""
+    code = (
+        "import sys, msgspec\n"
+        "from ledger import Malformed, wire\n"
+        "sys.setrecursionlimit(1_000_000)\n"
+        "any_json = msgspec.json.Decoder(msgspec.Raw)\n"
+        f"deep = {opened!r}.encode() * 400_000\n"
+        "try:\n"
+        "    wire.decode(any_json, deep)\n"
+        "except Malformed as error:\n"
+        "    print(error)\n"
+        "wide = b'[' + b','.join([b'[]'] * 5000) + b']'\n"
+        "print(len(wire.decode(any_json, wide)))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (0, "JSON nested too deep\n15001\n") == (ran.returncode, ran.stdout), ran.stderr

@@ -139,9 +139,7 @@ class Feed:
                 changes.setdefault("since_ns", self._wall_ns())
             self._health = replace(before, **changes)
         if self._health.state != before.state:
-            level = (
-                logging.WARNING if self._health.state in ("waiting", "refused", "failed") else logging.INFO
-            )
+            level = logging.WARNING if self._health.state in ("refused", "failed") else logging.INFO
             log.log(level, "%s: %s %s", self.name, self._health.state, self._health.reason)
 
     def count(self, tally: Tally, last_ns: int) -> None:

@@ -293,6 +293,8 @@ class Intake:
         self.fresh = 0
         """How many statements of its frames the ledger did not know before."""
         self._resumed_ordinal = ledger._last_ordinal(session)
+        self._unsure_ordinal = 0
+        """The last frame of a batch of which nobody said whether it was stored; 0 where there is none."""
         key = opened_key(session)
         opened = SessionOpened(self._source(now_ns() if opened_ns is None else opened_ns), key)
         if self._resumed_ordinal and not ledger._store.has_session(self.account, session):
@@ -374,15 +376,15 @@ class Intake:
     def _commit(self, batch: Sequence[Frame], tally: Tally) -> None:
         known = (
             self._ledger._known_places(batch)
-            if batch[0].ordinal <= self._resumed_ordinal
+            if batch[0].ordinal <= max(self._resumed_ordinal, self._unsure_ordinal)
             else frozenset[int]()
         )
         fresh = [frame for frame in batch if frame.ordinal not in known]
         taken: list[Taken] = [(frame, self._decode(frame)) for frame in fresh]
         try:
             done, new = self._ledger._record(taken)
-        except StoreError:  # whether it was stored after all is read back before the next try
-            self._resumed_ordinal = self._ledger._last_ordinal(self.session)
+        except StoreError:  # whether it was stored after all is read back with the next try
+            self._unsure_ordinal = batch[-1].ordinal
             raise
         except LedgerError:
             raise

@@ -416,7 +416,8 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     """Keep the feeds of FEEDS.toml live, until Ctrl-C, SIGTERM or --for.
 
     Secrets are named there, never written: key = "env:NAME" or "file:PATH". A line is printed for each feed at the end.
-    Exit code 1: a feed was refused or never got through, frames were quarantined, or could not be stored.
+    Exit code 1: a feed was refused or never got through, frames were quarantined, or could not be
+    stored or taped.
     """
     from ledger.feeds import read_feeds
     from ledger.run import catch_up_some, run_feeds, summary
@@ -437,7 +438,11 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     for health in ended:
         click.echo(summary(health))
     wrong = any(
-        each.state in ("refused", "failed") or not each.session or each.quarantined or each.unstored
+        each.state in ("refused", "failed")
+        or not each.session
+        or each.quarantined
+        or each.unstored
+        or each.untaped
         for each in ended
     )
     return FINDINGS if wrong else DONE

@@ -30,8 +30,6 @@ REFRESH_S: Final = 0.25
 CATCH_UP_S: Final = 1.0
 CATCH_UP_EVENTS_MAX: Final = 10_000
 
-Changed = Callable[[Health], None]
-
 
 def run_feeds(
     ledger: Ledger,
@@ -130,7 +128,10 @@ def summary(health: Health) -> str:
         f"{health.quarantined} quarantined"
     )
     hint = " (are key, secret and clock right?)" if "HTTP 40" in health.reason else ""
-    return printable(f"{health.account}  {counts}; {health.reconnects} reconnects; {_state(health)}{hint}")
+    untaped = f"; not all on tape: {health.untaped}" if health.untaped else ""
+    return printable(
+        f"{health.account}  {counts}; {health.reconnects} reconnects; {_state(health)}{hint}{untaped}"
+    )
 
 
 def status(healths: Sequence[Health]) -> Table:

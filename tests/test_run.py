@@ -198,3 +198,8 @@ def test_the_status_table_shows_every_feed() -> None:
     assert "4.2 ms" in text
     assert "HTTP 401" in text
     assert summary(feeds[0]).startswith("bitopro:main  7 frames: 0 recorded")
+
+
+def test_a_feed_that_is_not_all_on_tape_says_so_in_its_last_line() -> None:
+    health = Health("bitopro:main", "stopped", "stopped: SIGTERM", untaped="No space left on device")
+    assert summary(health).endswith("; stopped: SIGTERM; not all on tape: No space left on device")

@@ -518,3 +518,44 @@ async def test_a_recording_that_is_over_is_not_played_again(tmp_path: Path) -> N
                 running.health()[0].frames,
             )
         assert 1 == len(events(ledger, SessionOpened))
+
+
+async def test_a_store_that_stored_and_then_answers_nothing_is_asked_again_and_nothing_is_doubled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither whether it was stored nor what the last one was can be read back when it fails."""
+    monkeypatch.setattr(session, "STORE_RETRY_S", 0.005)
+    failing = Failing(monkeypatch, 1, after=True)
+    last_ordinal = Store.last_ordinal
+
+    def unreadable(store: Store, name: str) -> int:
+        if not failing.times:
+            raise StoreError("disk I/O error, says the test")
+        return last_ordinal(store, name)
+
+    monkeypatch.setattr(Store, "last_ordinal", unreadable)
+    frames = numbered(300)
+    with Ledger() as ledger:
+        feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(quiet(*frames)))
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 300)
+        assert frames == payloads(ledger)
+        assert 1 == len(events(ledger, SessionClosed))
+
+
+async def test_a_conversation_that_is_not_on_tape_says_so_also_when_it_is_live(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TapeWriter, "frames", full)
+    with Ledger() as ledger:
+        feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(quiet(*numbered(3))), tapes=tmp_path)
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 3)
+            assert ("live", "No space left on device") == (
+                running.health()[0].state,
+                running.health()[0].untaped,
+            )
+        assert "No space left on device" == running.health()[0].untaped

@@ -1,6 +1,7 @@
-"""What a transport is: a function from an endpoint to a connection. And the inbox every connection keeps.
+"""What a transport is: a function from an endpoint to a connection; and what all of them share: the inbox every
+connection keeps, and the one place where addresses, TLS and the errors of sockets and libraries are understood.
 
-Knows bytes, times and bounds; knows no socket and no venue. A transport is any function of this shape:
+Knows bytes, times, bounds and foreign errors; opens no socket, knows no venue. A transport is any function like this:
 
     def connect(endpoint: Endpoint) -> AbstractAsyncContextManager[Connection]
 

@@ -53,6 +53,8 @@ class Health(Struct, frozen=True):
     unstored: int = 0
     """Frames that were received and could not be stored: a failing store, and no time left."""
     session: str = ""
+    untaped: str = ""
+    """Why a conversation is not, or not to its end, on tape, where tapes were asked for; once said, it stays."""
 
 
 class Feed:

@@ -121,20 +121,15 @@ class Session:
     async def run(self) -> LedgerError:
         """Converse to the end, which is returned. Only cancellation is raised; in either case nothing that was received
         is given up before the deadline."""
-        error: LedgerError = Lost("the conversation is over")
-        cause: str | None = None
+        error: LedgerError | None = None
         try:
             error = await self._run_to_the_end()
-            cause = str(error)
             return error
         finally:
-            self._stopping_if_cancelled(cause)
+            if error is None:
+                self._stopping.begin()
             with CancelScope(shield=True):
-                await self._finish(cause or self._stopping.cause)
-
-    def _stopping_if_cancelled(self, cause: str | None) -> None:
-        if cause is None:
-            self._stopping.begin()
+                await self._finish(self._stopping.cause if error is None else str(error))
 
     async def _run_to_the_end(self) -> LedgerError:
         try:
@@ -231,7 +226,7 @@ class Session:
     async def _pump(self, connection: Connection) -> None:
         """Store what comes; what is stored is heard. Nothing more is taken while the conversation digests."""
         while True:
-            await self._store(await connection.receive(), connection)
+            await self._store(await connection.receive())
 
     async def _watch(self, connection: Connection) -> None:
         """Tell a dead connection from a quiet one, by its last byte; and an answer that does not come."""
@@ -303,14 +298,13 @@ class Session:
 
     # What is stored ------------------------------------------------------------------------------------------------
 
-    async def _store(self, arrivals: Sequence[Arrival], connection: Connection | None = None) -> None:
-        """Store a batch, whatever is cancelled meanwhile; then let it be heard, where it came unasked."""
+    async def _store(self, arrivals: Sequence[Arrival]) -> None:
+        """Store a batch, whatever is cancelled meanwhile; then let it be heard."""
         stored = [self._received(arrival) for arrival in arrivals]
         self._unstored.extend(stored)
         with CancelScope(shield=True):
             await self._in_thread(self._store_all)
-        if connection is not None:
-            await self._hear(stored)
+        await self._hear(stored)
 
     def _received(self, arrival: Arrival) -> Arrival:
         payload, received_ns, *asked = arrival
@@ -373,9 +367,9 @@ class Session:
 
     def _give_up_tape(self, error: OSError | BadTape) -> None:
         """A tape that cannot be written keeps nothing from the ledger: the conversation goes on without it."""
-        why = f"not recorded on tape: {getattr(error, 'strerror', None) or error}"
-        log.error("%s: %s", self._feed.name, why)
-        self._feed.note(reason=why)
+        why = f"{getattr(error, 'strerror', None) or error}"
+        log.error("%s: not recorded on tape: %s", self._feed.name, why)
+        self._feed.note(untaped=why)
         if self._tape is not None:
             self._tape.abandon()
         self._tape = None

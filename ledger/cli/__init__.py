@@ -1,0 +1,49 @@
+"""The command line: `accountledger`. The one room of this package that knows projections and transports.
+
+Exit codes: 0 done; 1 done, and something was found wrong (a quarantined frame, a gap, a difference); 2 bad usage or bad
+input, told in one line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from ledger.cli import feeding, proof, state
+from ledger.cli.options import BAD, DONE, INTERRUPTED, VENUES, cli
+from ledger.console import printable
+from ledger.errors import LedgerError
+
+__all__ = ["VENUES", "cli", "feeding", "main", "proof", "state"]
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    try:
+        code = cli.main(args=args, prog_name="accountledger", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        code = BAD
+    except click.ClickException as error:
+        where = (
+            error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "accountledger"
+        )
+        _complain(f"{error.format_message()} (see {where} --help)")
+        code = BAD
+    except LedgerError as error:
+        _complain(str(error))
+        code = BAD
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted; what was acknowledged is stored")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = DONE
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _complain(message: str) -> None:
+    print(f"accountledger: {printable(' '.join(message.split()))}", file=sys.stderr)

@@ -1,0 +1,95 @@
+"""What the commands share: the group they belong to, their options, exit codes, and how a ledger is opened to read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, TypeVar
+
+import click
+
+from ledger.console import progress
+from ledger.ledger import Ledger
+from ledger.venue import Venue
+from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
+from projections import Accounts, Balances, Fills, Gaps, History, Orders, Projection, Quarantine, catch_up
+
+DONE: Final = 0
+FINDINGS: Final = 1
+BAD: Final = 2
+INTERRUPTED: Final = 130
+
+_ALL: Final[tuple[Venue, ...]] = (deltadefi, bitopro, kraken_prime, cascade, pacifica)
+VENUES: Final[Mapping[str, Venue]] = {venue.NAME: venue for venue in _ALL}
+
+PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (
+    Accounts,
+    Balances,
+    Orders,
+    Fills,
+    History,
+    Gaps,
+    Quarantine,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+P = TypeVar("P", bound=Projection)
+
+
+def _version() -> str:
+    try:
+        return version("accountledger")
+    except PackageNotFoundError:
+        return "from a source tree, not installed"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version=_version(), prog_name="accountledger")
+def cli() -> None:
+    """The ledger of what exchanges say about your accounts: exact, complete and provable.
+
+    Exit codes: 0 done; 1 done, and something was found wrong; 2 bad usage or input.
+    """
+
+
+def db_option(command: F) -> F:
+    return click.option(
+        "--db", required=True, type=click.Path(dir_okay=False), help="The ledger's SQLite file."
+    )(command)
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON array; amounts are strings.")(
+        command
+    )
+
+
+def account_argument(command: F) -> F:
+    return click.argument("account", required=False)(command)
+
+
+@contextlib.contextmanager
+def reading(db: str, account: str | None) -> Generator[tuple[Ledger, str | None]]:
+    """The ledger, to read, and the account as the ledger writes it. Raises where it is not there."""
+    with Ledger(db, read_only=True) as ledger:
+        if account is not None and account not in caught_up(ledger, Accounts(ledger)):
+            known = [row.account for row in Accounts(ledger).rows()]
+            alike = [name for name in known if name.casefold() == account.casefold()]
+            if len(alike) != 1:
+                raise click.UsageError(
+                    f"{db} has no account {account!r}; `accountledger accounts --db {db}` lists them"
+                )
+            account = alike[0]
+        yield ledger, account
+
+
+def caught_up(ledger: Ledger, projection: P) -> P:
+    bring_up(ledger, [projection])
+    return projection
+
+
+def bring_up(ledger: Ledger, projections: Sequence[Projection]) -> None:
+    behind = ledger.position() - min(each.subscription.position for each in projections)
+    with progress("projections", behind) as advance:
+        catch_up(ledger, projections, progress=advance)

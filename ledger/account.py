@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 
 from ledger.events import Event, keyed_ns
+from ledger.seal import genesis
 
 Keyed: TypeAlias = tuple[int, str]
 """The instant of a natural key, and the key (`ledger.events.keyed_ns`)."""
@@ -41,14 +42,16 @@ class Account:
     """One account as far as the rules need it. Advances by `evolve`, which is called after the commit only.
 
     `newest_ns` is the latest instant a natural key was recorded for: a statement of a later one cannot be known.
+    `seal` is that of its last version (`ledger.seal`).
     """
 
-    __slots__ = ("id", "newest_ns", "version")
+    __slots__ = ("id", "newest_ns", "seal", "version")
 
-    def __init__(self, account: str, version: int = 0, newest_ns: int = 0) -> None:
+    def __init__(self, account: str, version: int = 0, newest_ns: int = 0, seal: bytes | None = None) -> None:
         self.id: Final = account
         self.version = version
         self.newest_ns = newest_ns
+        self.seal = genesis(account) if seal is None else seal
 
     def may_know(self, event: Event) -> bool:
         """Whether the event could have been recorded before, so that the store must be asked."""
@@ -86,7 +89,13 @@ class Draft:
         self.recorded.append(recorded)
         return recorded
 
-    def settle(self) -> None:
-        """The batch is committed: advance the account."""
+    @property
+    def before(self) -> bytes:
+        """The seal that the batch goes on from."""
+        return self._account.seal
+
+    def settle(self, seal: bytes) -> None:
+        """The batch is committed, its last event with this seal: advance the account."""
         for recorded in self.recorded:
             self._account.evolve(recorded)
+        self._account.seal = seal

@@ -12,6 +12,8 @@ LedgerError                  the root: catch this to catch all of them
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
 │   ├── Rejected             the venue refused us: a login to be tried again at most twice
 │   └── Lost                 the connection broke, went silent or was closed, and what was said of it
+├── BadKey                   the caller's fault: a key that is none, or not the one for this
+├── BadNote                  a checkpoint that is none, was changed, or was signed by somebody else
 ├── BadLogin                 the caller's fault: what a feed was given to log in with cannot be used
 └── Closed                   the caller's fault: the ledger or the intake is closed
 """
@@ -76,6 +78,14 @@ class Lost(ConversationError):  # noqa: N818
 
 class BadLogin(LedgerError):  # noqa: N818
     """What a feed was given to log in with cannot be used. The message names the field, never its value."""
+
+
+class BadKey(LedgerError):  # noqa: N818
+    """A key that cannot be read, or is not the one for what was asked. The message never shows it."""
+
+
+class BadNote(LedgerError):  # noqa: N818
+    """A signed checkpoint that is none, was changed, or was signed by somebody else."""
 
 
 class Closed(LedgerError):  # noqa: N818

@@ -45,6 +45,8 @@ class Source(Struct, frozen=True, array_like=True, gc=False):
     message_id: str | None = None
     asked: Asked | None = None
     """The request this frame answers; None where the venue spoke unasked."""
+    late_ns: int | None = None
+    """When a frame that had been quarantined was decoded after all; None where it was decoded as it came."""
 
 
 class Valuation(Struct, frozen=True, array_like=True, gc=False):
@@ -241,3 +243,14 @@ def time_of(event: Event) -> int:
         return event.time_ns
     time_ns = event.source.time_ns
     return event.source.received_ns if time_ns is None else time_ns
+
+
+def known_ns(event: Event) -> int:
+    """Since when we know the statement (ns): since the frame came, or since it could be read after all."""
+    late_ns = event.source.late_ns
+    return event.source.received_ns if late_ns is None else late_ns
+
+
+def is_answer(event: Event) -> bool:
+    """Whether the venue stated these balances because we asked: all there is to say of the assets it names."""
+    return isinstance(event, BalanceDelta) and event.source.asked is not None

@@ -176,7 +176,7 @@ class Ledger:
 
     def last(self, account: str) -> Recorded | None:
         """The last event of an account; None where it has none."""
-        version = self._store.account(account).version
+        version = self._store.last_version(account)
         return next(iter(self._store.events(account, after=version - 1)), None) if version else None
 
     def position(self) -> int:
@@ -238,9 +238,11 @@ class Ledger:
                 if fresh:
                     evidence.append((frame.session, frame.ordinal, frame.payload))
         if events:
-            self._store.append(events, evidence)
+            heads = self._store.append(
+                events, evidence, {account: draft.before for account, draft in drafts.items()}
+            )
             for account, draft in drafts.items():
-                draft.settle()
+                draft.settle(heads[account])
                 self._accounts.move_to_end(account)
         while len(self._accounts) > ACCOUNTS_CACHED_MAX:
             self._accounts.popitem(last=False)

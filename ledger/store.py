@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -35,6 +35,7 @@ from eventsourcing.sqlite import (
 from ledger.account import Account, Keyed, Recorded
 from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
 from ledger.events import TOPICS, Event, keyed_ns, opened_key
+from ledger.seal import Sealed, genesis, leaf, seal
 
 fcntl: Any
 try:
@@ -49,6 +50,7 @@ STATEMENTS_CACHED_MAX: Final = 128
 KEYS_ASKED_MAX: Final = 500
 """At once: SQLite takes at least 999 parameters."""
 TABLES: Final = frozenset({"stored_events", "evidence", "natural_keys"})
+"""Without which a file is no ledger. The seals came later: a ledger of 0.2.0 gets them when first written to."""
 WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 2))
 """First and last SQLite release in which a WAL reset can corrupt a file that two connections write at once
 (sqlite.org/wal.html, fixed in 3.51.3)."""
@@ -58,6 +60,11 @@ Evidence: TypeAlias = tuple[str, int, bytes]
 """Session, ordinal, raw bytes of one frame."""
 Key: TypeAlias = tuple[str, int, str]
 """Account, instant, natural key of one event."""
+_SEALS: Final = "CREATE TABLE IF NOT EXISTS seals (position INTEGER PRIMARY KEY, seal BLOB NOT NULL)"
+_SEALED: Final = (
+    "SELECT e.originator_id, e.originator_version, e.topic, e.state, e.rowid, s.seal "
+    "FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.rowid"
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
@@ -160,7 +167,7 @@ class _Datastore(SQLiteDatastore):
 
 
 class Recorder(SQLiteApplicationRecorder):
-    """The stock recorder and table, plus what must be in the same transaction: evidence and natural keys."""
+    """The stock recorder and table, plus what must be in the same transaction: seals, evidence and natural keys."""
 
     def construct_create_table_statements(self) -> list[str]:
         return [
@@ -170,12 +177,14 @@ class Recorder(SQLiteApplicationRecorder):
             # By instant, so that new keys are appended at the end of the index, not all over it.
             "CREATE TABLE IF NOT EXISTS natural_keys (account TEXT NOT NULL, at_ns INTEGER NOT NULL, "
             "key TEXT NOT NULL, PRIMARY KEY (account, at_ns, key)) WITHOUT ROWID",
+            _SEALS,
         ]
 
     def _insert_events(
         self,
         c: SQLiteCursor,
         stored_events: Sequence[StoredEvent],
+        seals: Iterable[bytes] = (),
         evidence: Iterable[Evidence] = (),
         keys: Iterable[Key] = (),
         **_: Any,
@@ -187,9 +196,11 @@ class Recorder(SQLiteApplicationRecorder):
         # One writer and one transaction: the row ids just given are consecutive.
         c.execute("SELECT last_insert_rowid()")
         last = c.fetchone()[0]
+        positions = range(last - len(stored_events) + 1, last + 1)
+        c.executemany("INSERT INTO seals VALUES (?,?)", zip(positions, seals, strict=False))
         c.executemany("INSERT INTO evidence VALUES (?,?,?)", evidence)
         c.executemany("INSERT INTO natural_keys VALUES (?,?,?)", keys)
-        return list(range(last - len(stored_events) + 1, last + 1))
+        return list(positions)
 
 
 class Store:
@@ -220,7 +231,10 @@ class Store:
                 self.select("SELECT 1")
             else:
                 with self._errors():
+                    new = not self.select("SELECT 1 FROM sqlite_master WHERE name='seals'")
                     self._recorder.create_table()
+                if new:
+                    self._seal_what_is_there()
         except BaseException:
             self.close()
             raise
@@ -243,8 +257,32 @@ class Store:
         except (PersistenceError, sqlite3.Error) as error:
             raise StoreError(f"{self.name}: {error}") from error
 
-    def append(self, events: Sequence[Recorded], evidence: Sequence[Evidence]) -> None:
-        """Store events, their natural keys and the frames they were made from: all of it, durably, or nothing.
+    def _seal_what_is_there(self) -> None:
+        """Seal the events of a ledger that is older than seals: once, when their table is made."""
+        heads: dict[str, bytes] = {}
+        after = 0
+        with self._errors(), self._datastore.transaction(commit=True) as cursor:
+            while True:
+                cursor.execute(
+                    f"{_SEALED} WHERE e.rowid>? ORDER BY e.rowid LIMIT {PAGE_EVENTS_MAX}", (after,)
+                )
+                page = [Sealed(*row) for row in cursor.fetchall()]
+                for each in page:
+                    before = heads.get(each.account) or genesis(each.account)
+                    heads[each.account] = seal(before, leaf(each.version, each.topic, each.state))
+                    cursor.execute("INSERT INTO seals VALUES (?,?)", (each.position, heads[each.account]))
+                    after = each.position
+                if not page:
+                    return
+
+    def append(
+        self,
+        events: Sequence[Recorded],
+        evidence: Sequence[Evidence],
+        before: Mapping[str, bytes] | None = None,
+    ) -> dict[str, bytes]:
+        """Store events, their seals, their natural keys and the frames they were made from: all of it, durably, or
+        nothing. `before` are the seals that the accounts go on from, if known; the new ones are returned.
 
         Raises Conflict where an account was appended to by somebody else.
         """
@@ -252,8 +290,15 @@ class Store:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
         stored = list(map(self._mapper.to_stored_event, events))
         keys = [(each.account, keyed_ns(each.event), each.event.key) for each in events if each.event.key]
+        heads = dict(before or {each.account: self.account(each.account).seal for each in events})
+        seals: list[bytes] = []
+        for each in stored:
+            account = str(each.originator_id)
+            heads[account] = seal(heads[account], leaf(each.originator_version, each.topic, each.state))
+            seals.append(heads[account])
         with self._errors():
-            self._recorder.insert_events(stored, evidence=evidence, keys=keys)
+            self._recorder.insert_events(stored, seals=seals, evidence=evidence, keys=keys)
+        return heads
 
     def check(self, account: str, event: Event) -> None:
         """Raise whatever it is that keeps an event from being stored and read back."""
@@ -295,13 +340,19 @@ class Store:
         sql = "SELECT 1 FROM natural_keys WHERE account=? AND at_ns=0 AND key=?"
         return bool(self.select(sql, (account, opened_key(session))))
 
+    def last_version(self, account: str) -> int:
+        """The version of an account's last event; 0 where it has none."""
+        sql = "SELECT max(originator_version) FROM stored_events WHERE originator_id=?"
+        return self.select(sql, (account,))[0][0] or 0
+
     def account(self, name: str) -> Account:
         """An account as far as its stored events brought it."""
-        version = self.select(
-            "SELECT max(originator_version) FROM stored_events WHERE originator_id=?", (name,)
+        head = self.select(
+            f"{_SEALED} WHERE originator_id=? ORDER BY originator_version DESC LIMIT 1", (name,)
         )
         newest_ns = self.select("SELECT max(at_ns) FROM natural_keys WHERE account=?", (name,))
-        return Account(name, version[0][0] or 0, newest_ns[0][0] or 0)
+        version, sealed = (head[0][1], head[0][5]) if head else (0, None)
+        return Account(name, version, newest_ns[0][0] or 0, sealed)
 
     def evidence(self, session: str, ordinal: int) -> bytes | None:
         """The raw bytes of a frame, or None where no event was made of it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, Self, TypeAlias, runtime_checkable
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from msgspec import Struct
@@ -36,6 +36,17 @@ class Frame(Struct, frozen=True, gc=False):
     """The venue's own name of the conversation where it tells one (`Venue.conversation`), else our session."""
     asked: Asked | None = None
     """The request this frame answers; None where the venue spoke unasked."""
+
+    @classmethod
+    def of(cls, source: Source, account: str, payload: bytes) -> Self:
+        """The frame an event was made from, to be decoded again: `account` is the login's, the payload its evidence.
+
+        What the conversation was called is taken from the subscription, which begins with it.
+        """
+        conversation = (source.subscription or "").rpartition("/")[0] or source.session
+        return cls(
+            account, source.session, source.ordinal, source.received_ns, payload, conversation, source.asked
+        )
 
     def source(
         self,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ledger.account import Account, Draft, Keyed, Recorded
 from ledger.events import BalanceDelta, Event, FillRecorded, Source, keyed_ns
+from ledger.seal import genesis
 
 
 def event(key: str, at_ns: int | None = None) -> BalanceDelta:
@@ -37,7 +38,7 @@ def test_versions_are_gapless_from_one() -> None:
     account = account_of()
     draft = Draft(account, ())
     assert [1, 2, 3] == record(draft, "a", "b", "c")
-    draft.settle()
+    draft.settle(b"")
     assert 3 == account.version
     assert [4, 5] == record(Draft(account, ()), "d", "e")
 
@@ -77,7 +78,7 @@ def test_an_event_without_a_key_is_never_refused() -> None:
     known: set[Keyed] = {(0, "")}
     draft = Draft(account, known)
     assert [3, 4] == record(draft, "", "")
-    draft.settle()
+    draft.settle(b"")
     assert 0 == account.newest_ns
 
 
@@ -88,7 +89,7 @@ def test_the_account_is_untouched_until_the_draft_is_settled() -> None:
     draft.record(event("c", 3))
     assert (1, 1) == (account.version, account.newest_ns)
     assert [2, 3] == record(Draft(account, ()), "b", "c")  # another batch, had this one failed
-    draft.settle()
+    draft.settle(b"")
     assert (3, 5) == (account.version, account.newest_ns)
 
 
@@ -97,18 +98,18 @@ def test_of_two_drafts_of_one_account_only_the_first_can_be_settled() -> None:
     one, other = Draft(account, ()), Draft(account, ())
     record(one, "a")
     record(other, "b")
-    one.settle()
+    one.settle(b"")
     with pytest.raises(AssertionError, match="version 1 after 1"):
-        other.settle()
+        other.settle(b"")
     assert 1 == account.version
 
 
 def test_the_memory_of_an_account_does_not_grow() -> None:
     account = Account("bitopro:main")
-    assert ("id", "newest_ns", "version") == account.__slots__
+    assert ("id", "newest_ns", "seal", "version") == account.__slots__
     for version in range(1, 2_000):
         account.evolve(Recorded("bitopro:main", version, event(f"key-{version}", version)))
-    assert {"id": "bitopro:main", "newest_ns": 1_999, "version": 1_999} == {
+    assert {"id": "bitopro:main", "newest_ns": 1_999, "seal": genesis("bitopro:main"), "version": 1_999} == {
         name: getattr(account, name) for name in account.__slots__
     }
 
@@ -150,7 +151,7 @@ def test_in_any_batching_each_key_of_an_instant_counts_once_and_versions_have_no
         for each in events:
             draft.record(each)
         stored += draft.recorded
-        draft.settle()
+        draft.settle(b"")
     assert list(range(1, len(stored) + 1)) == [each.version for each in stored]
     flat = [pair for batch in batches for pair in batch]
     expected = [pair for index, pair in enumerate(flat) if not pair[0] or pair not in flat[:index]]

@@ -119,4 +119,4 @@ def test_an_answer_is_as_old_as_its_question_and_a_push_has_no_time() -> None:
         ((_, event),) = deltadefi.decode(frame)
         assert isinstance(event, BalanceDelta)
         times.append(event.source.time_ns)
-    assert [NOW_NS, None, None, None] == times
+    assert [NOW_NS, NOW_NS + 9, None, None] == times

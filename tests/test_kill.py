@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
@@ -184,11 +184,12 @@ def test_after_100_kills_nothing_acknowledged_is_lost_and_nothing_is_doubled(tmp
 
 def acknowledge_before_storing() -> None:
     """Planted defect: events wait in memory until the process is about to end."""
-    waiting: list[Callable[[], None]] = []
+    waiting: list[Callable[[], object]] = []
     append, close = Store.append, Store.close
 
-    def later(self: Store, *batch: object) -> None:
-        waiting.append(lambda: append(self, *batch))  # type: ignore[arg-type]
+    def later(self: Store, *batch: Any) -> Any:
+        waiting.append(lambda: append(self, *batch))
+        return batch[2]
 
     def flush(self: Store) -> None:
         for each in waiting:

@@ -600,10 +600,10 @@ def watched(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Generator[list[i
     sizes: list[int] = []
     append = ledger._store.append
 
-    def counting(events: Any, evidence: Any) -> None:
-        append(events, evidence)
+    def counting(events: Any, evidence: Any, before: Any) -> Any:
         if evidence:
             sizes.append(len(evidence))
+        return append(events, evidence, before)
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger._store, "append", counting)
@@ -837,11 +837,11 @@ def test_a_conflict_is_tried_again_so_many_times(
 ) -> None:
     append, tries = ledger._store.append, list[int]()
 
-    def conflicts(*args: Any) -> None:
+    def conflicts(*args: Any) -> Any:
         tries.append(1)
         if len(tries) <= failures:
             raise Conflict("somebody was first")
-        append(*args)
+        return append(*args)
 
     with ledger.intake(venue, "main") as intake:
         monkeypatch.setattr(ledger._store, "append", conflicts)
@@ -1062,10 +1062,10 @@ def test_closing_waits_for_the_commit_under_way(path: Path, monkeypatch: pytest.
         append, under_way, go_on = ledger._store.append, threading.Event(), threading.Event()
         outcome: list[object] = []
 
-        def slow(*args: Any) -> None:
+        def slow(*args: Any) -> Any:
             under_way.set()
             go_on.wait(10)
-            append(*args)
+            return append(*args)
 
         def receive() -> None:
             try:

@@ -846,7 +846,7 @@ def test_a_ledger_killed_while_it_was_made_is_made_again(path: Path) -> None:
         Store(path, read_only=True)
     with closing(Store(path)) as store:
         fill(store, 1, 1)
-        assert set(TABLES) == {
+        assert {*TABLES, "seals"} == {
             row[0] for row in store.select("SELECT name FROM sqlite_master WHERE type='table'")
         }
     assert [1] == versions(path)

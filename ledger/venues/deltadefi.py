@@ -20,6 +20,7 @@ from ledger import wire
 from ledger.errors import Lost, Malformed
 from ledger.events import (
     Amount,
+    Asked,
     Balance,
     BalanceDelta,
     BalanceEventImported,
@@ -249,6 +250,7 @@ def _balance(frame: Frame, channel: str, rows: list[_Row], counts: dict[bytes, i
     """Absolute amounts of the assets named, and of no other.
 
     An answer to a request is as old as the request, at the most: what was pushed meanwhile is newer. No time is told.
+    A bare list can only be an answer: where it is not known when it was asked for, that was just before it came.
     """
     named = len(rows)
     counts[b'"asset"'] = counts[b'"asset_unit"'] = counts[b'"free"'] = counts[b'"locked"'] = named
@@ -262,7 +264,10 @@ def _balance(frame: Frame, channel: str, rows: list[_Row], counts: dict[bytes, i
     )
     if named != len({balance.asset_id for balance in balances}):
         raise Malformed("an asset is named twice in one balance")
-    time_ns = frame.asked.at_ns if frame.asked is not None and channel == _REST else None
+    time_ns = None
+    if channel == _REST:
+        asked = frame.asked or Asked(f"GET {BALANCE_PATH}", frame.received_ns)
+        frame, time_ns = msgspec.structs.replace(frame, asked=asked), asked.at_ns
     return frame.account, BalanceDelta(frame.source(NAME, channel, time_ns=time_ns), "", balances)
 
 

@@ -8,7 +8,7 @@ never reorder, rename freely. Any other change is a new topic.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 
@@ -243,6 +243,15 @@ def time_of(event: Event) -> int:
         return event.time_ns
     time_ns = event.source.time_ns
     return event.source.received_ns if time_ns is None else time_ns
+
+
+def by_name(value: Any) -> Any:
+    """An event, or a part of one, as plain fields by their names: what a struct that is stored by places says."""
+    if isinstance(value, Struct):
+        return {name: by_name(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, tuple):
+        return [by_name(part) for part in value]
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def known_ns(event: Event) -> int:

@@ -20,7 +20,8 @@ from typing import Final, Self, TypeAlias
 from msgspec import Struct
 
 from ledger.account import Account, Draft, Recorded
-from ledger.errors import Closed, Conflict, LedgerError, Malformed, StoreError
+from ledger.decoding import decoded, quarantined
+from ledger.errors import Closed, Conflict, Corrupt, LedgerError, StoreError
 from ledger.events import (
     Asked,
     Event,
@@ -31,14 +32,17 @@ from ledger.events import (
     Statement,
     opened_key,
 )
+from ledger.notes import Checkpoint
+from ledger.seal import Sealed
 from ledger.store import Cell, Evidence, Store
+from ledger.store import recorded as read
 from ledger.venue import Frame, Venue
+from ledger.verify import Finding, stand, verify
 
 BATCH_FRAMES_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 ACCOUNTS_CACHED_MAX: Final = 1024
 CONFLICTS_MAX: Final = 3
-REASON_CHARS_MAX: Final = 500
 
 Arrival: TypeAlias = tuple[bytes, int] | tuple[bytes, int, Asked | None]
 """A frame's raw bytes, when they came (ns since the epoch, UTC), and the request they answer, if any."""
@@ -174,6 +178,41 @@ class Ledger:
         """The raw bytes of a session's frame; None where no event was made from it."""
         return self._store.evidence(session, ordinal)
 
+    def sealed(self, account: str, *, after: int = 0, upto: int | None = None) -> Iterator[Sealed]:
+        """The events of an account as they are stored, with their seals (`ledger.seal`), in order."""
+        while page := self._store.sealed(account, after=after, upto=upto):
+            yield from page
+            after = page[-1].version
+
+    def verify(
+        self,
+        venues: Iterable[Venue] = (),
+        *,
+        checkpoints: Sequence[Checkpoint] = (),
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Finding]:
+        """Everything wrong with what is stored: changed, missing, or decoded otherwise by the venue modules given (of
+        the others the frames are not decoded again). Empty where all is well. Reads the whole ledger as of now.
+
+        `checkpoints`: what was signed before (`ledger.notes.opened` checks the signature). `advance` is told how many
+        more events were checked.
+        """
+        with self._store.view() as view:
+            yield from verify(view, _read, venues=venues, checkpoints=checkpoints, advance=advance)
+
+    def checkpoint(
+        self, origin: str, before: Sequence[Checkpoint] = (), advance: Callable[[int], None] = lambda _: None
+    ) -> Checkpoint:
+        """Where every account stands, to be signed and kept elsewhere (`ledger.notes.PrivateKey.sign`).
+
+        All that is stored is read and hashed again first. Raises Corrupt where anything is wrong with it, or where it
+        does not go on from the checkpoints `before`: what is signed once cannot be taken back.
+        """
+        with self._store.view() as view:
+            for finding in verify(view, _read, checkpoints=before, advance=advance):
+                raise Corrupt(f"{self.name}: not signed: {finding.sentence()}")
+            return stand(view, origin)
+
     def last(self, account: str) -> Recorded | None:
         """The last event of an account; None where it has none."""
         version = self._store.last_version(account)
@@ -265,6 +304,10 @@ class Ledger:
         if account is None:
             account = self._accounts[name] = self._store.account(name)
         return account
+
+
+def _read(stored: Sealed) -> Recorded:
+    return read(stored.account, stored.version, stored.topic, stored.state, stored.position)
 
 
 class Intake:
@@ -382,7 +425,7 @@ class Intake:
             else frozenset[int]()
         )
         fresh = [frame for frame in batch if frame.ordinal not in known]
-        taken: list[Taken] = [(frame, self._decode(frame)) for frame in fresh]
+        taken: list[Taken] = [(frame, decoded(self._venue, frame)) for frame in fresh]
         try:
             done, new = self._ledger._record(taken)
         except StoreError:  # whether it was stored after all is read back with the next try
@@ -402,30 +445,14 @@ class Intake:
             each.control += done.control
             each.quarantined += done.quarantined
 
-    def _decode(self, frame: Frame) -> Sequence[Statement]:
+    def _storable(self, frame: Frame, said: Sequence[Statement]) -> Sequence[Statement]:
         try:
-            return tuple(self._venue.decode(frame))
-        except Malformed as error:
-            reason = str(error)
-        except Exception as error:  # a defect of the venue module must not cost the frame either
-            reason = f"{self._venue.NAME} decoder failed: {type(error).__name__}: {error}"
-        return self._quarantine(frame, reason)
-
-    def _storable(self, frame: Frame, statements: Sequence[Statement]) -> Sequence[Statement]:
-        try:
-            for account, event in statements:
+            for account, event in said:
                 self._ledger._store.check(account, event)
         except Exception as error:
             reason = f"{self._venue.NAME} decoder made what cannot be stored: {type(error).__name__}: {error}"
-            return self._quarantine(frame, reason)
-        return statements
-
-    def _quarantine(self, frame: Frame, reason: str) -> Sequence[Statement]:
-        reason = reason.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be stored
-        source = frame.source(self._venue.NAME, "")
-        # Who asks again and is answered the same was told nothing new; what is pushed again may be news.
-        key = "" if frame.asked is None else f"answer:{source.evidence.hex()}"
-        return [(self.account, FrameQuarantined(source, key, reason[:REASON_CHARS_MAX]))]
+            return quarantined(self._venue, frame, reason)
+        return said
 
     def _source(self, at_ns: int) -> Source:
         return Source(self._venue.NAME, "session", self.session, self._ordinal, at_ns, b"")

@@ -24,7 +24,7 @@ _NODE: Final = b"\x01"
 
 
 class Sealed(Struct, frozen=True, gc=False):
-    """An event as it is stored, with its seal; `seal` None where it was never sealed, or its seal is gone."""
+    """An event as it is stored, with its seal; `seal` None where it has none."""
 
     account: str
     version: int

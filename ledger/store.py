@@ -36,6 +36,7 @@ from ledger.account import Account, Keyed, Recorded
 from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
 from ledger.events import TOPICS, Event, keyed_ns, opened_key
 from ledger.seal import Sealed, genesis, leaf, seal
+from ledger.view import EVENTS, View
 
 fcntl: Any
 try:
@@ -61,10 +62,6 @@ Evidence: TypeAlias = tuple[str, int, bytes]
 Key: TypeAlias = tuple[str, int, str]
 """Account, instant, natural key of one event."""
 _SEALS: Final = "CREATE TABLE IF NOT EXISTS seals (position INTEGER PRIMARY KEY, seal BLOB NOT NULL)"
-_SEALED: Final = (
-    "SELECT e.originator_id, e.originator_version, e.topic, e.state, e.rowid, s.seal "
-    "FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.rowid"
-)
 
 _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
@@ -263,9 +260,7 @@ class Store:
         after = 0
         with self._errors(), self._datastore.transaction(commit=True) as cursor:
             while True:
-                cursor.execute(
-                    f"{_SEALED} WHERE e.rowid>? ORDER BY e.rowid LIMIT {PAGE_EVENTS_MAX}", (after,)
-                )
+                cursor.execute(f"{EVENTS} WHERE e.rowid>? ORDER BY e.rowid LIMIT {PAGE_EVENTS_MAX}", (after,))
                 page = [Sealed(*row) for row in cursor.fetchall()]
                 for each in page:
                     before = heads.get(each.account) or genesis(each.account)
@@ -348,7 +343,7 @@ class Store:
     def account(self, name: str) -> Account:
         """An account as far as its stored events brought it."""
         head = self.select(
-            f"{_SEALED} WHERE originator_id=? ORDER BY originator_version DESC LIMIT 1", (name,)
+            f"{EVENTS} WHERE originator_id=? ORDER BY originator_version DESC LIMIT 1", (name,)
         )
         newest_ns = self.select("SELECT max(at_ns) FROM natural_keys WHERE account=?", (name,))
         version, sealed = (head[0][1], head[0][5]) if head else (0, None)
@@ -379,6 +374,31 @@ class Store:
             cursor.execute(sql, params)
             return [tuple(row) for row in cursor.fetchall()]
 
+    @contextmanager
+    def view(self) -> Generator[View]:
+        """One moment of the whole store. Raises StoreError where it is older than seals and opened to read only."""
+        with self._errors(), self._datastore.transaction(commit=False) as cursor:
+            connection = cursor.sqlite_cursor.connection
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='seals'").fetchall():
+                raise StoreError(
+                    f"{self.name}: made by a version before 0.3.0 and not sealed yet; whatever writes to it seals it "
+                    "(accountledger ingest, for one)"
+                )
+            connection.text_factory = _text
+            try:
+                yield View(connection, self.name)
+            finally:
+                connection.text_factory = str
+
+    def sealed(self, account: str, *, after: int = 0, upto: int | None = None) -> list[Sealed]:
+        """The next page of an account's events after version `after`, as they are stored, with their seals."""
+        last = 1 << 62 if upto is None else upto
+        where = "WHERE originator_id=? AND originator_version>? AND originator_version<=?"
+        rows = self.select(
+            f"{EVENTS} {where} ORDER BY originator_version LIMIT ?", (account, after, last, PAGE_EVENTS_MAX)
+        )
+        return [Sealed(*row) for row in rows]
+
     def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]]) -> None:
         """Run statements, each with many rows of parameters, in one transaction. For projections' own tables."""
         if self.read_only:
@@ -386,6 +406,11 @@ class Store:
         with self._errors(), self._datastore.transaction(commit=True) as cursor:
             for sql, rows in statements:
                 cursor.executemany(sql, rows)
+
+
+def _text(data: bytes) -> str:
+    """Text that may be damaged: then it is not what it was, but it can be read."""
+    return data.decode("utf-8", "backslashreplace")
 
 
 def _refuse_other_files(path: Path, *, read_only: bool) -> None:

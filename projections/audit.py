@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.events import time_of
+from ledger.events import by_name, time_of
 
 
 class AuditRow(Struct, frozen=True):
@@ -60,14 +59,6 @@ class Audit:
 
 def as_fields(recorded: Recorded) -> dict[str, Any]:
     """What an event says, by field name: amounts as the venue's text, its source left to the envelope."""
-    fields: dict[str, Any] = _by_name(recorded.event)
+    fields: dict[str, Any] = by_name(recorded.event)
     del fields["source"]
     return fields
-
-
-def _by_name(value: Any) -> Any:
-    if isinstance(value, msgspec.Struct):
-        return {name: _by_name(getattr(value, name)) for name in value.__struct_fields__}
-    if isinstance(value, tuple):
-        return [_by_name(part) for part in value]
-    return value.hex() if isinstance(value, bytes) else value

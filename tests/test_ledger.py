@@ -35,6 +35,7 @@ from ledger import (
     StoreError,
     Tally,
 )
+from ledger.decoding import REASON_CHARS_MAX
 from ledger.events import (
     Balance,
     BalanceDelta,
@@ -48,7 +49,6 @@ from ledger.ledger import (
     ACCOUNTS_CACHED_MAX,
     BATCH_BYTES_MAX,
     BATCH_FRAMES_MAX,
-    REASON_CHARS_MAX,
     Arrival,
 )
 from ledger.store import PAGE_EVENTS_MAX

@@ -1,0 +1,442 @@
+"""Whether a store still says what it was told: every seal, frame, key and decoding checked again.
+
+Knows a view of the store, seals and checkpoints; knows no venue but those it is given. One pass in the order of
+positions; its memory grows with the number of accounts and sessions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+from msgspec import Struct, json
+from msgspec.structs import replace
+
+from ledger.account import Recorded
+from ledger.decoding import decoded
+from ledger.errors import Corrupt, StoreError
+from ledger.events import Event, FrameQuarantined, SessionOpened, Source, Statement, by_name, keyed_ns
+from ledger.notes import Checkpoint, Head
+from ledger.seal import Sealed, Tree, genesis, leaf, seal
+from ledger.venue import Frame, Venue
+from ledger.view import View
+
+STEP_EVENTS: Final = 1_000
+TOPIC_CHARS_MAX: Final = 64
+
+
+class Finding(Struct, frozen=True, omit_defaults=True):
+    """Something wrong. `what`: `seal` (a stored event is not the one that was sealed), `missing` (events are gone),
+    `event` (one cannot be read), `frame` (evidence changed, gone or of nobody), `key` (a natural key changed), `decode`
+    (today's venue module makes something else of the frame), `checkpoint`, `file` (the database is damaged)."""
+
+    what: str
+    reason: str
+    account: str | None = None
+    version: int | None = None
+    position: int | None = None
+    stored: str | None = None
+    """The event as it is stored (JSON), where another was decoded."""
+    decoded: str | None = None
+    """The event that is decoded today (JSON); None where there is none."""
+
+    def sentence(self) -> str:
+        """What a person is told of it."""
+        where = "" if self.position is None else f"position {self.position}: "
+        whose = "" if self.account is None else f"{self.account} version {self.version}: "
+        return f"{whose or where}{self.reason}"
+
+
+class Told(Struct, frozen=True):
+    """A frame that was kept, and the events that were made of it."""
+
+    session: str
+    ordinal: int
+    events: list[Recorded]
+
+    def is_of(self, source: Source) -> bool:
+        """Whether an event with that source was made of this frame, in the same go."""
+        mine = self.events[0].event.source
+        return (mine.session, mine.ordinal, mine.evidence, mine.late_ns) == (
+            source.session,
+            source.ordinal,
+            source.evidence,
+            source.late_ns,
+        )
+
+    @property
+    def late(self) -> bool:
+        """Whether it had been quarantined, and was decoded after all."""
+        return self.events[0].event.source.late_ns is not None
+
+    def finding(self, what: str, reason: str) -> Finding:
+        """Something wrong with the frame, named by the first event made of it."""
+        first = self.events[0]
+        return Finding(what, reason, first.account, first.version, first.position)
+
+
+Reader = Callable[[Sealed], Recorded]
+
+
+def verify(
+    view: View,
+    read: Reader,
+    *,
+    venues: Iterable[Venue] = (),
+    checkpoints: Sequence[Checkpoint] = (),
+    advance: Callable[[int], None] = lambda _: None,
+) -> Iterator[Finding]:
+    """Everything wrong with a store, in the order of positions; then what is gone from its end, and of its file.
+
+    `checkpoints` are trusted: check their signatures first. `advance` is told how many more events were checked.
+    """
+    chain = Chain()
+    try:
+        yield from _verify(view, read, chain, venues, checkpoints, advance)
+    except StoreError as error:  # SQLite itself cannot read on
+        yield Finding("file", f"after this position it cannot be read: {error}", position=chain.position)
+
+
+def _verify(
+    view: View,
+    read: Reader,
+    chain: Chain,
+    venues: Iterable[Venue],
+    checkpoints: Sequence[Checkpoint],
+    advance: Callable[[int], None],
+) -> Iterator[Finding]:
+    against = [_Against(checkpoint) for checkpoint in checkpoints]
+    keys = _Keys(view)
+    frames = _Frames(view)
+    again = _Again(view, {venue.NAME: venue for venue in venues})
+    told: Told | None = None
+    for count, stored in enumerate(view.events(), 1):
+        if count % STEP_EVENTS == 0:
+            advance(STEP_EVENTS)
+        if not _sound(stored):
+            keys.unreadable += 1
+            yield from chain.skip(stored)
+            continue
+        yield from chain.check(stored)
+        for each in against:
+            yield from each.check(stored)
+        try:
+            recorded = read(stored)
+        except Corrupt as why:
+            keys.unreadable += 1
+            yield Finding("event", str(why), stored.account, stored.version, stored.position)
+            continue
+        keys.add(recorded)
+        again.opened(recorded)
+        source = recorded.event.source
+        if told is not None and told.is_of(source):
+            told.events.append(recorded)
+            continue
+        if told is not None:
+            yield from _frame(told, frames, again)
+        told = Told(source.session, source.ordinal, [recorded]) if source.evidence else None
+    if told is not None:
+        yield from _frame(told, frames, again)
+    yield from again.left()
+    for each in against:
+        yield from each.end(chain.heads)
+    yield from chain.end(view)
+    yield from frames.end()
+    yield from keys.end(read)
+    yield from (Finding("file", problem) for problem in view.problems())
+
+
+def _sound(stored: Any) -> bool:
+    """Whether a row holds what such a row can hold: damage may have changed even its types."""
+    kinds = ((stored.account, str), (stored.version, int), (stored.topic, str), (stored.state, bytes))
+    return (
+        all(isinstance(value, kind) for value, kind in kinds)
+        and isinstance(stored.seal, bytes | None)
+        and stored.version >= 0
+        and len(stored.topic) < TOPIC_CHARS_MAX
+    )
+
+
+def stand(view: View, origin: str) -> Checkpoint:
+    """Where a store that was verified stands."""
+    heads: dict[str, Head] = {}
+    tree = Tree()
+    for stored in view.events():
+        tree.append(stored.seal or b"")
+        heads[stored.account] = Head(stored.version, stored.seal or b"")
+    return Checkpoint(origin, tree.size, tree.root(), heads)
+
+
+def _frame(told: Told, frames: _Frames, again: _Again) -> Iterator[Finding]:
+    payload = yield from frames.check(told)
+    if payload is not None:
+        yield from again.check(told, payload)
+
+
+class Chain:
+    """The seals: each event's from the one before it in its account."""
+
+    def __init__(self) -> None:
+        self.heads: dict[str, Head] = {}
+        self.position = 0
+        self._made: dict[str, bytes] = {}
+        """What a damaged seal ought to have been, by account: the event after it may rest on either."""
+
+    def check(self, stored: Sealed) -> Iterator[Finding]:
+        """Take the next event."""
+        account, version, position = stored.account, stored.version, stored.position
+        if position != self.position + 1:
+            reason = f"positions {self.position + 1} to {position - 1} are gone"
+            yield Finding("missing", reason, position=self.position + 1)
+        self.position = position
+        head = self.heads.get(account) or Head(0, genesis(account))
+        made = seal(head.seal, leaf(version, stored.topic, stored.state))
+        if version != head.version + 1:
+            reason = (
+                f"version {version} follows {head.version}: what was between is gone, or in another account"
+            )
+            yield Finding("missing", reason, account, head.version + 1, position)
+        elif stored.seal is None:
+            yield Finding("seal", "its seal is gone", account, version, position)
+        elif stored.seal != made:
+            other = self._made.pop(account, None)
+            if other is None or stored.seal != seal(other, leaf(version, stored.topic, stored.state)):
+                yield Finding("seal", "not the event that was sealed here", account, version, position)
+                self._made[account] = made
+        else:
+            self._made.pop(account, None)
+        self.heads[account] = Head(version, made if stored.seal is None else stored.seal)
+
+    def skip(self, stored: Any) -> Iterator[Finding]:
+        """Take an event in whose row not even the types are right."""
+        self.position = stored.position
+        named = isinstance(stored.account, str) and isinstance(stored.version, int)
+        account, version = (stored.account, stored.version) if named else (None, None)
+        yield Finding("event", "its row is damaged", account, version, stored.position)
+
+    def end(self, view: View) -> Iterator[Finding]:
+        """After the last event."""
+        events, seals = view.counts()
+        if seals > events:
+            yield Finding("missing", f"{seals - events} seals are of no event: events are gone from the end")
+
+
+class _Against:
+    """The store beside a checkpoint of it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._tree = Tree()
+        self._seen = set[str]()
+        self._wrong = False
+
+    def check(self, stored: Sealed) -> Iterator[Finding]:
+        said, tree = self._checkpoint, self._tree
+        if tree.size == said.size:
+            return  # the checkpoint does not speak of what came after it
+        tree.append(stored.seal or b"")
+        head = said.heads.get(stored.account)
+        if head is not None and head.version == stored.version:
+            self._seen.add(stored.account)
+            if head.seal != stored.seal:
+                self._wrong = True
+                reason = f"another seal than in the checkpoint of {said.size} events: it was changed, or one before it"
+                yield Finding("checkpoint", reason, stored.account, stored.version, stored.position)
+        if tree.size == said.size and tree.root() != said.root and not self._wrong:
+            self._wrong = True
+            reason = f"the first {said.size} events are not those of the checkpoint, or in another order"
+            yield Finding("checkpoint", reason, position=stored.position)
+
+    def end(self, heads: Mapping[str, Head]) -> Iterator[Finding]:
+        said = self._checkpoint
+        for account, head in said.heads.items():
+            if account in self._seen:
+                continue
+            last = heads[account].version if account in heads else 0
+            reason = f"the checkpoint of {said.size} events knows version {head.version}, the ledger ends at {last}"
+            yield Finding("missing", reason, account, min(last + 1, head.version))
+        size = sum(head.version for head in said.heads.values())
+        if size != said.size or (not said.size and said.root != Tree().root()):
+            yield Finding("checkpoint", f"it speaks of {said.size} events, its heads of {size}")
+
+
+class _Frames:
+    """The evidence: kept once, in the order of the first events made of it, and just what those events say it is."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._stored = view.frames()
+        self._next = next(self._stored, None)
+
+    def check(self, told: Told) -> Generator[Finding, None, bytes | None]:
+        """The frame's bytes, if they are there and unchanged."""
+        payload: Any = None
+        place = (told.session, told.ordinal)
+        if self._next is not None and self._next[:2] == place:
+            payload = self._next[2]
+            self._next = next(self._stored, None)
+        elif told.late:
+            payload = self._view.frame(*place)
+        else:
+            payload = yield from self._search(told)
+        if payload is None:
+            yield told.finding("frame", f"frame {told.ordinal} of session {told.session} is gone")
+            return None
+        digest = sha256(payload).digest() if isinstance(payload, bytes) else b""
+        if any(each.event.source.evidence != digest for each in told.events):
+            yield told.finding("frame", f"frame {told.ordinal} of session {told.session} was changed")
+            return None
+        kept: bytes = payload
+        return kept
+
+    def _search(self, told: Told) -> Generator[Finding, None, bytes | None]:
+        """The frame is not the next one: skip those that no event speaks of, if it is there at all."""
+        payload = self._view.frame(told.session, told.ordinal)
+        while payload is not None and self._next is not None:
+            session, ordinal, stored = self._next
+            self._next = next(self._stored, None)
+            if (session, ordinal) == (told.session, told.ordinal):
+                return stored
+            yield told.finding("frame", f"before it, frame {ordinal} of session {session} is of no event")
+        return payload
+
+    def end(self) -> Iterator[Finding]:
+        while self._next is not None:
+            session, ordinal, _ = self._next
+            yield Finding("frame", f"frame {ordinal} of session {session} is of no event")
+            self._next = next(self._stored, None)
+
+
+class _Keys:
+    """The natural keys: those of the events, and no others. Compared by a sum, so that no list is kept."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._sum = 0
+        self._count = 0
+        self.unreadable = 0
+
+    def add(self, recorded: Recorded) -> None:
+        event = recorded.event
+        if event.key:
+            self._count += 1
+            self._sum += hash((recorded.account, keyed_ns(event), event.key))
+
+    def end(self, read: Reader) -> Iterator[Finding]:
+        if self.unreadable:
+            return  # their keys are not known
+        count = total = 0
+        for key in self._view.natural_keys():
+            count += 1
+            total += hash(key)
+        if (count, total) != (self._count, self._sum):
+            yield from self._named(read)
+            yield Finding(
+                "key", f"{count} natural keys are stored, the events have {self._count}, or they differ"
+            )
+
+    def _named(self, read: Reader) -> Iterator[Finding]:
+        for stored in self._view.events():
+            event = read(stored).event
+            if event.key and not self._view.has_key(stored.account, keyed_ns(event), event.key):
+                reason = "its natural key is not stored: told again, it would be doubled"
+                yield Finding("key", reason, stored.account, stored.version, stored.position)
+
+
+class _Again:
+    """Every frame decoded once more, by today's venue modules."""
+
+    def __init__(self, view: View, venues: Mapping[str, Venue]) -> None:
+        self._view = view
+        self._venues = venues
+        self._logins: dict[str, str] = {}
+        self._readable: dict[tuple[str, int], list[Finding]] = {}
+        """Quarantined frames that can be read today, as long as no later event was made of them."""
+
+    def opened(self, recorded: Recorded) -> None:
+        """Learn whose login a session is."""
+        if self._venues and isinstance(recorded.event, SessionOpened):
+            self._logins[recorded.event.source.session] = recorded.account
+
+    def check(self, told: Told, payload: bytes) -> Iterator[Finding]:
+        first = told.events[0]
+        source = first.event.source
+        venue = self._venues.get(source.venue)
+        if venue is None:
+            return
+        account = self._logins.get(told.session, first.account)
+        made = list(decoded(venue, Frame.of(source, account, payload)))
+        kept = [(each, _plain(each.event)) for each in told.events]
+        if told.late:
+            self._readable.pop((told.session, told.ordinal), None)
+        elif [(each.account, event) for each, event in kept] == made:
+            return
+        found = list(self._differences(kept, made))
+        was_quarantined = not told.late and isinstance(first.event, FrameQuarantined) and len(kept) == 1
+        if was_quarantined and not any(isinstance(event, FrameQuarantined) for _, event in made):
+            if self._is_news(made):
+                self._readable[(told.session, told.ordinal)] = found
+            return
+        yield from found
+
+    def left(self) -> Iterator[Finding]:
+        for found in self._readable.values():
+            yield from found
+
+    def _is_news(self, made: Sequence[Statement]) -> bool:
+        return any(not self._is_known(account, event) for account, event in made)
+
+    def _is_known(self, account: str, event: Event) -> bool:
+        return bool(event.key) and self._view.has_key(account, keyed_ns(event), event.key)
+
+    def _differences(
+        self, kept: Sequence[tuple[Recorded, Event]], made: list[Statement]
+    ) -> Iterator[Finding]:
+        """What is stored otherwise than it is decoded, event by event; what was refused as known is not missed."""
+        changed: list[tuple[Recorded, Event]] = []
+        for each, event in kept:
+            if (each.account, event) in made:
+                made.remove((each.account, event))
+            else:
+                changed.append((each, event))
+        for each, event in changed:
+            other = next(
+                (said for said in made if said[0] == each.account and said[1].key == event.key), None
+            )
+            other = other or next((said for said in made if type(said[1]) is type(event)), None)
+            other = other or next((said for said in made), None)
+            if other is not None:
+                made.remove(other)
+            yield _differs(each, event, other)
+        last = kept[-1][0]
+        for account, event in made:
+            if not self._is_known(account, event):
+                reason = (
+                    f"today's decoder makes one more event of its frame, of {account}: {type(event).__name__}"
+                )
+                yield Finding(
+                    "decode", reason, last.account, last.version, last.position, decoded=_json(event)
+                )
+
+
+def _differs(each: Recorded, event: Event, other: Statement | None) -> Finding:
+    reason = "today's decoder makes no such event of its frame"
+    if other is not None:
+        now = type(other[1]).__name__
+        reason = f"today's decoder makes a different {now} of its frame"
+        if isinstance(event, FrameQuarantined) and not isinstance(other[1], FrameQuarantined):
+            reason = f"quarantined, but today's decoder makes a {now} of it: accountledger quarantine retry"
+    made = None if other is None else _json(other[1])
+    return Finding("decode", reason, each.account, each.version, each.position, _json(event), made)
+
+
+def _plain(event: Event) -> Event:
+    """The event as it is decoded: when that was is no part of it."""
+    if event.source.late_ns is None:
+        return event
+    return replace(event, source=replace(event.source, late_ns=None))
+
+
+def _json(event: Event) -> str:
+    return json.encode({"event": type(event).__name__, **by_name(event)}).decode()

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from ledger.errors import Malformed
-from ledger.events import FrameQuarantined, Statement
+from ledger.events import Event, FrameQuarantined, Statement
 from ledger.venue import Frame, Venue
 
 REASON_CHARS_MAX: Final = 500
+_LATE: Final = "late:"
 
 
 def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
@@ -24,6 +27,23 @@ def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
     except Exception as error:  # a defect of the venue module must not cost the frame either
         reason = f"{venue.NAME} decoder failed: {type(error).__name__}: {error}"
     return quarantined(venue, frame, reason)
+
+
+def late_statement(said: Statement, number: int, late_ns: int) -> Statement:
+    """A statement of a frame that was quarantined first, marked so. Without a natural key of its own it gets its place:
+    it must not be recorded twice, however often the frame is decoded."""
+    account, event = said
+    source = event.source
+    key = event.key or f"{_LATE}{source.session}:{source.ordinal}:{number}"
+    return account, replace(event, source=replace(source, late_ns=late_ns), key=key)
+
+
+def as_decoded(event: Event) -> Event:
+    """An event without the mark that it is late: as the venue module makes it."""
+    if event.source.late_ns is None:
+        return event
+    key = "" if event.key.startswith(_LATE) else event.key
+    return replace(event, source=replace(event.source, late_ns=None), key=key)
 
 
 def quarantined(venue: Venue, frame: Frame, reason: str) -> Sequence[Statement]:

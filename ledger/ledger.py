@@ -20,7 +20,7 @@ from typing import Final, Self, TypeAlias
 from msgspec import Struct
 
 from ledger.account import Account, Draft, Recorded
-from ledger.decoding import decoded, quarantined
+from ledger.decoding import decoded, late_statement, quarantined
 from ledger.errors import Closed, Conflict, Corrupt, LedgerError, StoreError
 from ledger.events import (
     Asked,
@@ -68,6 +68,15 @@ class Tally(Struct):
             self.quarantined += 1
         else:
             self.recorded += 1
+
+
+class Retried(Struct, frozen=True):
+    """What became of a quarantined frame that was decoded again. `result`: `read` (so many new events), `known` (it can
+    be read and says nothing new), `stays` (it cannot be read, for that reason)."""
+
+    result: str
+    events: int
+    reason: str
 
 
 Taken: TypeAlias = tuple[Frame | None, Sequence[Statement]]
@@ -212,6 +221,45 @@ class Ledger:
             for finding in verify(view, _read, checkpoints=before, advance=advance):
                 raise Corrupt(f"{self.name}: not signed: {finding.sentence()}")
             return stand(view, origin)
+
+    def retry(
+        self,
+        venues: Iterable[Venue],
+        account: str,
+        version: int,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> Retried:
+        """Decode a quarantined frame again, with the venue modules given: what can be read now is recorded, marked late
+        (`Source.late_ns`). Again and again changes nothing. Raises ValueError where that event is no quarantined frame.
+        """
+        near = {
+            each.version: each for each in self._store.events(account, after=version - 2, upto=version + 1)
+        }
+        recorded = near.pop(version, None)
+        if recorded is None or not isinstance(recorded.event, FrameQuarantined):
+            raise ValueError(f"{account} version {version} is no quarantined frame")
+        if any(recorded.event.source == each.event.source for each in near.values()):
+            return Retried("stays", 0, "the rest of this frame was recorded when it came")
+        source, reason = recorded.event.source, recorded.event.reason
+        payload = self._store.evidence(source.session, source.ordinal)
+        venue = next((venue for venue in venues if source.venue == venue.NAME), None)
+        if payload is None or venue is None:
+            return Retried("stays", 0, "no venue module" if payload is not None else "the frame is gone")
+        said = decoded(venue, Frame.of(source, account, payload))
+        for _, event in said:
+            if isinstance(
+                event, FrameQuarantined
+            ):  # of a frame that is read in part, the rest was recorded then
+                return Retried("stays", 0, event.reason)
+        late = [late_statement(each, number, now_ns()) for number, each in enumerate(said, 1)]
+        try:
+            for name, event in late:
+                self._store.check(name, event)
+        except Exception as error:
+            return Retried("stays", 0, f"{venue.NAME} decoder made what cannot be stored: {error}")
+        _, new = self._record([(None, late)])
+        return Retried("read" if new else "known", new, reason)
 
     def last(self, account: str) -> Recorded | None:
         """The last event of an account; None where it has none."""

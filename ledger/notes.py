@@ -1,14 +1,14 @@
 """Signed checkpoints: where every account stood, in a text that other tools read and nobody can change.
 
-Knows keys and texts; knows no store. The formats are C2SP's signed-note and tlog-checkpoint: a note is lines of text, an
-empty line, and signature lines; a key is `name+hash+base64`, as in golang.org/x/mod/sumdb/note. Ed25519 only.
+Knows keys and texts; knows no store. The formats are C2SP's signed-note and tlog-checkpoint: a note is lines of text,
+an empty line, and signature lines; a key is `name+hash+base64`, as in golang.org/x/mod/sumdb/note. Ed25519 only.
 
     accountledger-1f0c...           the log: the name of its key
     1042                            how many events it has
     base64                          the root of the tree over their seals (`ledger.seal.Tree`), in order of position
     head 57 base64 "bitopro:main"   for each account: its last version, the seal of that, its name as JSON
 
-    - name base64                   (an em dash) the first bytes of the key's hash and the signature over all lines above
+    - name base64                   (an em dash) four bytes of the key's hash, and the signature of all lines above
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Head(Struct, frozen=True, gc=False):
 
 
 class Checkpoint(Struct, frozen=True):
-    """Where a ledger stood: the name of its log, its number of events, the root over their seals, each account's head."""
+    """Where a ledger stood: the name of its log, how many events it has, the root over their seals, the heads."""
 
     origin: str
     size: int
@@ -142,7 +142,7 @@ def public_key(text: str) -> PublicKey:
 
 
 def opened(note: bytes, key: PublicKey) -> Checkpoint:
-    """What a signed note says. Raises BadNote where the key did not sign these very bytes, or they are no checkpoint."""
+    """What a signed note says. Raises BadNote where the key did not sign these bytes, or they are no checkpoint."""
     if len(note) > NOTE_BYTES_MAX:
         raise BadNote(f"a note of {len(note)} bytes is not read")
     try:

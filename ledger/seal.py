@@ -6,8 +6,8 @@ Knows bytes and SHA-256; knows no store, no key and no event.
     seal 0 = SHA256("accountledger seal v1\\n", account)
     seal v = SHA256(0x01, seal v-1, leaf v)
 
-Who changes a stored event, its account, its place or its topic has to change every seal after it. Who can do that too is
-found out by a seal that was written down elsewhere before: a signed checkpoint (`ledger.notes`).
+Who changes a stored event, its account, its place or its topic has to change every seal after it. Who can do that too
+is found out by a seal that was written down elsewhere before: a signed checkpoint (`ledger.notes`).
 """
 
 from __future__ import annotations

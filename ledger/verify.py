@@ -11,10 +11,9 @@ from hashlib import sha256
 from typing import Any, Final
 
 from msgspec import Struct, json
-from msgspec.structs import replace
 
 from ledger.account import Recorded
-from ledger.decoding import decoded
+from ledger.decoding import as_decoded, decoded
 from ledger.errors import Corrupt, StoreError
 from ledger.events import Event, FrameQuarantined, SessionOpened, Source, Statement, by_name, keyed_ns
 from ledger.notes import Checkpoint, Head
@@ -367,7 +366,7 @@ class _Again:
             return
         account = self._logins.get(told.session, first.account)
         made = list(decoded(venue, Frame.of(source, account, payload)))
-        kept = [(each, _plain(each.event)) for each in told.events]
+        kept = [(each, as_decoded(each.event)) for each in told.events]
         if told.late:
             self._readable.pop((told.session, told.ordinal), None)
         elif [(each.account, event) for each, event in kept] == made:
@@ -429,13 +428,6 @@ def _differs(each: Recorded, event: Event, other: Statement | None) -> Finding:
             reason = f"quarantined, but today's decoder makes a {now} of it: accountledger quarantine retry"
     made = None if other is None else _json(other[1])
     return Finding("decode", reason, each.account, each.version, each.position, _json(event), made)
-
-
-def _plain(event: Event) -> Event:
-    """The event as it is decoded: when that was is no part of it."""
-    if event.source.late_ns is None:
-        return event
-    return replace(event, source=replace(event.source, late_ns=None))
 
 
 def _json(event: Event) -> str:

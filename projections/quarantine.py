@@ -1,4 +1,7 @@
-"""The frames no event could be made of, with the reason. Knows quarantine events only."""
+"""The frames no event could be made of, with the reason, as long as none could.
+
+Knows quarantine events, and that a late event is of a frame that was quarantined before.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.events import FrameQuarantined
+from ledger.events import FrameQuarantined, Source
 from projections.subscription import Subscription
 from projections.tables import Database, Table
 
@@ -28,7 +31,7 @@ class Quarantine:
     """The quarantined frames of all accounts. Catches up when read."""
 
     name = "quarantine"
-    version = 1
+    version = 2
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
@@ -44,8 +47,10 @@ class Quarantine:
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
         event = recorded.event
-        if isinstance(event, FrameQuarantined):
-            source = event.source
+        source = event.source
+        if source.late_ns is not None:
+            self._release(recorded.account, source)
+        elif isinstance(event, FrameQuarantined):
             self._rows.put(
                 QuarantineRow(
                     recorded.account,
@@ -57,3 +62,12 @@ class Quarantine:
                     source.received_ns,
                 )
             )
+
+    def _release(self, account: str, source: Source) -> None:
+        """The frame could be read after all. Its login is the account, or what the account is a part of, or any."""
+        for login in (account, account.rpartition("/")[0], None):
+            rows = list(self._rows.rows()) if login is None else list(self._rows.of(login).values())
+            for row in rows:
+                if row is not None and (row.session, row.ordinal) == (source.session, source.ordinal):
+                    self._rows.drop(row)
+                    return

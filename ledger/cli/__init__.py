@@ -12,12 +12,12 @@ from typing import NoReturn
 
 import click
 
-from ledger.cli import feeding, proof, state
+from ledger.cli import explain, feeding, proof, quarantine, seals, state, statements
 from ledger.cli.options import BAD, DONE, INTERRUPTED, VENUES, cli
 from ledger.console import printable
 from ledger.errors import LedgerError
 
-__all__ = ["VENUES", "cli", "feeding", "main", "proof", "state"]
+__all__ = ["VENUES", "cli", "explain", "feeding", "main", "proof", "quarantine", "seals", "state", "statements"]
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -39,7 +39,7 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
         stored = [projection(ledger) for projection in PROJECTIONS]
         folded = [projection(ledger, scratch) for projection in PROJECTIONS]
         with progress("replay", ledger.position()) as advance:
-            events = _refold(ledger, stored, folded, account, advance)
+            events = refold(ledger, stored, folded, account, advance)
         summary: list[dict[str, Any]] = []
         for one, other in zip(stored, folded, strict=True):
             found = list(compare(one, other, account))
@@ -77,7 +77,7 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
     return FINDINGS if differences else DONE
 
 
-def _refold(
+def refold(
     ledger: Ledger,
     stored: Sequence[Projection],
     folded: Sequence[Projection],

@@ -1,0 +1,86 @@
+"""The command for frames that could not be read: show them, and give them a second chance."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final
+
+import click
+
+from ledger.cli.options import (
+    DONE,
+    FINDINGS,
+    PROJECTIONS,
+    VENUES,
+    bring_up,
+    caught_up,
+    cli,
+    db_option,
+    json_option,
+    reading,
+)
+from ledger.console import fields, progress, show
+from ledger.ledger import Ledger
+from projections import Quarantine
+
+PREVIEW_BYTES: Final = 120
+
+
+@cli.command()
+@db_option
+@click.argument("words", nargs=-1, metavar="[retry] [ACCOUNT]")
+@json_option
+def quarantine(db: str, words: tuple[str, ...], as_json: bool) -> int:
+    """The frames no event could be made of, kept whole, with the reason. Exit code 1: there are some.
+
+    retry: decode them again with today's venue modules. What now reads becomes events, marked late; the rest stays.
+    """
+    retry = words[:1] == ("retry",)
+    accounts = words[1:] if retry else words
+    if len(accounts) > 1:
+        raise click.UsageError(f"one account at a time, not {len(accounts)}")
+    account = accounts[0] if accounts else None
+    if retry:
+        return _retry(db, account, as_json)
+    with reading(db, account) as (ledger, account):
+        rows = caught_up(ledger, Quarantine(ledger)).rows(account)
+        show((_quarantined(ledger, row, as_json) for row in rows), as_json=as_json, what="quarantined frames")
+    return FINDINGS if rows else DONE
+
+
+def _quarantined(ledger: Ledger, row: Any, whole: bool) -> dict[str, Any]:
+    payload = ledger.frame_bytes(row.session, row.ordinal) or b""
+    found = fields(row)
+    found["evidence_bytes"] = len(payload)
+    if whole:
+        found["payload_base64"] = base64.b64encode(payload).decode()
+    else:
+        found["frame"] = payload[:PREVIEW_BYTES].decode("utf-8", "backslashreplace")
+    return found
+
+
+def _retry(db: str, account: str | None, as_json: bool) -> int:
+    with reading(db, account) as (_, account):
+        pass  # the account is there, and now written as the ledger writes it
+    with Ledger(db) as ledger:
+        waiting = [row for row in caught_up(ledger, Quarantine(ledger)).rows(account)]
+        found: list[dict[str, Any]] = []
+        events = stays = 0
+        with progress("retry", len(waiting)) as advance:
+            for row in waiting:
+                retried = ledger.retry(VENUES.values(), row.account, row.version)
+                advance(1)
+                events += retried.events
+                stays += retried.result == "stays"
+                told = {name: value for name, value in fields(row).items() if name != "reason"}
+                found.append(
+                    {**told, "result": retried.result, "events": retried.events, "reason": retried.reason}
+                )
+        bring_up(ledger, [projection(ledger) for projection in PROJECTIONS])
+    show(found, as_json=as_json, what="quarantined frames")
+    if found and not as_json:
+        click.echo(
+            f"{len(found)} decoded again: {len(found) - stays} can be read now ({events} events, marked late), "
+            f"{stays} stay in quarantine"
+        )
+    return FINDINGS if stays else DONE

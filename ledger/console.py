@@ -33,7 +33,7 @@ NUMBERS: Final = frozenset({
     "total", "available", "locked", "staked", "pending", "price", "quantity", "executed", "quote_quantity",
     "executed_quote", "average_price", "fee", "amount", "balance", "version", "position", "ordinal", "sequence",
     "evidence_bytes", "events", "rows", "differences", "frames", "recorded", "duplicates", "control", "quarantined",
-    "reconnects", "lag",
+    "reconnects", "lag", "expected", "stated", "difference", "expected_version", "stated_version", "age_s",
 })
 IDS: Final = frozenset({
     "asset_id", "order_id", "fill_id", "counter_order_id", "session", "evidence_sha256", "reference", "fee_asset",
@@ -146,7 +146,8 @@ def _cell(name: str, value: object) -> str:
         text = f"{text[:8]}…{text[-4:]}"
     elif len(text) > TEXT_CHARS_MAX:
         text = f"{text[:TEXT_CHARS_MAX]}…"
-    return printable(text).replace("[", "\\[")
+    cell = printable(text).replace("[", "\\[")
+    return f"[red]{cell}[/red]" if name == "completeness" and text.startswith("!") else cell
 
 
 def _said(value: Any) -> Any:

@@ -252,7 +252,8 @@ class Ledger:
                 event, FrameQuarantined
             ):  # of a frame that is read in part, the rest was recorded then
                 return Retried("stays", 0, event.reason)
-        late = [late_statement(each, number, now_ns()) for number, each in enumerate(said, 1)]
+        late_ns = now_ns()  # one for all: they are of one frame
+        late = [late_statement(each, number, late_ns) for number, each in enumerate(said, 1)]
         try:
             for name, event in late:
                 self._store.check(name, event)

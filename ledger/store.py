@@ -48,6 +48,7 @@ PAGE_EVENTS_MAX: Final = 1_000
 SYNCHRONOUS_FULL: Final = 2
 BUSY_TIMEOUT_S: Final = 5
 STATEMENTS_CACHED_MAX: Final = 128
+SEARCHED_MIB_MAX: Final = 1024
 KEYS_ASKED_MAX: Final = 500
 """At once: SQLite takes at least 999 parameters."""
 TABLES: Final = frozenset({"stored_events", "evidence", "natural_keys"})
@@ -227,11 +228,10 @@ class Store:
             if read_only:
                 self.select("SELECT 1")
             else:
-                with self._errors():
-                    new = not self.select("SELECT 1 FROM sqlite_master WHERE name='seals'")
-                    self._recorder.create_table()
-                if new:
+                if self._is_unsealed():
                     self._seal_what_is_there()
+                with self._errors():
+                    self._recorder.create_table()
         except BaseException:
             self.close()
             raise
@@ -251,14 +251,21 @@ class Store:
             raise Closed(f"{self.name}: the ledger is closed") from None
         except IntegrityError as error:
             raise Conflict(f"{self.name}: somebody else appended first ({error})") from error
-        except (PersistenceError, sqlite3.Error) as error:
+        except (PersistenceError, sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may quote damage
             raise StoreError(f"{self.name}: {error}") from error
 
+    def _is_unsealed(self) -> bool:
+        """Whether the store is older than seals. A table of theirs that is damaged, even by name, is not sealed anew."""
+        sql = "SELECT sum(name='stored_events'), sum('seals' IN (name, tbl_name) OR sql LIKE ?) FROM sqlite_master"
+        old, sealed = self.select(sql, ("%seals (position%",))[0]
+        return bool(old) and not sealed
+
     def _seal_what_is_there(self) -> None:
-        """Seal the events of a ledger that is older than seals: once, when their table is made."""
+        """Seal the events of a ledger that is older than seals, and make their table: both or nothing."""
         heads: dict[str, bytes] = {}
         after = 0
         with self._errors(), self._datastore.transaction(commit=True) as cursor:
+            cursor.execute(_SEALS)
             while True:
                 cursor.execute(f"{EVENTS} WHERE e.rowid>? ORDER BY e.rowid LIMIT {PAGE_EVENTS_MAX}", (after,))
                 page = [Sealed(*row) for row in cursor.fetchall()]
@@ -377,16 +384,16 @@ class Store:
     @contextmanager
     def view(self) -> Generator[View]:
         """One moment of the whole store. Raises StoreError where it is older than seals and opened to read only."""
+        if self._is_unsealed():
+            raise StoreError(
+                f"{self.name}: made by a version before 0.3.0 and not sealed yet; whatever writes to it seals it "
+                "(accountledger ingest, for one)"
+            )
         with self._errors(), self._datastore.transaction(commit=False) as cursor:
             connection = cursor.sqlite_cursor.connection
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='seals'").fetchall():
-                raise StoreError(
-                    f"{self.name}: made by a version before 0.3.0 and not sealed yet; whatever writes to it seals it "
-                    "(accountledger ingest, for one)"
-                )
             connection.text_factory = _text
             try:
-                yield View(connection, self.name)
+                yield View(connection, self.name, tuple(self._recorder.construct_create_table_statements()))
             finally:
                 connection.text_factory = str
 
@@ -417,16 +424,36 @@ def _refuse_other_files(path: Path, *, read_only: bool) -> None:
     """Raise NoSuchLedger where the file is something else. Looks without writing: such a file stays as it is."""
     if not path.is_file():
         raise NoSuchLedger(f"{path}: not a ledger (not a file)")
+    damage = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     try:
         tables = _tables(path, "ro")
         if tables is None and not read_only:
             tables = _tables(path, "rw")
-    except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        code = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else error.sqlite_errorcode & 0xFF
+        if code in damage and _was_ledger(path):
+            raise Corrupt(f"{path}: a damaged ledger ({error})") from error
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
             raise NoSuchLedger(f"{path}: not a ledger ({error})") from error
         raise StoreError(f"{path}: {error}") from error
-    if (tables or read_only) and TABLES - (tables or set()):
+    if (tables or read_only) and (lacks := sorted(TABLES - (tables or set()))):
+        if tables is not None and _was_ledger(path):
+            raise Corrupt(f"{path}: a damaged ledger (it lost the tables {', '.join(lacks)})")
         raise NoSuchLedger(f"{path}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
+
+
+def _was_ledger(path: Path) -> bool:
+    """Whether a file that cannot be read as a ledger speaks of a ledger's own tables all the same."""
+    marks = {name: name.encode() for name in ("natural_keys", "originator_version", "at_ns")}
+    before = b""
+    with path.open("rb") as file:
+        for _ in range(SEARCHED_MIB_MAX):
+            chunk = file.read(1 << 20)
+            marks = {name: mark for name, mark in marks.items() if mark not in before + chunk}
+            if not marks or not chunk:
+                break
+            before = chunk[-32:]
+    return len(marks) < 2  # one may be what is damaged
 
 
 def _tables(path: Path, mode: str) -> set[str] | None:

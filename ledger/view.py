@@ -6,31 +6,37 @@ Knows the tables; knows no venue and no rule. What is appended meanwhile is not 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import cache
+from itertools import starmap
 from typing import Any, Final
 
 from ledger.errors import StoreError
 from ledger.seal import Sealed
 
-ROWS_FETCHED: Final = 256
 PROBLEMS_MAX: Final = 20
 EVENTS: Final = (
     "SELECT e.originator_id, e.originator_version, e.topic, e.state, e.rowid, s.seal "
     "FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.rowid"
 )
+_SCHEMA: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 
 
 class View:
-    """Rows as they are stored. Iterators are read while they are used: one connection, one transaction."""
+    """Rows as they are stored. Iterators are read while they are used: one connection, one transaction.
 
-    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+    `made_by` are the statements that make the tables of a new ledger.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, name: str, made_by: tuple[str, ...]) -> None:
         self._connection = connection
+        self._made_by = made_by
         self.name = name
 
     def events(self) -> Iterator[Sealed]:
         """Every event in the order of positions."""
-        for row in self._rows(f"{EVENTS} ORDER BY e.rowid"):
-            yield Sealed(*row)
+        return starmap(Sealed, self._rows(f"{EVENTS} ORDER BY e.rowid"))
 
     def counts(self) -> tuple[int, int]:
         """How many events there are, and how many seals."""
@@ -38,8 +44,7 @@ class View:
 
     def frames(self) -> Iterator[tuple[str, int, bytes]]:
         """Session, ordinal and raw bytes of every frame that was kept, in the order in which they were stored."""
-        # One by one: a frame may be large.
-        yield from self._rows("SELECT session, ordinal, payload FROM evidence ORDER BY rowid", fetched=1)
+        yield from self._rows("SELECT session, ordinal, payload FROM evidence ORDER BY rowid")
 
     def frame(self, session: str, ordinal: int) -> bytes | None:
         """The raw bytes of one frame."""
@@ -58,25 +63,36 @@ class View:
         return self._one(sql, (account, at_ns, key)) is not None
 
     def problems(self) -> list[str]:
-        """What SQLite itself finds wrong with the file and its indexes; at most PROBLEMS_MAX."""
+        """What is wrong with the tables' definitions, and what SQLite itself finds wrong with the file and its indexes;
+        of that at most PROBLEMS_MAX."""
         said = [str(row[0]) for row in self._rows(f"PRAGMA integrity_check({PROBLEMS_MAX})")]
-        return [] if said == ["ok"] else said
+        return self._misshapen() + ([] if said == ["ok"] else said)
 
-    def _rows(
-        self, sql: str, params: Sequence[Any] = (), fetched: int = ROWS_FETCHED
-    ) -> Iterator[tuple[Any, ...]]:
+    def _misshapen(self) -> list[str]:
+        wanted = _schema(self._made_by)
+        found = set(self._rows(_SCHEMA))
+        names = {row[1] for row in wanted}
+        return [f"the {kind} {name} is not defined as it was made" for kind, name, _, _ in wanted - found] + [
+            f"a {kind} {name} was added to {table}"
+            for kind, name, table, _ in found - wanted
+            if table in names and kind == "trigger"
+        ]
+
+    def _rows(self, sql: str, params: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         cursor = self._connection.cursor()
         cursor.row_factory = None
-        rows = self._try(lambda: cursor.execute(sql, params).fetchmany(fetched))
-        while rows:
-            yield from rows
-            rows = self._try(lambda: cursor.fetchmany(fetched))
+        try:
+            yield from cursor.execute(sql, params)
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # its own words may quote what is damaged
+            raise StoreError(f"{self.name}: {error}") from error
 
     def _one(self, sql: str, params: Sequence[Any] = ()) -> Any:
-        return next((row[0] for row in self._rows(sql, params, fetched=1)), None)
+        return next((row[0] for row in self._rows(sql, params)), None)
 
-    def _try(self, read: Callable[[], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
-        try:
-            return read()
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.name}: {error}") from error
+
+@cache
+def _schema(made_by: tuple[str, ...]) -> frozenset[tuple[Any, ...]]:
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        for statement in made_by:
+            fresh.execute(statement)
+        return frozenset(fresh.execute(_SCHEMA))

@@ -3,25 +3,37 @@
 from projections.accounts import Accounts
 from projections.audit import Audit
 from projections.balances import Balances, Holding
+from projections.breaks import Break, Breaks
+from projections.coverage import Coverage, Coverages
 from projections.fills import Fills
-from projections.gaps import Gaps
+from projections.gaps import Gap, Gaps, GapsFold
 from projections.history import History
 from projections.orders import Orders
 from projections.quarantine import Quarantine
+from projections.sessions import Listening, Session, Sessions
 from projections.subscription import Difference, Projection, Subscription, catch_up, compare
 
 __all__ = [
     "Accounts",
     "Audit",
     "Balances",
+    "Break",
+    "Breaks",
+    "Coverage",
+    "Coverages",
     "Difference",
     "Fills",
+    "Gap",
     "Gaps",
+    "GapsFold",
     "History",
     "Holding",
+    "Listening",
     "Orders",
     "Projection",
     "Quarantine",
+    "Session",
+    "Sessions",
     "Subscription",
     "catch_up",
     "compare",

@@ -1,20 +1,23 @@
 """The venues' own balance histories, row by row, and where their running balance does not close.
 
-Knows imported history rows only. Nothing is repaired: a break is shown, and is gone when the missing rows arrive.
+Knows imported history rows only. Nothing is repaired: a break is shown, and closed when the missing rows arrive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from typing import Final
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Final
 
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
 from ledger.chain import in_chain_order, links
-from ledger.events import Amount, BalanceEventImported, time_of
-from projections.subscription import Subscription
-from projections.tables import Database, Table
+from ledger.events import Amount, BalanceEventImported, known_ns, time_of
+from ledger.wire import EXACT, decimal
+from projections.subscription import Place, Subscription, frame_of
+from projections.tables import Database, Ordered, Table
 
 
 class HistoryRow(Struct):
@@ -40,73 +43,304 @@ class Break(Struct, frozen=True):
     after: HistoryRow
 
 
-class History:
-    """The history rows of all accounts. Catches up when read."""
+class EndRow(Struct):
+    """Which row is the last of an instant that has several."""
 
-    name = "history"
-    version = 1
+    account: str
+    asset_id: str
+    time_ns: int
+    version: int
 
-    def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
-        database = ledger if database is None else database
-        self._rows: Final = Table(database, "history", HistoryRow, key=4)
-        self.tables: Final = (self._rows,)
-        self.subscription: Final = Subscription(ledger, self, database)
+
+class ChainRow(Struct):
+    """A break between two rows, as long as it is open. `since_*` and `first_*` are what was missing when it was found;
+    where some of it arrived, less is."""
+
+    account: str
+    asset_id: str
+    after_version: int
+    before_version: int
+    asset: str
+    before_ns: int
+    after_ns: int
+    difference: Amount
+    version: int
+    time_ns: int
+    first_before_ns: int
+    first_after_ns: int
+    first_difference: Amount
+
+
+class ClosedChainRow(Struct):
+    """A break that was, as it was found, and the row that closed it."""
+
+    account: str
+    asset_id: str
+    version: int
+    before_ns: int
+    after_ns: int
+    closed_by: int
+    asset: str
+    difference: Amount
+    time_ns: int
+    closed_ns: int
+
+
+class HistoryFold:
+    """The rows, and the life of every break of their running balances, frame by frame."""
+
+    def __init__(self, database: Database | None) -> None:
+        self._rows: Final = Ordered(database, "history", HistoryRow, key=4)
+        self._ends: Final = Table(database, "history_ends", EndRow, key=3)
+        self._open: Final = Table(database, "chain_gaps", ChainRow, key=3)
+        self._closed: Final = Table(database, "chain_gaps_closed", ClosedChainRow, key=6)
+        self.tables: Final[tuple[Table[Any], ...]] = (self._rows, self._ends, self._open, self._closed)
+        self._fresh: dict[tuple[str, str], list[tuple[HistoryRow, int]]] = {}
+        """The rows of the frame at hand by chain, each with the time since which it is known."""
+        self._frame: Place | None = None
+
+    def apply(self, recorded: Recorded) -> None:
+        """Fold one event."""
+        event = recorded.event
+        if self._fresh and frame_of(event) != self._frame:
+            self.settle()
+        if not isinstance(event, BalanceEventImported):
+            return
+        row = HistoryRow(
+            recorded.account,
+            event.asset_id,
+            time_of(event),
+            recorded.version,
+            event.asset,
+            event.cause,
+            event.amount,
+            event.balance,
+            event.pending,
+            event.memo,
+            event.reference,
+        )
+        self._rows.put(row)
+        self._frame = frame_of(event)
+        self._fresh.setdefault(_chain(row), []).append((row, known_ns(event)))
+
+    def settle(self) -> None:
+        """The frame is over: judge the running balances around its rows."""
+        fresh, self._fresh = self._fresh, {}
+        for chain, rows in fresh.items():
+            gone, found = self._walk(chain, {row.time_ns for row, _ in rows})
+            if gone or found:
+                self._replace(gone, found, rows)
+
+    def forget(self) -> None:
+        """Forget the frame at hand."""
+        self._fresh = {}
+
+    def _walk(self, chain: tuple[str, str], instants: set[int]) -> tuple[list[ChainRow], list[Break]]:
+        """The breaks that are no more, and those that are new, from these instants on as far as they change anything:
+        in which order the rows of an instant follow depends on the row before them."""
+        gone: list[ChainRow] = []
+        found: list[Break] = []
+        done_ns = -1
+        known_gaps = self._open.of(chain[0])
+        for instant in sorted(instants):
+            if instant <= done_ns:
+                continue
+            last = self._last_before(chain, instant)
+            for group in _groups(self._rows.beginning(*chain, instant)):
+                for before, after in pairwise([last, *_in_order(group, last)]):
+                    assert after is not None
+                    known = known_gaps.get((*chain, after.version))
+                    broken = before is not None and not links(before, after)
+                    same = known is not None and before is not None and known.before_version == before.version
+                    if known is not None and not (broken and same):
+                        self._open.drop(known)
+                        gone.append(known)
+                    if broken and not same:
+                        assert before is not None
+                        found.append(Break(before, after))
+                    last = after
+                assert last is not None
+                done_ns = last.time_ns
+                if not self._ends_otherwise(group, last) and done_ns not in instants:
+                    break
+        return gone, found
+
+    def _last_before(self, chain: tuple[str, str], instant: int) -> HistoryRow | None:
+        rows = self._rows.before(*chain, instant)
+        if len(rows) < 2 or rows[0].time_ns != rows[1].time_ns:
+            return rows[0] if rows else None
+        end = self._ends.get(*chain, rows[0].time_ns)
+        return rows[0] if end is None else self._rows.get(*chain, end.time_ns, end.version)
+
+    def _ends_otherwise(self, group: list[HistoryRow], last: HistoryRow) -> bool:
+        """Remember the row that an instant ends with; whether it is another than before."""
+        if len(group) == 1:
+            return False
+        end = self._ends.get(last.account, last.asset_id, last.time_ns)
+        if end is not None and end.version == last.version:
+            return False
+        self._ends.put(EndRow(last.account, last.asset_id, last.time_ns, last.version))
+        return True
+
+    def _replace(
+        self, gone: list[ChainRow], found: list[Break], rows: Sequence[tuple[HistoryRow, int]]
+    ) -> None:
+        """A new break within one that was is what is left of it; of which nothing is left, that is closed."""
+        parts: dict[int, list[Break]] = defaultdict(list)
+        for each in found:
+            of = next((old for old in gone if _holds(old, each)), None)
+            parts[-1 if of is None else of.after_version].append(each)
+        for each in parts[-1]:
+            self._open.put(_opened(each))
+        for old in gone:
+            left = parts[old.after_version]
+            for each in left:
+                row = _opened(each)
+                row.version, row.time_ns = old.version, old.time_ns
+                if len(left) == 1:
+                    row.first_before_ns, row.first_after_ns = old.first_before_ns, old.first_after_ns
+                    row.first_difference = old.first_difference
+                self._open.put(row)
+            if not left:
+                self._close(old, rows)
+
+    def _close(self, old: ChainRow, rows: Sequence[tuple[HistoryRow, int]]) -> None:
+        within = [each for each in rows if old.before_ns <= each[0].time_ns <= old.after_ns]
+        by, closed_ns = (within or rows)[-1]
+        self._closed.put(
+            ClosedChainRow(
+                old.account,
+                old.asset_id,
+                old.version,
+                old.first_before_ns,
+                old.first_after_ns,
+                by.version,
+                old.asset,
+                old.first_difference,
+                old.time_ns,
+                closed_ns,
+            )
+        )
 
     def rows(self, account: str | None = None) -> Iterator[HistoryRow]:
-        """The rows by account, asset and time; rows of one instant in the order in which their balances follow."""
-        self.subscription.catch_up()
+        """As `History.rows`."""
         last: HistoryRow | None = None
-        group: list[HistoryRow] = []
-        for row in self._rows.rows(account):
-            if group and _instant(row) != _instant(group[0]):
-                last = yield from _ordered(group, last)
-                group = []
-            group.append(row)
-        if group:
-            yield from _ordered(group, last)
+        for group in _groups(self._rows.rows(account)):
+            ordered = _in_order(
+                group, last if last is not None and _chain(last) == _chain(group[0]) else None
+            )
+            yield from ordered
+            last = ordered[-1]
 
     def breaks(self, account: str | None = None) -> Iterator[Break]:
-        """Where a row does not begin with the balance the row before it ended with, oldest first."""
+        """As `History.breaks`."""
         last: HistoryRow | None = None
         for row in self.rows(account):
             if last is not None and _chain(row) == _chain(last) and not links(last, row):
                 yield Break(last, row)
             last = row
 
-    def apply(self, recorded: Recorded) -> None:
-        """Fold one event."""
-        event = recorded.event
-        if isinstance(event, BalanceEventImported):
-            self._rows.put(
-                HistoryRow(
-                    recorded.account,
-                    event.asset_id,
-                    time_of(event),
-                    recorded.version,
-                    event.asset,
-                    event.cause,
-                    event.amount,
-                    event.balance,
-                    event.pending,
-                    event.memo,
-                    event.reference,
-                )
-            )
+    def open(self, account: str | None = None) -> list[ChainRow]:
+        """The open breaks by account, asset and time."""
+        return sorted(
+            self._open.rows(account),
+            key=lambda row: (row.account, row.asset_id, row.after_ns, row.after_version),
+        )
+
+    def closed(self, account: str | None = None) -> list[ClosedChainRow]:
+        """The breaks that were, by account, asset and version."""
+        return list(self._closed.rows(account))
+
+    def beginnings(self, account: str) -> Iterator[tuple[HistoryRow, Amount]]:
+        """The first row of each of an account's chains, and the balance before it: what came before is not here."""
+        asset_id = ""
+        while (found := next(self._rows.beginning(account, asset_id), None)) is not None:
+            group = next(_groups(self._rows.beginning(account, found.asset_id, found.time_ns)))
+            row = _in_order(group, None)[0]
+            yield row, _opening(row)
+            asset_id = f"{found.asset_id}\0"
+
+
+class History:
+    """The history rows of all accounts. Catches up when read."""
+
+    name = "history"
+    version = 2
+
+    def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
+        self.fold: Final = HistoryFold(ledger if database is None else database)
+        self.tables: Final = self.fold.tables
+        self.apply: Final = self.fold.apply
+        self.settle: Final = self.fold.settle
+        self.forget: Final = self.fold.forget
+        self.subscription: Final = Subscription(ledger, self, ledger if database is None else database)
+
+    def rows(self, account: str | None = None) -> Iterator[HistoryRow]:
+        """The rows by account, asset and time; rows of one instant in the order in which their balances follow."""
+        self.subscription.catch_up()
+        return self.fold.rows(account)
+
+    def breaks(self, account: str | None = None) -> Iterator[Break]:
+        """Where a row does not begin with the balance the row before it ended with, oldest first; by looking at every
+        row there is."""
+        self.subscription.catch_up()
+        return self.fold.breaks(account)
 
 
 def _chain(row: HistoryRow) -> tuple[str, str]:
     return (row.account, row.asset_id)
 
 
-def _instant(row: HistoryRow) -> tuple[str, str, int]:
-    return (row.account, row.asset_id, row.time_ns)
+def _groups(rows: Iterator[HistoryRow]) -> Iterator[list[HistoryRow]]:
+    """The rows of one instant together."""
+    group: list[HistoryRow] = []
+    for row in rows:
+        if group and (_chain(row), row.time_ns) != (_chain(group[0]), group[0].time_ns):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
-def _ordered(group: list[HistoryRow], last: HistoryRow | None) -> Generator[HistoryRow, None, HistoryRow]:
-    start = last if last is not None and _chain(last) == _chain(group[0]) else None
-    ordered = in_chain_order(group, start)
-    if start is not None and not links(start, ordered[0]):
+def _in_order(group: list[HistoryRow], last: HistoryRow | None) -> list[HistoryRow]:
+    """The rows of one instant as their balances follow; `last` is the row before them in their chain."""
+    ordered = in_chain_order(group, last)
+    if last is not None and not links(last, ordered[0]):
         # rows before these are missing: among themselves they may follow still
         ordered = in_chain_order(group, None)
-    yield from ordered
-    return ordered[-1]
+    return ordered
+
+
+def _holds(old: ChainRow, new: Break) -> bool:
+    return old.before_ns <= new.before.time_ns and new.after.time_ns <= old.after_ns
+
+
+def _opened(found: Break) -> ChainRow:
+    before, after = found.before, found.after
+    difference = EXACT.subtract(
+        decimal(after.balance), EXACT.add(decimal(before.balance), decimal(after.amount))
+    )
+    missing = format(difference, "f")
+    return ChainRow(
+        after.account,
+        after.asset_id,
+        after.version,
+        before.version,
+        after.asset,
+        before.time_ns,
+        after.time_ns,
+        missing,
+        max(before.version, after.version),
+        after.time_ns,
+        before.time_ns,
+        after.time_ns,
+        missing,
+    )
+
+
+def _opening(row: HistoryRow) -> Amount:
+    amount = decimal(row.amount)
+    if row.cause == "withdraw" and amount > 0:
+        amount = amount.copy_negate()  # written without its sign (`ledger.chain.links`)
+    return format(EXACT.subtract(decimal(row.balance), amount), "f")

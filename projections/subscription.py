@@ -7,11 +7,12 @@ written in one transaction, so each event is folded exactly once, whatever is ki
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
+from ledger.events import Event
 from projections.tables import Cell, Database, Table
 
 BATCH_EVENTS_MAX: Final = 1_000
@@ -50,6 +51,33 @@ class Projection(Protocol):
     def apply(self, recorded: Recorded, /) -> None:
         """Fold one event."""
         ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A projection that judges whole frames, not event by event: what a frame opens and closes again never was.
+
+    It settles a frame when it is given an event of the next one. `settle` is called before its rows are written or
+    read; the last event folded is then the last of its frame, where no `upto` says otherwise.
+    """
+
+    def settle(self) -> None:
+        """The frame at hand is over."""
+        ...
+
+    def forget(self) -> None:
+        """Forget the frame at hand: its events will be folded again."""
+        ...
+
+
+Place: TypeAlias = tuple[str, int]
+
+
+def frame_of(event: Event) -> Place:
+    """The frame an event was made of, as (session, ordinal); the ordinal is -1 for the records of a session itself. The
+    events of a frame follow one another in the ledger."""
+    source = event.source
+    return (source.session, source.ordinal if source.evidence else -1)
 
 
 class Subscription:
@@ -95,6 +123,8 @@ class Subscription:
         self._go_on_from(0)
 
     def _go_on_from(self, stored: int) -> None:
+        if isinstance(self._projection, Settling):
+            self._projection.forget()
         for table in self._projection.tables:
             table.forget()
         self.position = self._stored = stored
@@ -134,7 +164,13 @@ class Subscription:
             self.position = recorded.position
 
     def flush(self) -> None:
-        """Write what changed, and how far it goes, in one transaction."""
+        """Write what changed, and how far it goes, in one transaction. The frame folded last is over."""
+        if isinstance(self._projection, Settling):
+            try:
+                self._projection.settle()
+            except BaseException:  # half a frame may be in the rows
+                self._go_on_from(self._stored)
+                raise
         if self._database is None or self._database.read_only:
             return
         changes = [change for table in self._projection.tables for change in table.changes() if change[1]]
@@ -183,13 +219,15 @@ def _fold(
 ) -> None:
     start = min((each.position for each in subscriptions), default=0)
     waiting = 0
+    last: Place | None = None
     for recorded in ledger.replay(after=start, upto=upto):
+        if waiting >= BATCH_EVENTS_MAX and frame_of(recorded.event) != last:
+            _flush(subscriptions, waiting, progress)
+            waiting = 0
         for each in subscriptions:
             each.apply(recorded)
         waiting += 1
-        if waiting == BATCH_EVENTS_MAX:
-            _flush(subscriptions, waiting, progress)
-            waiting = 0
+        last = frame_of(recorded.event)
     if waiting:
         _flush(subscriptions, waiting, progress)
 

@@ -6,7 +6,9 @@ Knows rows and SQL; knows no event. A table with no database keeps its rows in m
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final, Generic, Protocol, TypeVar, get_args, get_type_hints
 
 from msgspec import Struct
@@ -14,6 +16,10 @@ from msgspec import Struct
 Cell = str | int | bytes | None
 ROWS_CACHED_MAX: Final = 50_000
 PAGE_ROWS_MAX: Final = 1_000
+CHUNK_KEYS_MAX: Final = 1_000
+TOPS_MAX: Final = 1_000
+NEAR_ROWS_MAX: Final = 64
+"""Rows read at once where a few from a key on are wanted."""
 
 _SQL_TYPES: Final = {str: "TEXT", int: "INTEGER", bool: "INTEGER", bytes: "BLOB"}
 
@@ -194,6 +200,130 @@ class Table(Generic[R]):
             if values[index] is not None:
                 values[index] = bool(values[index])
         return self._row(*values)
+
+
+class Ordered(Table[R]):
+    """A table that can be walked from a key on. Its rows may be changed, but not dropped."""
+
+    def __init__(self, database: Database | None, name: str, row: type[R], *, key: int) -> None:
+        super().__init__(database, name, row, key=key)
+        self._chunks: list[list[tuple[Any, ...]]] = [[]]
+        """The keys of the rows not written yet, in order, in chunks so that one more costs little."""
+        self._held: set[tuple[Any, ...]] = set()
+        self._tops: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        """The highest written key by what it begins with; empty where there is none."""
+
+    def put(self, row: R) -> None:
+        super().put(row)
+        key = self._key(row)
+        if key in self._held:
+            return
+        self._held.add(key)
+        place = max(bisect_right(self._chunks, [key]) - 1, 0)
+        chunk = self._chunks[place]
+        insort(chunk, key)
+        if len(chunk) > CHUNK_KEYS_MAX:
+            middle = len(chunk) // 2
+            self._chunks[place : place + 1] = [chunk[:middle], chunk[middle:]]
+
+    def forget(self) -> None:
+        super().forget()
+        self._chunks, self._held, self._tops = [[]], set(), {}
+
+    def changes(self) -> list[tuple[str, list[tuple[Cell, ...]]]]:
+        for key in self._held:
+            for width in range(1, self._width):
+                top = self._tops.get(key[:width])
+                if top is not None and key > top:
+                    self._tops[key[:width]] = key
+        self._chunks, self._held = [[]], set()
+        return super().changes()
+
+    def beginning(self, *key: Cell) -> Iterator[R]:
+        """The rows that share all but the last part of this (whole or partial) key, from it on, in key order."""
+        held = self._from(key)
+        ours = next(held, None)
+        for stored in self._near(key, ">=", "ASC", NEAR_ROWS_MAX):
+            place = self._key(stored)
+            while ours is not None and ours < place:
+                yield self._here(ours)
+                ours = next(held, None)
+            if ours == place:
+                yield self._here(place)
+                ours = next(held, None)
+            else:
+                yield stored
+        while ours is not None:
+            yield self._here(ours)
+            ours = next(held, None)
+
+    def before(self, *key: Cell) -> list[R]:
+        """The last two rows below this (whole or partial) key among those that share all but its last part, the last
+        one first."""
+        found = {held: self._here(held) for held in self._below(key)}
+        if len(found) < 2 or min(found) <= self._top(key[:-1]):
+            for row in islice(self._near(key, "<", "DESC", 2), 2):
+                found.setdefault(self._key(row), row)
+        return [found[place] for place in sorted(found, reverse=True)[:2]]
+
+    def _top(self, prefix: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The highest written key that begins so."""
+        if self._database is None:
+            return ()
+        top = self._tops.get(prefix)
+        if top is None:
+            where = " AND ".join(f"{field}=?" for field in self.key[: len(prefix)])
+            order = ", ".join(f"{field} DESC" for field in self.key)
+            query = f"SELECT {', '.join(self.key)} FROM {self.name} WHERE {where} ORDER BY {order} LIMIT 1"
+            stored = self._database.select(query, prefix)
+            top = stored[0] if stored else ()
+            if len(self._tops) == TOPS_MAX:
+                self._tops.clear()
+            self._tops[prefix] = top
+        return top
+
+    def _here(self, key: tuple[Any, ...]) -> R:
+        row = self.get(*key)
+        assert row is not None, key
+        return row
+
+    def _from(self, key: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        place = max(bisect_right(self._chunks, [key]) - 1, 0)
+        index = bisect_left(self._chunks[place], key)
+        for chunk in self._chunks[place:]:
+            for found in chunk[index:]:
+                if found[: len(key) - 1] != key[:-1]:
+                    return
+                yield found
+            index = 0
+
+    def _below(self, key: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        place = max(bisect_right(self._chunks, [key]) - 1, 0)
+        index = bisect_left(self._chunks[place], key)
+        for _ in range(2):
+            if index == 0 and place > 0:
+                place -= 1
+                index = len(self._chunks[place])
+            if index == 0 or self._chunks[place][index - 1][: len(key) - 1] != key[:-1]:
+                return
+            index -= 1
+            yield self._chunks[place][index]
+
+    def _near(self, key: tuple[Any, ...], beyond: str, direction: str, rows_max: int) -> Iterator[R]:
+        if self._database is None or (beyond == ">=" and self._top(key[:-1]) < key):
+            return
+        same, last = self.key[: len(key) - 1], self.key[len(key) - 1]
+        where = "".join(f"{field}=? AND " for field in same)
+        order = ", ".join(f"{field} {direction}" for field in self.key[len(key) - 1 :])
+        query = f"{self._select} WHERE {where}{last}{beyond}? ORDER BY {order} LIMIT {rows_max} OFFSET ?"
+        at = 0
+        while True:
+            page = self._database.select(query, (*key, at))
+            for stored in page:
+                yield self._load(stored)
+            if len(page) < rows_max:
+                return
+            at += len(page)
 
 
 def _alive(row: R | None) -> Iterator[R]:

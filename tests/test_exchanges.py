@@ -513,6 +513,25 @@ def test_pacifica_refuses_a_body_and_what_it_does_not_know() -> None:
         assert get(exchange, "/api/v1/account/balance/history?account=other")[1]["data"] == []
 
 
+def test_pacifica_tells_the_balance_of_the_account_where_it_knows_it() -> None:
+    with Pacifica(budget=1000) as exchange:
+        row = exchange.add_row("2.50", "deposit", pending="7")
+        target = f"/api/v1/account?account={exchange.account}"
+        status, said, _ = get(exchange, target)
+        assert (200, True) == (status, said["success"])
+        told = said["data"]
+        assert ("2.50", "7", row.created_at) == (
+            told["balance"],
+            told["pending_balance"],
+            told["updated_at"],
+        )
+        exchange.account_balance = "3"
+        assert "3" == get(exchange, target)[1]["data"]["balance"]
+        assert 404 == get(exchange, "/api/v1/account?account=other")[0]
+        exchange.tells_account = False
+        assert 404 == get(exchange, target)[0]
+
+
 # What they share ---------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 
 from ledger.errors import Lost, Rejected
 from ledger.events import BalanceEventImported
-from ledger.venue import Ask, Begun, Frame, Ready, Remember, Reply, Request, Secret, Spoken, Wait
+from ledger.venue import Action, Ask, Begun, Frame, Ready, Remember, Reply, Request, Secret, Spoken, Wait
 from ledger.venues import pacifica
 from tests.conversing import HOSTILE, NOW_NS, Talk
 
 WALLET = "42trU9A5example"
 FIRST = f"https://api.pacifica.fi/api/v1/account/balance/history?account={WALLET}&limit=100"
+ACCOUNT = f"https://api.pacifica.fi/api/v1/account?account={WALLET}"
 START_MS = 1_790_000_000_000
 
 
@@ -43,6 +45,19 @@ def rows(*times: int) -> list[Row]:
 
 def begin(memory: bytes = b"", login: pacifica.Login | None = None) -> Talk:
     return Talk(pacifica.converse(login or pacifica.Login(), Begun(WALLET, NOW_NS, memory)))
+
+
+def account(balance: str = "7", **fields: object) -> bytes:
+    told = {"balance": balance, "pending_balance": "0", "updated_at": START_MS + 9, **fields}
+    return json.dumps({"success": True, "data": told}).encode()
+
+
+def unanswered(talk: Talk) -> list[Action]:
+    """What it does until it asks for the account, and, when that is not known here, until it asks again."""
+    before = talk.actions()
+    assert Request(ACCOUNT) == talk.asked()
+    talk.reply(b"no such path", 404)
+    return [*before, *talk.actions()]
 
 
 def floor(time: int) -> bytes:
@@ -104,11 +119,11 @@ def test_the_first_walk_goes_to_the_end_even_over_rows_that_are_known() -> None:
 def test_the_history_is_asked_for_again_after_a_while() -> None:
     talk = begin()
     talk.reply(page())
-    talk.take(Ready)
+    assert [Ready(), Wait(10)] == unanswered(talk)
     for _ in range(3):
-        assert Wait(10) == talk.take(Wait)
         assert Request(FIRST) == talk.asked()
         talk.reply(page(), after_s=0)
+        assert Wait(10) == talk.take(Wait)
 
 
 def test_a_walk_ends_at_a_row_that_was_known_and_is_older_than_the_last_walk() -> None:
@@ -154,7 +169,7 @@ def test_equal_rows_that_are_told_again_are_no_tail() -> None:
 def test_a_page_without_a_cursor_or_without_more_is_the_last(more: bool | None) -> None:
     talk = begin()
     talk.reply(page(rows(2, 1), None if more is None else "x", more), fresh=2)
-    assert [Ready(), Remember(floor(2)), Wait(10)] == talk.actions()
+    assert [Ready(), Remember(floor(2)), Wait(10)] == unanswered(talk)
 
 
 def test_a_page_that_does_not_say_whether_there_is_more_is_followed_by_its_cursor() -> None:
@@ -290,10 +305,22 @@ def test_a_wait_counts_as_time_that_has_passed() -> None:
 def test_polls_are_never_held_back() -> None:
     talk = begin()
     talk.reply(page())
-    talk.take(Ready)
+    unanswered(talk)
     for _ in range(30):
-        assert Wait(10) == talk.take(Wait)
         talk.reply(page())
+        assert Wait(10) == talk.take(Wait)
+
+
+def test_polls_are_never_held_back_by_questions_for_the_account() -> None:
+    talk = begin()
+    waits: list[float] = []
+    asked = 0
+    for _ in range(100):
+        asked += talk.asked().url == ACCOUNT
+        talk.reply(account() if talk.asked().url == ACCOUNT else page(), after_s=0)
+        waits += [action.seconds for action in talk.actions() if isinstance(action, Wait)]
+    assert {10.0} == set(waits)
+    assert 15 == asked  # one in a minute of six polls
 
 
 @pytest.mark.parametrize(
@@ -309,7 +336,115 @@ def test_polls_are_never_held_back() -> None:
 def test_the_credits_the_venue_says_are_left_are_kept_to(left: str, waits: list[float]) -> None:
     talk = begin()
     talk.reply(page(), headers={"ratelimit": left})
-    assert sorted(waits) == sorted(action.seconds for action in talk.actions() if isinstance(action, Wait))
+    done = talk.actions()
+    if len(waits) == 1:  # with what is left, the account can be asked for
+        assert Request(ACCOUNT) == talk.asked()
+        talk.reply(account(), after_s=0)
+        done += talk.actions()
+    assert Request(FIRST) == talk.asked()
+    assert sorted(waits) == sorted(action.seconds for action in done if isinstance(action, Wait))
+
+
+# The account ---------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_walk_with_nothing_new_the_account_is_asked_for() -> None:
+    talk = begin()
+    talk.reply(page(rows(9, 8), "a"), fresh=2)
+    talk.take(Ready)
+    talk.reply(page(rows(7)), fresh=1)
+    talk.take(Remember)
+    assert Request(FIRST) == talk.asked()  # rows may have come meanwhile: first they are walked
+    talk.reply(page(rows(9, 8)), fresh=0)
+    assert Request(ACCOUNT) == talk.asked()
+    talk.reply(account())
+    assert Wait(10) == talk.take(Wait)
+
+
+def test_the_account_is_asked_for_once_a_minute_at_most() -> None:
+    talk = begin()
+    times: list[int] = []
+    for _ in range(60):
+        if talk.asked().url == ACCOUNT:
+            times.append(talk.now_ns)
+        talk.reply(page() if talk.asked().url == FIRST else account(), after_s=0)
+        talk.actions()
+    apart = [later - sooner for sooner, later in pairwise(times)]
+    assert len(apart) > 5
+    assert {60_000_000_000} == set(apart)
+
+
+def test_a_key_goes_with_the_question_for_the_account() -> None:
+    talk = begin(login=pacifica.Login(key=Secret("fake-key")))
+    talk.reply(page())
+    talk.take(Ready)
+    assert Request(ACCOUNT, headers=(("PF-API-KEY", "fake-key"),)) == talk.asked()
+
+
+@pytest.mark.parametrize("status", [0, 301, 400, 401, 403, 404, 429, 500, 503])
+def test_a_venue_that_does_not_tell_the_account_is_not_asked_again_and_the_walk_goes_on(status: int) -> None:
+    talk = begin()
+    talk.reply(page())
+    talk.take(Ready)
+    talk.reply(account(), status, headers={"retry-after": "3000", "ratelimit": '"credits";r=0;t=32'})
+    for _ in range(30):
+        assert Wait(10) == talk.take(Wait)
+        assert Request(FIRST) == talk.asked()
+        talk.reply(page(), after_s=0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [*HOSTILE, page(), page(rows(1)), b'{"success":false,"data":null,"error":"x","code":7}', account("NaN")],
+)
+def test_an_answer_that_is_no_account_is_not_asked_for_again_and_the_walk_goes_on(body: bytes) -> None:
+    talk = begin()
+    talk.reply(page())
+    talk.take(Ready)
+    talk.reply(body)
+    for _ in range(30):
+        assert Wait(10) == talk.take(Wait)
+        assert Request(FIRST) == talk.asked()
+        talk.reply(page(), after_s=0)
+
+
+def test_the_account_is_not_asked_for_where_the_walk_needs_the_credits() -> None:
+    talk = begin()
+    for number in range(7):
+        talk.reply(page(rows(20 - number), str(number)), fresh=1, after_s=0.1)
+        if number == 0:
+            talk.take(Ready)
+    talk.reply(page(rows(1)), fresh=1, after_s=0.1)  # the eighth, and the last page
+    talk.take(Remember)
+    talk.take(Wait)  # for credits, not for the next poll
+    assert Request(FIRST) == talk.asked()
+
+
+def test_the_question_for_the_account_counts_as_a_request() -> None:
+    talk = begin()
+    talk.reply(page(), after_s=0)
+    talk.take(Ready)
+    talk.reply(account(), after_s=0)
+    talk.take(Wait)
+    for number in range(6):
+        talk.reply(page(rows(20 - number), str(number)), fresh=1, after_s=0)
+    assert Wait(50) == talk.take(Wait)  # ten seconds ago two were asked
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/api/v1/account?"),
+        ("http://h/v2", "http://h/v2/account?"),
+        ("http://h/x/account/balance/history", "http://h/x/account?"),
+        ("http://h/v2?z=1", "http://h/v2/account?z=1&"),
+    ],
+)
+def test_the_account_is_beside_its_history(url: str, asked: str) -> None:
+    talk = begin(login=pacifica.Login(url=url))
+    talk.reply(page())
+    talk.take(Ready)
+    assert f"{asked}account={WALLET}" == talk.asked().url
 
 
 # Every row is obtained -----------------------------------------------------------------------------------------------
@@ -365,6 +500,9 @@ class Run:
         while actions != 0 and quiet < 2:
             actions = None if actions is None else actions - 1
             action = talk.action
+            if isinstance(action, Ask) and action.request.url == ACCOUNT:
+                talk.reply(b"", 404)
+                continue
             if isinstance(action, Ask):
                 for _ in range(2):
                     if arrivals:

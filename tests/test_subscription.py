@@ -25,6 +25,7 @@ from projections import (
     compare,
     subscription,
 )
+from projections.subscription import frame_of
 from projections.tables import Cell, Database, Table
 from tests.scripted import MAIN, VENUE, delta, fault, feed, fill, said, says, snapshot
 
@@ -398,6 +399,91 @@ def test_a_reader_cannot_be_reset(tmp_path: Path) -> None:
             counts.subscription.reset()
         counts.subscription.catch_up()
         assert truth(ledger) == counts.counts()
+
+
+# Projections that judge whole frames
+
+
+class Frames(Counts):
+    """How many frames an account has, counted when each is over."""
+
+    def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
+        self.pending: list[Recorded] = []
+        self.settled: list[tuple[int, ...]] = []
+        self.failing = False
+        super().__init__(ledger, database)
+
+    def apply(self, recorded: Recorded) -> None:
+        if self.pending and frame_of(self.pending[0].event) != frame_of(recorded.event):
+            self.settle()
+        self.pending.append(recorded)
+
+    def settle(self) -> None:
+        if not self.pending:
+            return
+        pending, self.pending = self.pending, []
+        row = self._rows.get(pending[0].account) or CountRow(pending[0].account)
+        row.count, row.last = row.count + 1, pending[-1].version
+        self._rows.put(row)
+        if self.failing:
+            self.failing = False
+            raise ZeroDivisionError("planted")
+        self.settled.append(tuple(each.version for each in pending))
+
+    def forget(self) -> None:
+        self.pending = []
+
+
+THREE = [says(fill("a", 1), fill("b", 1), fill("c", 1)), says(fill("d", 1), fill("e", 1)), says(fill("f", 1))]
+FRAMES = [(1,), (2, 3, 4), (5, 6), (7,), (8,)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 100])
+def test_a_frame_is_settled_once_and_whole_however_large_the_batches(
+    monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(subscription, "BATCH_EVENTS_MAX", batch)
+    with Ledger() as ledger:
+        feed(ledger, *THREE)
+        frames = Frames(ledger)
+        progress: list[int] = []
+        catch_up(ledger, [frames], progress=progress.append)
+        assert FRAMES == frames.settled
+        assert {MAIN: (5, 8)} == frames.counts()
+        assert 8 == sum(progress)
+        assert [(1, 8)] == ledger.select("SELECT version, position FROM projection_positions")
+
+
+def test_a_reader_settles_the_last_frame_too(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, *THREE)
+    with Ledger(tmp_path / "a.db", read_only=True) as ledger:
+        frames = Frames(ledger)
+        frames.subscription.catch_up()
+        assert FRAMES == frames.settled
+
+
+def test_a_frame_whose_settling_failed_is_folded_again() -> None:
+    with Ledger() as ledger:
+        feed(ledger, *THREE)
+        frames = Frames(ledger)
+        frames.failing = True
+        with pytest.raises(ZeroDivisionError):
+            frames.subscription.catch_up()
+        assert (0, []) == (frames.subscription.position, frames.pending)
+        frames.subscription.catch_up()
+        assert {MAIN: (5, 8)} == frames.counts()
+
+
+def test_a_frame_at_hand_is_forgotten_when_its_events_will_be_folded_again() -> None:
+    with Ledger() as ledger:
+        feed(ledger, *THREE)
+        frames = Frames(ledger)
+        frames.subscription.apply(next(ledger.replay(after=1, upto=2)))
+        assert [2] == [each.version for each in frames.pending]
+        frames.subscription.reset()
+        frames.subscription.catch_up()
+        assert {MAIN: (5, 8)} == frames.counts()
 
 
 # Comparing with a fold from zero

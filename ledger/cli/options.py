@@ -13,7 +13,18 @@ from ledger.console import progress
 from ledger.ledger import Ledger
 from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
-from projections import Accounts, Balances, Fills, Gaps, History, Orders, Projection, Quarantine, catch_up
+from projections import (
+    Accounts,
+    Balances,
+    Fills,
+    Gaps,
+    History,
+    Orders,
+    Projection,
+    Quarantine,
+    Sessions,
+    catch_up,
+)
 
 DONE: Final = 0
 FINDINGS: Final = 1
@@ -30,6 +41,7 @@ PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (
     Fills,
     History,
     Gaps,
+    Sessions,
     Quarantine,
 )
 

@@ -24,7 +24,19 @@ from ledger.ledger import Ledger
 from ledger.serve import exchange, serving
 from ledger.venue import Venue
 from ledger.wire import time_text
-from projections import Accounts, Balances, Fills, Gaps, History, Orders, Quarantine, catch_up
+from projections import (
+    Accounts,
+    Balances,
+    Break,
+    Breaks,
+    Fills,
+    Gap,
+    Gaps,
+    History,
+    Orders,
+    Quarantine,
+    catch_up,
+)
 from transports import Feed, Health, background, open_recording
 
 SECONDS: Final = 3.0
@@ -54,11 +66,11 @@ def show(db: str, venues: Mapping[str, Venue]) -> None:
         catch_up(ledger, [Accounts(ledger), Balances(ledger), Orders(ledger), History(ledger)])
     out.print("\n[bold]5. Look further[/bold]")
     for command in (
+        "why {db} kraken_prime:desk BTC",
         "balances {db} bitopro:main --at 2026-11-20T09:17:00Z",
-        "audit {db} kraken_prime:desk",
-        "history {db}",
-        "quarantine {db} --json",
-        "replay {db}",
+        "statement {db} pacifica:9xDemoWa11etPacifica --from 2026-11-20 --to 2026-11-21",
+        "coverage {db}",
+        "verify {db}",
     ):
         out.print(f"   {_command()} {command.format(db=f'--db {db}')}", soft_wrap=True)
 
@@ -128,7 +140,7 @@ def _feed(health: Health) -> dict[str, Any]:
 
 def _balance(row: Any) -> dict[str, Any]:
     found = fields(row)
-    names = ("account", "asset", "total", "available", "locked", "staked", "pending", "time")
+    names = ("account", "asset", "total", "available", "locked", "staked", "pending", "completeness", "time")
     return {name: found[name] for name in names}
 
 
@@ -140,8 +152,17 @@ def _fill(row: Any) -> dict[str, Any]:
 
 def _findings(ledger: Ledger, ended: list[Health]) -> list[dict[str, str]]:
     found = [
-        _finding(gap.account, f"{gap.kind} gap", f"missing {gap.missing}", gap.version)
+        _finding(gap.account, f"{gap.kind} gap", f"missing {gap.missing}{_end(gap)}", gap.version)
         for gap in Gaps(ledger).rows()
+    ]
+    found += [
+        _finding(
+            each.account,
+            f"{each.kind} break",
+            f"{each.subject} {each.part or ''}: expected {each.expected}, stated {each.stated}{_end(each)}",
+            each.stated_version,
+        )
+        for each in Breaks(ledger).rows()
     ]
     found += [
         _finding(row.account, "unreadable frame", f"kept in quarantine: {row.reason}", row.version)
@@ -159,6 +180,13 @@ def _findings(ledger: Ledger, ended: list[Health]) -> list[dict[str, str]]:
         if each.duplicates
     ]
     return found
+
+
+def _end(found: Gap | Break) -> str:
+    """Whether it is open, or what closed it."""
+    return (
+        f"; closed: {found.closed_how} (version {found.closed_by})" if found.state == "closed" else "; open"
+    )
 
 
 def _late(ledger: Ledger) -> list[dict[str, str]]:

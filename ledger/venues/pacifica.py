@@ -1,4 +1,5 @@
-"""What Pacifica says of a balance history, and how that is walked: page by page, newest first, again and again.
+"""What Pacifica says of a balance history and of an account's balance, and how the history is walked: page by page,
+newest first, again and again; after a walk the account's balance is asked for, to compare.
 
 A page is rows, each the signed change and the USDC balance after it. `decode` must not know other pages: rows have no
 id and pages overlap, so a row is named by what it says, plus a count where one page says the very same thing twice
@@ -20,14 +21,21 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct, field, json
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, json
 from msgspec.json import Decoder
 from msgspec.structs import astuple
 
 from ledger import wire
 from ledger.chain import in_chain_order
 from ledger.errors import ConversationError, Lost, Malformed, Rejected
-from ledger.events import Amount, BalanceEventImported, FrameQuarantined, Statement
+from ledger.events import (
+    Amount,
+    Balance,
+    BalanceDelta,
+    BalanceEventImported,
+    FrameQuarantined,
+    Statement,
+)
 from ledger.venue import (
     Action,
     Begun,
@@ -49,14 +57,18 @@ NAME: Final = "pacifica"
 
 ASSET: Final = "USDC"
 CHANNEL: Final = "account/balance/history"
+ACCOUNT_CHANNEL: Final = "account"
 ERROR_CHARS_MAX: Final = 500
 ROWS_MAX: Final = 10_000
 
 PATH: Final = "/account/balance/history"
+ACCOUNT_PATH: Final = "/account"
 ROOT: Final = "/api/v1"
 URL: Final = f"https://api.pacifica.fi{ROOT}"
 PAGE_ROWS: Final = 100
 POLL_S: Final = 10.0
+ACCOUNT_NS: Final = 60_000_000_000
+"""The least time between one question about the account's balance and the next."""
 WINDOW_NS: Final = 60_000_000_000
 """In which the venue counts credits."""
 CREDITS: Final = 100
@@ -88,11 +100,45 @@ class _Page(Struct, gc=False):
     code: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | None = None
 
 
+class _Account(Struct, gc=False):
+    """`{"balance":"4970.000323","pending_balance":"0","account_equity":…,"updated_at":1761984000123,…}`
+
+    `balance` is what the history runs to; equity and what may be spent are valuations.
+    """
+
+    balance: str
+    pending: str | UnsetType = field(default=UNSET, name="pending_balance")
+    updated_at: int | UnsetType = UNSET
+
+
+class _Shape(Struct, gc=False):
+    """What tells an account from a page of rows; older documents show the account in an array of one."""
+
+    amount: Raw | UnsetType = UNSET
+    balance: Raw | UnsetType = UNSET
+    event_type: Raw | UnsetType = UNSET
+    created_at: Raw | UnsetType = UNSET
+
+
+class _Answer(Struct, gc=False):
+    success: bool
+    data: Annotated[list[_Shape], Meta(max_length=ROWS_MAX)] | _Shape | None = None
+
+
+class _Told(Struct, gc=False):
+    data: Annotated[list[_Account], Meta(min_length=1, max_length=1)] | _Account
+
+
 _PAGE: Final = Decoder(_Page)
+_ANSWER: Final = Decoder(_Answer)
+_TOLD: Final = Decoder(_Told)
 
 
 def decode(frame: Frame) -> Sequence[Statement]:
-    """The rows of a page, oldest first, whatever the order of the page (the document promises none)."""
+    """The rows of a page, oldest first, whatever the order of the page (the document promises none); or the balance of
+    the account."""
+    if _is_account(frame.payload):
+        return [_balance(frame)]
     page = wire.decode(_PAGE, frame.payload)
     source = frame.source(NAME, CHANNEL)
     if not page.success:
@@ -134,6 +180,50 @@ def decode(frame: Frame) -> Sequence[Statement]:
         )
         statements.append((frame.account, event))
     return statements
+
+
+def _is_account(payload: bytes) -> bool:
+    """Whether a frame is an account: an object, or one object with a balance and nothing of a row."""
+    if b'"success"' not in payload:
+        return False
+    try:
+        said = wire.decode(_ANSWER, payload)
+    except Malformed:
+        return False
+    if not said.success or said.data is None:
+        return False
+    if isinstance(said.data, _Shape):
+        return True
+    told = said.data
+    of_a_row = (UNSET,) if len(told) != 1 else (told[0].amount, told[0].event_type, told[0].created_at)
+    return len(told) == 1 and told[0].balance is not UNSET and all(part is UNSET for part in of_a_row)
+
+
+def _balance(frame: Frame) -> Statement:
+    """What the account holds, as of when the venue says so: else it is as old as the question, at the most."""
+    data = wire.decode(_TOLD, frame.payload).data
+    told = data[0] if isinstance(data, list) else data
+    pending = None if told.pending is UNSET else told.pending
+    wire.unique_keys(
+        frame.payload,
+        {
+            b'"success"': 1,
+            b'"data"': 1,
+            b'"balance"': 1,
+            b'"pending_balance"': pending is not None,
+            b'"updated_at"': told.updated_at is not UNSET,
+        },
+    )
+    wire.amounts([told.balance] if pending is None else [told.balance, pending])
+    time_ns = None if frame.asked is None else frame.asked.at_ns
+    if told.updated_at is not UNSET:
+        time_ns = wire.epoch_ns(told.updated_at)
+    said = f"{time_ns}:{_plain(told.balance)}:{'' if pending is None else _plain(pending)}"
+    # Without a time, what is said may be true again later: only the place in the session identifies it.
+    key = "" if time_ns is None else f"account:{sha256(said.encode()).hexdigest()[:32]}"
+    balance = Balance(ASSET, ASSET, told.balance, pending=pending)
+    source = frame.source(NAME, ACCOUNT_CHANNEL, time_ns=time_ns)
+    return frame.account, BalanceDelta(source, key, (balance,))
 
 
 def _name(row: _Row) -> str:
@@ -209,6 +299,7 @@ def converse(login: Login, begun: Begun) -> Conversation:
             floor = walk.newest
             yield Remember(json.encode(_Memory(floor)))
         if walk.pages == 1 or not walk.fresh:  # while pages were turned, rows may have come before the first
+            yield from walker.compare()
             yield from walker.wait(POLL_S)
 
 
@@ -249,15 +340,18 @@ class _Walk(Struct):
 
 
 class _Walker:
-    """Asks for pages no faster than the venue allows."""
+    """Asks for pages, and now and then for the account, no faster than the venue allows."""
 
     def __init__(self, login: Login, begun: Begun) -> None:
         url = login.rest_url if login.url is None else login.url
         if not path_of(url):
-            url = address(url, ROOT + PATH)
-        elif not path_of(url).endswith(PATH):
-            url = address(url, PATH)
-        self._url: Final = address(url, account=begun.account, limit=PAGE_ROWS)
+            url = address(url, ROOT)
+        place, mark, query = url.partition("?")
+        url = f"{place.rstrip('/').removesuffix(PATH)}{mark}{query}"
+        self._url: Final = address(url, PATH, account=begun.account, limit=PAGE_ROWS)
+        self._account_url: Final = address(url, ACCOUNT_PATH, account=begun.account)
+        self._compared_ns = begun.now_ns - ACCOUNT_NS
+        self._comparing = True
         self._account: Final = f"{NAME}:{begun.account}"
         keyed = login.key is not None
         self._headers: Final = () if login.key is None else (("PF-API-KEY", login.key.reveal()),)
@@ -297,27 +391,47 @@ class _Walker:
         while True:
             yield from self._afford()
             reply = yield from ask(Request(url, headers=self._headers))
-            self._now_ns = reply.received_ns
-            self._asked_ns.append(reply.received_ns)
+            self._count(reply)
             if reply.status == 429:
                 said_s = (reply.retry_after_s, _seconds(_UNTIL, reply), 1.0)
                 yield from self.wait(max(said_s))
                 continue
             if not 200 <= reply.status < 300:
                 raise _refusal(reply)
-            left = _LEFT.search(reply.headers.get("ratelimit", ""))
-            if left is not None and int(left[1]) < self._cost * 10:  # ten of the header are one credit
-                self._broke_s = _seconds(_UNTIL, reply)
             return reply
+
+    def compare(self) -> Generator[Action, Said, None]:
+        """Ask what the account holds, where that costs the walk nothing: a venue that does not say is not asked again.
+
+        The answer is recorded, and compared with the history by whoever reads the ledger.
+        """
+        if not self._comparing or self._now_ns < self._compared_ns + ACCOUNT_NS or not self._affords():
+            return
+        reply = yield from ask(Request(self._account_url, headers=self._headers))
+        self._count(reply)
+        self._compared_ns = self._now_ns
+        self._comparing = 200 <= reply.status < 300 and _tells_balance(self._account, reply)
+
+    def _count(self, reply: Reply) -> None:
+        """An answer came: it cost credits."""
+        self._now_ns = reply.received_ns
+        self._asked_ns.append(reply.received_ns)
+        left = _LEFT.search(reply.headers.get("ratelimit", ""))
+        if 200 <= reply.status < 300 and left is not None and int(left[1]) < self._cost * 10:
+            self._broke_s = _seconds(_UNTIL, reply)  # ten of the header are one credit
+
+    def _affords(self) -> bool:
+        """Whether another request is within the credits, now."""
+        while self._asked_ns and self._asked_ns[0] + WINDOW_NS <= self._now_ns:
+            self._asked_ns.popleft()
+        return not self._broke_s and len(self._asked_ns) < self._requests_max
 
     def _afford(self) -> Generator[Action, Said, None]:
         """Wait until another request is within the credits."""
         if self._broke_s:
             yield from self.wait(self._broke_s)
             self._broke_s = 0.0
-        while self._asked_ns and self._asked_ns[0] + WINDOW_NS <= self._now_ns:
-            self._asked_ns.popleft()
-        if len(self._asked_ns) >= self._requests_max:
+        if not self._affords():
             left_ns = self._asked_ns.popleft() + WINDOW_NS - self._now_ns
             yield from self.wait(min(left_ns, WINDOW_NS) / 1_000_000_000)
 
@@ -333,6 +447,14 @@ class _Walker:
         if not page.success:
             raise Lost(f"the venue answered {wire.legible(f'{page.code}: {page.error}')}")
         return page.data or [], more
+
+
+def _tells_balance(account: str, reply: Reply) -> bool:
+    try:
+        said = decode(Frame(account, "", 1, reply.received_ns, reply.body))
+    except Malformed:
+        return False
+    return all(isinstance(event, BalanceDelta) for _, event in said) and bool(said)
 
 
 def _refusal(reply: Reply) -> ConversationError:

@@ -1,4 +1,5 @@
-"""Pacifica for tests: the history of a balance in pages, newest first, of a public wallet, for credits.
+"""Pacifica for tests: the history of a balance in pages, newest first, of a public wallet, and the balance itself, for
+credits.
 
 A row is a change and the balance after it; it has no id. Cursors are opaque and stay good while rows are added.
 """
@@ -20,6 +21,7 @@ from tests.exchanges.exchange import Exchange
 from tests.exchanges.served import Answer, Asked
 
 HISTORY: Final = "/api/v1/account/balance/history"
+ACCOUNT: Final = "/api/v1/account"
 LETTERS: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -67,6 +69,10 @@ class Pacifica(Exchange):
         """Called after every page that is not the last: to add rows while a client pages."""
         self.retry_after: str | None = None
         """What Retry-After says instead of the truth; an empty string: no such header."""
+        self.tells_account = True
+        """Whether the account may be asked for; some only know its history."""
+        self.account_balance: str | None = None
+        """What the account says instead of the truth."""
         self.rows: list[Row] = []
         self.too_many = 0
         """How often the budget was spent."""
@@ -101,13 +107,16 @@ class Pacifica(Exchange):
     def answer(self, asked: Asked) -> Answer:
         if {"content-type", "content-length", "transfer-encoding"} & asked.headers.keys() or asked.body:
             return Answer(403, b"<html>Request blocked. CloudFront</html>", {"Content-Type": "text/html"})
-        if asked.method != "GET" or asked.path != HISTORY:
+        known = (HISTORY, ACCOUNT) if self.tells_account else (HISTORY,)
+        if asked.method != "GET" or asked.path not in known:
             return _failed(404, "Not found")
         key = asked.headers.get("pf-api-key", "")
         if key and key != self.api_key:
             return _failed(401, "Invalid API key")
         broke = self._spend(key)
-        return broke if broke is not None else self._page(asked.query)
+        if broke is not None:
+            return broke
+        return self._page(asked.query) if asked.path == HISTORY else self._account(asked.query)
 
     def _spend(self, key: str) -> Answer | None:
         now = time.monotonic()
@@ -160,6 +169,20 @@ class Pacifica(Exchange):
         if start and self.between_pages is not None:
             self.between_pages()
         return Answer(200, json.dumps(body).encode())
+
+    def _account(self, query: dict[str, str]) -> Answer:
+        if query.get("account") != self.account:
+            return _failed(404, "Account not found")
+        balance = format(self.balance, "f") if self.account_balance is None else self.account_balance
+        data = {
+            "balance": balance,
+            "fee_level": 0,
+            "account_equity": format(self.balance + 1, "f"),
+            "available_to_spend": balance,
+            "pending_balance": self.rows[-1].pending_balance if self.rows else "0",
+            "updated_at": self.rows[-1].created_at if self.rows else self.now_ms(),
+        }
+        return Answer(200, json.dumps({"success": True, "data": data, "error": None, "code": None}).encode())
 
     def _cursor(self, position: int) -> str:
         """An opaque name of the rows before a position."""

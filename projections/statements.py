@@ -1,0 +1,167 @@
+"""When a venue has stated a whole account: one snapshot, every page of one, or the answer to a question.
+
+Knows pages and their numbers; knows no balance.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from ledger import Recorded
+from ledger.events import BalanceSnapshot, is_answer, time_of
+from projections.tables import Database, Table
+
+RANGES_MAX: Final = 32
+"""Holes in one statement that are remembered; with more it never becomes whole."""
+
+_ranges: Final = msgspec.json.Decoder(list[tuple[int, int]])
+
+
+class PagesRow(Struct):
+    """A statement of an account in pages, of which one is to come. `place` is the subscription where its pages are
+    numbered, else its part. `reached`: the highest number of the subscription since it began; `missing`: those below
+    that did not come (a JSON list of ranges); `last`: that of its last page, once that is there."""
+
+    account: str
+    place: str
+    part: str | None = None
+    since_ns: int = 0
+    since_version: int = 0
+    subscription: str | None = None
+    sequence: int | None = None
+    reached: int | None = None
+    missing: str = "[]"
+    last: int | None = None
+    begun: bool = False
+    """Whether the first page is there."""
+
+
+class Full(Struct, frozen=True):
+    """A full statement: where it began (`since_*`, and the number of its first page where it has one), and the version
+    of its last page. `answer`: it is full for the assets it names only (`ledger.events.is_answer`)."""
+
+    account: str
+    version: int
+    since_ns: int
+    since_version: int
+    subscription: str | None
+    sequence: int | None
+    answer: bool
+
+
+class Statements:
+    """Judges, event by event, whether a full statement is there. `name` is that of its table."""
+
+    def __init__(self, database: Database | None, name: str) -> None:
+        self._rows: Final = Table(database, name, PagesRow, key=2)
+        self.tables: Final = (self._rows,)
+
+    def apply(self, recorded: Recorded) -> Full | None:
+        """Fold one event; the statement that it makes full, if it does."""
+        event = recorded.event
+        if isinstance(event, BalanceSnapshot):
+            return self._page(recorded, event)
+        if event.source.sequence is not None:
+            self._count(recorded)
+        if not is_answer(event):
+            return None
+        source = event.source
+        return Full(
+            recorded.account,
+            recorded.version,
+            time_of(event),
+            recorded.version,
+            source.subscription,
+            source.sequence,
+            True,
+        )
+
+    def _count(self, recorded: Recorded) -> None:
+        """A number of a subscription in which a statement is arriving."""
+        source = recorded.event.source
+        number = source.sequence
+        row = None if source.subscription is None else self._rows.get(recorded.account, source.subscription)
+        if row is None or row.reached is None or number is None:
+            return
+        if number > row.reached:
+            if number > row.reached + 1:
+                missing = [*_ranges.decode(row.missing), (row.reached + 1, number - 1)]
+                row.missing = msgspec.json.encode(missing[-RANGES_MAX - 1 :]).decode()
+            row.reached = number
+            self._rows.put(row)
+        elif row.missing != "[]":
+            row.missing = msgspec.json.encode(_without(_ranges.decode(row.missing), number)).decode()
+            self._rows.put(row)
+
+    def _page(self, recorded: Recorded, event: BalanceSnapshot) -> Full | None:
+        self._count(recorded)
+        row = self._pages(recorded, event)
+        if row is None:
+            return None
+        row.since_ns = min(row.since_ns, time_of(event))
+        if not event.more:
+            row.last = max(row.last or 0, event.source.sequence or 0)
+        if row.last is None or not row.begun or not _is_whole(row):
+            self._rows.put(row)
+            return None
+        self._rows.drop(row)
+        return Full(
+            recorded.account,
+            recorded.version,
+            row.since_ns,
+            row.since_version,
+            row.subscription,
+            row.sequence,
+            False,
+        )
+
+    def _pages(self, recorded: Recorded, event: BalanceSnapshot) -> PagesRow | None:
+        """The statement that a page is of; None where its beginning is not here, and cannot come late either."""
+        source = event.source
+        number = source.sequence if source.subscription is not None else None
+        place = source.subscription if number is not None else event.part
+        row = self._rows.get(recorded.account, place or "")
+        if row is not None and event.part is not None and row.part == event.part:
+            if not event.begins or source.sequence is None:  # unnumbered, every page may say that it begins
+                return row
+            if number is not None and number <= (row.reached or 0):
+                if row.begun:
+                    return None  # an older statement
+                ranges = [each for each in _ranges.decode(row.missing) if each[0] > number]
+                row.begun, row.sequence, row.missing = True, number, msgspec.json.encode(ranges).decode()
+                return row
+        if not event.begins and number is None:
+            return None
+        missing = [] if event.begins or number is None or number < 2 else [(1, number - 1)]
+        return PagesRow(
+            recorded.account,
+            place or "",
+            event.part,
+            time_of(event),
+            recorded.version,
+            source.subscription,
+            source.sequence,
+            number,
+            msgspec.json.encode(missing).decode(),
+            None,
+            event.begins,
+        )
+
+
+def _is_whole(row: PagesRow) -> bool:
+    """Whether every page up to the last is there, as far as numbers tell."""
+    missing = _ranges.decode(row.missing)
+    return len(missing) <= RANGES_MAX and all(first > (row.last or 0) for first, _ in missing)
+
+
+def _without(ranges: list[tuple[int, int]], number: int) -> list[tuple[int, int]]:
+    left: list[tuple[int, int]] = []
+    for first, last in ranges:
+        if first <= number <= last:
+            left += [each for each in ((first, number - 1), (number + 1, last)) if each[0] <= each[1]]
+        else:
+            left.append((first, last))
+    return left

@@ -1,0 +1,501 @@
+"""How complete a balance is said to be, and why: now, as of a moment, and with the venues' real frames."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ledger import Ledger
+from ledger.events import Asked, Event
+from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
+from projections import Balances, Breaks
+from tests.scripted import MAIN, delta, fault, imported, says
+from tests.terminal import rows as printed
+from tests.terminal import run
+from tests.test_breaks import SECOND_NS, T, answer, listen, push, row, whole
+
+Verdict = tuple[str, str]
+
+
+def verdicts(ledger: Ledger, account: str = MAIN) -> dict[str, Verdict]:
+    return {each.asset_id: (each.completeness, each.reason) for each in Balances(ledger).rows(account)}
+
+
+def words(ledger: Ledger, account: str = MAIN) -> dict[str, str]:
+    return {asset: word for asset, (word, _) in verdicts(ledger, account).items()}
+
+
+def after(*frames: Event | bytes | tuple[Event, Asked]) -> dict[str, str]:
+    """The words of a conversation that is still open."""
+    with Ledger() as ledger:
+        listen(ledger, *frames, closed=False)
+        return words(ledger)
+
+
+def numbered(number: int, held: dict[str, str], of: str = "7") -> Event:
+    return delta(T + number * SECOND_NS, held, sequence=number, subscription=of)
+
+
+def base(number: int, held: dict[str, str], of: str = "7", **more: Any) -> Event:
+    return whole(number, held, part=of, sequence=more.pop("sequence", 1), **more)
+
+
+# Unnumbered: consistent, or no evidence ------------------------------------------------------------------------------
+
+
+def test_what_was_said_once_is_unprovable() -> None:
+    assert {"A": "unprovable"} == after(whole(1, {"A": "1"}))
+    assert {"A": "unprovable"} == after(push(1, {"A": "1"}))
+
+
+def test_a_full_statement_that_says_the_same_makes_it_consistent_until_something_is_said() -> None:
+    assert {"A": "consistent"} == after(whole(1, {"A": "1"}), whole(2, {"A": "1.0"}))
+    assert {"A": "consistent"} == after(push(1, {"A": "1"}), whole(2, {"A": "1.0"}))
+    assert {"A": "consistent"} == after(push(1, {"A": "1"}), answer(1.5, {"A": "1"}))
+    assert {"A": "unprovable", "B": "consistent"} == after(
+        whole(1, {"A": "1", "B": "1"}), whole(2, {"A": "1", "B": "1"}), push(3, {"A": "2"})
+    )
+
+
+def test_the_reason_names_both_versions() -> None:
+    with Ledger() as ledger:
+        listen(ledger, push(1, {"A": "1"}), whole(2, {"A": "1"}), closed=False)
+        assert (
+            "the full statement of version 3 says exactly what had been stated by version 2, "
+            "and nothing was said of it since"
+        ) == verdicts(ledger)["A"][1]
+
+
+def test_what_is_said_at_the_same_instant_is_no_evidence() -> None:
+    assert {"A": "unprovable"} == after(push(2, {"A": "1"}), whole(2, {"A": "1"}))
+
+
+def test_a_frame_that_could_not_be_read_may_have_said_something() -> None:
+    both = [whole(1, {"A": "1"}), whole(2, {"A": "1"})]
+    with Ledger() as ledger:
+        listen(ledger, *both, b"garbage", closed=False)
+        word, reason = verdicts(ledger)["A"]
+        assert ("unprovable", True) == (word, "version 4" in reason)
+    assert {"A": "consistent"} == after(*both, b"garbage", whole(3, {"A": "1"}))
+
+
+def test_a_full_statement_that_differs_and_is_not_explained_is_a_gap_for_that_asset() -> None:
+    with Ledger() as ledger:
+        frames = [
+            whole(1, {"A": "1", "B": "1"}),
+            whole(2, {"A": "3", "B": "1"}),
+            whole(3, {"A": "3", "B": "1"}),
+        ]
+        listen(ledger, *frames, closed=False)
+        found = verdicts(ledger)
+        assert ("gap", "consistent") == (found["A"][0], found["B"][0])
+        assert all(each in found["A"][1] for each in ("version 3", "version 2", "total 3", "1", "2 is not"))
+
+
+def test_a_break_that_is_resolved_is_no_gap_any_more() -> None:
+    with Ledger() as ledger:
+        listen(ledger, whole(1, {"A": "1"}), whole(5, {"A": "3"}), push(3, {"A": "3"}), closed=False)
+        assert {"A": "unprovable"} == words(ledger)
+
+
+# Blind intervals -----------------------------------------------------------------------------------------------------
+
+
+def test_after_a_blind_interval_every_balance_is_a_gap_until_the_whole_is_stated() -> None:
+    with Ledger() as ledger:
+        listen(ledger, whole(1, {"A": "1", "B": "1"}))
+        assert {"A": "unprovable", "B": "unprovable"} == words(ledger)  # the end of listening is none
+        listen(ledger, push(11, {"B": "2"}), session="s2", since_s=10, closed=False)
+        assert {"A": "gap", "B": "gap"} == words(ledger)
+        assert "blind interval 2026-09-21T14:13:22Z" in verdicts(ledger)["A"][1]
+        listen(ledger, whole(13, {"A": "1", "B": "3"}), session="s3", since_s=10.5, closed=False)
+        assert {"A": "consistent", "B": "gap"} == words(ledger)  # B: a break within the session
+
+
+def test_an_answer_ends_a_blind_interval_for_the_assets_it_names() -> None:
+    with Ledger() as ledger:
+        listen(ledger, push(1, {"A": "1", "B": "1", "C": "1"}))
+        listen(ledger, answer(10.5, {"A": "1"}), push(12, {"C": "2"}), session="s2", since_s=10, closed=False)
+        assert {"A": "consistent", "B": "gap", "C": "unprovable"} == words(ledger)
+        assert "the answer of version 5 does not name it" in verdicts(ledger)["B"][1]
+
+
+def test_an_answer_that_is_late_names_it_all_the_same() -> None:
+    with Ledger() as ledger:
+        listen(ledger, push(1, {"A": "1"}))
+        listen(ledger, push(12, {"A": "2"}), answer(10.5, {"A": "1"}), session="s2", since_s=10, closed=False)
+        assert {"A": "unprovable"} == words(ledger)
+
+
+# Numbered ------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_without_a_hole_since_the_whole_was_stated_prove_it() -> None:
+    assert {"A": "proven", "B": "proven"} == after(base(1, {"A": "1", "B": "1"}), numbered(2, {"A": "2"}))
+    with Ledger() as ledger:
+        listen(ledger, base(1, {"A": "1"}), closed=False)
+        expected = "the venue's sequence has no hole since it stated the whole account (version 2)"
+        assert ("proven", expected) == verdicts(ledger)["A"]
+
+
+def test_a_hole_in_the_sequence_is_a_gap_for_every_asset_until_the_whole_is_stated_anew() -> None:
+    frames = [base(1, {"A": "1", "B": "1"}), numbered(2, {"A": "2"}), numbered(4, {"B": "4"})]
+    assert {"A": "gap", "B": "gap"} == after(*frames)
+    assert {"A": "gap", "B": "gap"} == after(*frames, numbered(5, {"A": "5"}))
+    anew = base(6, {"A": "2", "B": "4"}, "8")
+    assert {"A": "proven", "B": "proven"} == after(*frames, anew)
+    assert {"A": "proven", "B": "proven"} == after(*frames, numbered(3, {"A": "3"}))  # what was missing came
+
+
+def test_a_baseline_that_has_not_arrived_whole_proves_nothing() -> None:
+    first = base(1, {"A": "1"}, more=True)
+    assert {"A": "unprovable"} == after(first)
+    last = base(2, {"B": "1"}, sequence=2, begins=False)
+    assert {"A": "proven", "B": "proven"} == after(first, last)
+    torn = base(3, {"B": "1"}, sequence=3, begins=False)
+    assert {"gap"} == set(after(first, torn).values())
+
+
+def test_an_unreadable_frame_after_the_last_number_may_be_the_next() -> None:
+    frames = [base(1, {"A": "1"}), numbered(2, {"A": "2"}), b"garbage"]
+    assert {"A": "unprovable"} == after(*frames)
+    assert {"A": "proven", "B": "proven"} == after(*frames, numbered(3, {"B": "1"}))
+    assert {"A": "proven"} == after(*frames[:2], says(fault(3, "7")))
+
+
+def test_what_is_of_another_sequence_is_not_proven() -> None:
+    found = after(base(1, {"A": "1", "B": "1"}), numbered(1, {"B": "2"}, "9"))
+    assert {"A": "proven", "B": "unprovable"} == found
+
+
+# Histories -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_history_that_closes_proves_its_last_balance() -> None:
+    with Ledger() as ledger:
+        listen(ledger, row(-9, "5", "5"), row(-8, "2", "7"), closed=False)
+        expected = "the running balance closes over all 2 rows of the venue's own history, to version 3"
+        assert ("proven", expected) == verdicts(ledger)["USDC"]
+        listen(ledger, row(-6, "2", "10"), session="s2", since_s=20, closed=False)
+        word, reason = verdicts(ledger)["USDC"]
+        assert ("gap", True) == (word, "change USDC by 1 are missing" in reason)
+        listen(ledger, row(-7, "1", "8"), session="s3", since_s=40)  # nobody listened between: no matter here
+        assert {"USDC": "proven"} == words(ledger)
+
+
+def test_a_hole_in_a_history_touches_its_own_asset_only() -> None:
+    points = [imported(T + at, "1", str(at), asset="points", memo=True) for at in (1, 3)]
+    with Ledger() as ledger:
+        listen(
+            ledger, whole(1, {"A": "1"}), says(*points), whole(5, {"A": "1"}), row(9, "5", "5"), closed=False
+        )
+        assert {"A": "consistent", "USDC": "proven"} == words(ledger)
+
+
+def test_the_account_and_its_history_prove_each_other() -> None:
+    with Ledger() as ledger:
+        listen(ledger, row(-9, "5", "5"), row(-8, "2", "7"), answer(2.5, {"USDC": "7.0"}), closed=False)
+        (held,) = Balances(ledger).rows()
+        assert ("7.0", "proven", True) == (
+            held.total,
+            held.completeness,
+            "what the venue's own history comes to by version 3" in held.reason,
+        )
+        listen(ledger, answer(12, {"USDC": "8"}), session="s2", since_s=12, closed=False)
+        assert {"USDC": "gap"} == words(ledger)
+        listen(ledger, row(11, "1", "8"), session="s3", since_s=14, closed=False)
+        assert {"USDC": "proven"} == words(ledger)
+
+
+# For whoever embeds it, as of a moment -------------------------------------------------------------------------------
+
+
+def test_a_holding_says_how_complete_it_is() -> None:
+    with Ledger() as ledger:
+        listen(ledger, push(1, {"A": "1"}), whole(2, {"A": "1"}), closed=False)
+        for found in (Balances(ledger)[MAIN]["A"], Balances(ledger).at(3)[MAIN]["A"]):
+            assert ("consistent", verdicts(ledger)["A"][1]) == (found.completeness, found.reason)
+        assert "unprovable" == Balances(ledger).at(2)[MAIN]["A"].completeness
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """Three sessions with blind intervals between; a hole in a sequence, a break, a history; and another account."""
+    with Ledger(tmp_path / "a.db") as ledger:
+        listen(ledger, whole(1, {"A": "1", "B": "1"}), push(2, {"A": "2"}), whole(3, {"A": "3", "B": "1"}))
+        frames = [
+            whole(11, {"A": "3"}),
+            push(12, {"A": "4"}),
+            says(whole(1, {"Z": "1"}), account="scripted:z"),
+        ]
+        listen(ledger, *frames, push(12.5, {"A": "3"}), session="s2", since_s=10)
+        more = [
+            base(31, {"A": "3"}, "31"),
+            numbered(33, {"A": "5"}, "31"),
+            row(35, "1", "1"),
+            row(39, "1", "9"),
+        ]
+        listen(ledger, *more, answer(39, {"USDC": "9"}), session="s3", since_s=30, closed=False)
+    return tmp_path
+
+
+def test_as_of_a_version_is_what_it_was_when_that_was_the_last(told: Path) -> None:
+    """For every version: the rows as of it, and those of a ledger in which nothing came after."""
+    with Ledger(told / "a.db") as ledger:
+        events = list(ledger.replay())
+        for account in (MAIN, "scripted:z"):
+            for last in (each for each in events if each.account == account):
+                with Ledger() as prefix:
+                    of = Balances(_Upto(ledger, last.position), prefix)  # type: ignore[arg-type]
+                    assert of.rows(account) == Balances(ledger).at(last.version, account).rows(account)
+
+
+class _Upto:
+    """A ledger as it was when an event was its last."""
+
+    def __init__(self, ledger: Ledger, position: int) -> None:
+        self._ledger = ledger
+        self._position = position
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def replay(self, account: str | None = None, *, after: int = 0, upto: int | None = None) -> Any:
+        upto = self._position if upto is None else min(upto, self._position)
+        return self._ledger.replay(account, after=after, upto=upto)
+
+
+def at(ledger: Ledger, at_s: float, **more: Any) -> dict[str, str]:
+    moment = datetime.fromtimestamp((T + at_s * SECOND_NS) / SECOND_NS, UTC)
+    found = {each.asset_id: each for each in Balances(ledger).at(moment, MAIN, **more).rows(MAIN)}
+    assert found == {each.asset_id: each for each in Balances(ledger).at(moment, **more).rows(MAIN)}
+    return {asset: each.completeness for asset, each in found.items()}
+
+
+def test_as_of_a_time_what_was_true_by_then_counts(told: Path) -> None:
+    with Ledger(told / "a.db") as ledger:
+        assert {"A": "unprovable", "B": "unprovable"} == at(ledger, 1)
+        assert {"A": "gap", "B": "consistent"} == at(ledger, 3)  # a break
+        assert {"A": "gap", "B": "gap"} == at(ledger, 10.5)  # a session began, and nothing is stated yet
+        assert {"A": "gap"} == at(ledger, 12)
+        assert {"A": "gap"} == at(ledger, 31)  # that break is open to this day
+
+
+def test_as_of_a_time_at_which_nobody_listened_is_a_gap() -> None:
+    with Ledger() as ledger:
+        listen(ledger, whole(1, {"A": "1"}), whole(2, {"A": "1"}))
+        assert {"A": "consistent"} == at(ledger, 6)  # for all we know nobody has listened since
+        listen(ledger, whole(11, {"A": "1"}), session="s2", since_s=10)
+        assert {"A": "consistent"} == at(ledger, 2.5)
+        assert {"A": "gap"} == at(ledger, 6)
+        reason = Balances(ledger).at("2026-09-21T14:13:26Z", MAIN)[MAIN]["A"].reason
+        assert reason.startswith("nobody was listening at that moment: blind interval 2026-09-21T14:13:23Z")
+        assert {"A": "consistent"} == at(ledger, 11)
+        assert {"A": "consistent"} == at(ledger, 6, known_at="2026-09-21T14:13:29Z")
+
+
+def test_as_known_at_a_time_only_what_we_had_by_then_counts() -> None:
+    with Ledger() as ledger:
+        listen(ledger, whole(1, {"A": "1"}), whole(5, {"A": "3"}))
+        listen(ledger, push(3, {"A": "3"}), push(4.5, {"B": "7"}), session="late", since_s=20)
+        moment = "2026-09-21T14:14:00Z"
+        known = Balances(ledger).at(moment, known_at="2026-09-21T14:13:30Z").rows()
+        assert [("A", "gap")] == [(each.asset_id, each.completeness) for each in known]
+        by_now = Balances(ledger).at(moment, known_at=datetime(2027, 1, 1)).rows()
+        assert ["A"] == [each.asset_id for each in by_now]
+        assert "gap" == by_now[0].completeness  # the blind interval: nothing was stated since
+        assert [] == Balances(ledger).at(9, known_at="2026-09-21T14:13:20Z").rows()
+
+
+def test_as_of_a_moment_of_a_subaccount_the_sessions_of_its_login_count() -> None:
+    """The venue states subaccounts; sessions are recorded of the login."""
+    with Ledger() as ledger:
+        listen(ledger, says(whole(1, {"A": "1"}), account="scripted:main/0"))
+        listen(ledger, says(whole(11, {"A": "1"}), account="scripted:main/0"), session="s2", since_s=10)
+        found = Balances(ledger).at("2026-09-21T14:13:26Z", "scripted:main/0").rows()
+        assert ["gap"] == [each.completeness for each in found]
+
+
+# What the venues really say ------------------------------------------------------------------------------------------
+
+
+def take(
+    ledger: Ledger, venue: ModuleType, label: str, *frames: Any, session: str = "s1", since_s: float = 0
+) -> None:
+    at_ns = T + round(since_s * SECOND_NS)
+    intake = ledger.intake(venue, label, session=session, opened_ns=at_ns)
+    for frame in frames:
+        at_ns += SECOND_NS
+        said, asked = frame if isinstance(frame, tuple) else (frame, None)
+        payload = said if isinstance(said, bytes) else json.dumps(said).encode()
+        intake.receive_all([(payload, at_ns, None if asked is None else Asked(asked, at_ns - 1000))])
+    intake.close("end", at_ns + SECOND_NS)
+
+
+def bito(at_ms: int, **amounts: str) -> dict[str, Any]:
+    data = {
+        name: {"currency": name, "amount": amount, "available": amount, "stake": "0", "tradable": True}
+        for name, amount in amounts.items()
+    }
+    return {"event": "ACCOUNT_BALANCE", "timestamp": 1_790_000_000_000 + at_ms, "data": data}
+
+
+def test_bitopro_is_unprovable_until_a_connection_states_the_same_and_a_difference_is_missed() -> None:
+    with Ledger() as ledger:
+        take(ledger, bitopro, "main", bito(1, ADA="5", BTC="1"), bito(2, ADA="6"))
+        assert {"ADA": "unprovable", "BTC": "unprovable"} == words(ledger, "bitopro:main")
+        take(ledger, bitopro, "main", bito(9000, ADA="7", BTC="1.0"), session="s2", since_s=9)
+        assert {"ADA": "unprovable", "BTC": "consistent"} == words(ledger, "bitopro:main")
+        (only,) = Breaks(ledger).rows()
+        assert ("ADA", "6", "7", "closed") == (only.subject, only.expected, only.stated, only.state)
+        assert (only.explained_by or "").startswith("blind interval ")
+
+
+def kraken(number: int, reqid: int, at_s: int, **more: Any) -> dict[str, Any]:
+    data = [
+        {"Currency": name, "Amount": text, "AvailableAmount": text} for name, text in more.pop("rows").items()
+    ]
+    ts = f"2026-09-21T14:14:{at_s:02}.000000Z"
+    return {"reqid": reqid, "type": "Balance", "ts": ts, "seqNum": number, "data": data, **more}
+
+
+HELLO = {"type": "hello", "session_id": "X", "ts": "2026-09-21T14:13:21Z"}
+
+
+def test_kraken_prime_is_proven_by_its_numbers_a_gap_without_one_and_proven_again() -> None:
+    name = "kraken_prime:desk"
+    first = kraken(1, 1, 1, rows={"BTC": "12.5", "USD": "9"}, initial=True)
+    hole = [kraken(2, 1, 2, rows={"BTC": "12.75"}), kraken(4, 1, 4, rows={"USD": "8"})]
+    with Ledger() as ledger:
+        take(ledger, kraken_prime, "desk", HELLO, first, hole[0])
+        assert {"BTC": "proven", "USD": "proven"} == words(ledger, name)
+    anew = kraken(1, 2, 5, rows={"BTC": "13", "USD": "8"}, initial=True)
+    with Ledger() as ledger:
+        take(ledger, kraken_prime, "desk", HELLO, first, *hole)
+        assert {"BTC": "gap", "USD": "gap"} == words(ledger, name)
+    with Ledger() as ledger:
+        take(ledger, kraken_prime, "desk", HELLO, first, *hole, anew)
+        assert {"BTC": "proven", "USD": "proven"} == words(ledger, name)
+        (only,) = Breaks(ledger).rows()
+        assert ("BTC", "12.75", "13", "sequence gap 3") == (
+            only.subject,
+            only.expected,
+            only.stated,
+            only.explained_by,
+        )
+
+
+def test_kraken_prime_stating_it_anew_otherwise_without_a_hole_is_a_gap() -> None:
+    first = kraken(1, 1, 1, rows={"BTC": "12.5"}, initial=True)
+    anew = kraken(1, 2, 5, rows={"BTC": "13"}, initial=True)
+    with Ledger() as ledger:
+        take(ledger, kraken_prime, "desk", HELLO, first, anew)
+        assert {"BTC": "gap"} == words(ledger, "kraken_prime:desk")
+        assert ["open"] == [each.state for each in Breaks(ledger).rows()]
+
+
+def rest(**free: str) -> list[dict[str, str]]:
+    return [{"asset": name, "asset_unit": name, "free": text, "locked": "0"} for name, text in free.items()]
+
+
+def test_deltadefi_is_consistent_where_its_answer_says_what_was_pushed() -> None:
+    pushed = {"type": "Account", "sub_type": "balance", "balance": rest(ada="5", usdm="9")}
+    asked = (rest(ada="5.0", usdm="8"), "GET /accounts/balance")
+    with Ledger() as ledger:
+        take(ledger, deltadefi, "main", pushed, asked)
+        found = {each.asset: each.completeness for each in Balances(ledger).rows()}
+        assert {"ada": "consistent", "usdm": "gap"} == found
+        (only,) = Breaks(ledger).rows()
+        assert ("total", "9", "8") == (only.part, only.expected, only.stated)
+
+
+def test_deltadefi_fills_are_held_against_what_was_executed(tmp_path: Path) -> None:
+    frames = Path(__file__).parent / "frames" / "deltadefi"
+    with Ledger() as ledger:
+        for number, name in enumerate(
+            ("order_info", "order_info_closed", "order_info_partly_filled_stays_open")
+        ):
+            take(ledger, deltadefi, "main", (frames / f"{name}.frame").read_bytes(), session=f"s{number}")
+        kinds = {(each.kind, each.state) for each in Breaks(ledger).rows()}
+        orders = ledger.replay()
+        assert kinds <= {("fills", "open"), ("fills", "closed"), ("quote", "open")}, list(orders)
+
+
+OWNER = "0x9d8a62f656a8d1615c1294fd71e9cfb3e4855a4f"
+
+
+def test_cascade_is_consistent_where_its_answer_says_what_was_pushed() -> None:
+    name = f"cascade:{OWNER}/0"
+    told = {"account": OWNER, "subaccountIndex": 0, "balance": "5.5"}
+    pushed = {"type": "Balance Update", "data": {**told, "updatedAt": 1_790_000_000_500}}
+    ask = f"GET /account/balance?account={OWNER}&subaccountIndex=0"
+    with Ledger() as ledger:
+        take(ledger, cascade, OWNER, pushed, (told, ask))
+        assert {"USDC": "consistent"} == words(ledger, name)
+        take(ledger, cascade, OWNER, ({**told, "balance": "7"}, ask), session="s2", since_s=30)
+        assert {"USDC": "unprovable"} == words(ledger, name)
+        (only,) = Breaks(ledger).rows()
+        assert ("5.5", "7", "closed") == (only.expected, only.stated, only.state)
+
+
+def page(*told: tuple[int, str, str]) -> dict[str, Any]:
+    data = [
+        {
+            "amount": amount,
+            "balance": balance,
+            "pending_balance": "0",
+            "event_type": "trade",
+            "created_at": 1_790_000_000_000 + ms,
+        }
+        for ms, amount, balance in reversed(told)
+    ]
+    return {"success": True, "data": data, "next_cursor": "", "has_more": False}
+
+
+def account(balance: str, ms: int) -> tuple[dict[str, Any], str]:
+    data = {"balance": balance, "pending_balance": "0", "updated_at": 1_790_000_000_000 + ms}
+    return {"success": True, "data": data}, "GET /api/v1/account?account=w"
+
+
+def test_pacifica_is_proven_where_its_history_closes_and_the_account_agrees() -> None:
+    history = page((1, "5", "5"), (2, "2", "7"))
+    with Ledger() as ledger:
+        take(ledger, pacifica, "w", history, account("7.00", 900))
+        assert {"USDC": "proven"} == words(ledger, "pacifica:w")
+        assert [] == Breaks(ledger).rows()
+        take(ledger, pacifica, "w", account("8", 9000), session="s2", since_s=9)
+        assert {"USDC": "gap"} == words(ledger, "pacifica:w")
+        assert [("account", "7", "8", "open")] == [
+            (each.kind, each.expected, each.stated, each.state) for each in Breaks(ledger).rows()
+        ]
+        take(ledger, pacifica, "w", page((2, "2", "7"), (8000, "1", "8")), session="s3", since_s=19)
+        assert {"USDC": "proven"} == words(ledger, "pacifica:w")
+        assert ["closed"] == [each.state for each in Breaks(ledger).rows()]
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_it_and_why(told: Path) -> None:
+    for more in ([], ["--at", "2026-09-21T14:13:23Z"]):
+        found = printed(told, "balances", MAIN, *more)
+        assert all({"completeness", "reason"} <= each.keys() for each in found)
+        assert all(each["reason"] for each in found)
+        ran = run(told, "balances", "--db", "a.db", MAIN, *more)
+        for each in found:
+            assert (each["completeness"] in ("gap", "unprovable")) == (each["reason"] in ran.out)
+            assert ran.out.count(each["reason"]) <= 1
+        suspect = [each for each in found if each["completeness"] == "gap"]
+        assert 0 < len(suspect) == sum("! gap" in line for line in ran.out.split("\n\n")[0].splitlines())
+
+
+def test_where_all_is_proven_or_consistent_the_command_gives_no_reasons(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        listen(ledger, push(1, {"A": "1"}), whole(2, {"A": "1"}), closed=False)
+    ran = run(tmp_path, "balances", "--db", "a.db")
+    assert (0, 2, True) == (ran.code, len(ran.out.splitlines()), "consistent" in ran.out)

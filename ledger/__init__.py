@@ -2,7 +2,9 @@
 
 from ledger.account import Recorded
 from ledger.errors import (
+    BadKey,
     BadLogin,
+    BadNote,
     BadTape,
     Closed,
     Conflict,
@@ -17,16 +19,20 @@ from ledger.errors import (
     Rejected,
     StoreError,
 )
-from ledger.ledger import Intake, Ledger, Tally
+from ledger.ledger import Intake, Ledger, Retried, Tally
 from ledger.venue import Frame, Venue
+from ledger.verify import Finding
 
 __all__ = [
+    "BadKey",
     "BadLogin",
+    "BadNote",
     "BadTape",
     "Closed",
     "Conflict",
     "ConversationError",
     "Corrupt",
+    "Finding",
     "Frame",
     "Intake",
     "Ledger",
@@ -38,6 +44,7 @@ __all__ = [
     "ReadOnly",
     "Recorded",
     "Rejected",
+    "Retried",
     "StoreError",
     "Tally",
     "Venue",

@@ -5,7 +5,7 @@ Knows a venue's shape; knows no store. The same for the same frame, now and when
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -27,6 +27,19 @@ def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
     except Exception as error:  # a defect of the venue module must not cost the frame either
         reason = f"{venue.NAME} decoder failed: {type(error).__name__}: {error}"
     return quarantined(venue, frame, reason)
+
+
+def storable(
+    venue: Venue, frame: Frame, said: Sequence[Statement], check: Callable[[str, Event], None]
+) -> Sequence[Statement]:
+    """What a frame says, if `check` lets all of it be stored; else the frame in quarantine."""
+    try:
+        for account, event in said:
+            check(account, event)
+    except Exception as error:
+        reason = f"{venue.NAME} decoder made what cannot be stored: {type(error).__name__}: {error}"
+        return quarantined(venue, frame, reason)
+    return said
 
 
 def late_statement(said: Statement, number: int, late_ns: int) -> Statement:

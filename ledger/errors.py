@@ -8,7 +8,8 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── LedgerBusy           another process is writing to this ledger
 │   ├── ReadOnly             the ledger was opened read_only
 │   ├── Conflict             somebody else appended to the account first; nothing of the batch is stored
-│   └── Corrupt              a stored event cannot be read
+│   ├── Unsealed             a ledger of a version before seals, opened to read only
+│   └── Corrupt              a stored event cannot be read, or the file is damaged
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
 │   ├── Rejected             the venue refused us: a login to be tried again at most twice
 │   └── Lost                 the connection broke, went silent or was closed, and what was said of it
@@ -53,8 +54,12 @@ class Conflict(StoreError):  # noqa: N818
     """Somebody else appended to the account first. Nothing of the batch is stored; reload and try again."""
 
 
+class Unsealed(StoreError):  # noqa: N818
+    """A ledger of a version before seals: they are made when it is first opened to write."""
+
+
 class Corrupt(StoreError):  # noqa: N818
-    """A stored event cannot be read. The message names the account and the version."""
+    """What is stored cannot be read. The message names the account and the version, or the file."""
 
 
 class ConversationError(LedgerError):

@@ -20,7 +20,7 @@ from typing import Final, Self, TypeAlias
 from msgspec import Struct
 
 from ledger.account import Account, Draft, Recorded
-from ledger.decoding import decoded, late_statement, quarantined
+from ledger.decoding import decoded, late_statement, storable
 from ledger.errors import Closed, Conflict, Corrupt, LedgerError, StoreError
 from ledger.events import (
     Asked,
@@ -207,7 +207,7 @@ class Ledger:
         more events were checked.
         """
         with self._store.view() as view:
-            yield from verify(view, _read, venues=venues, checkpoints=checkpoints, advance=advance)
+            yield from verify(view, _read, self._store.check, venues, checkpoints, advance)
 
     def checkpoint(
         self, origin: str, before: Sequence[Checkpoint] = (), advance: Callable[[int], None] = lambda _: None
@@ -218,7 +218,7 @@ class Ledger:
         does not go on from the checkpoints `before`: what is signed once cannot be taken back.
         """
         with self._store.view() as view:
-            for finding in verify(view, _read, checkpoints=before, advance=advance):
+            for finding in verify(view, _read, self._store.check, checkpoints=before, advance=advance):
                 raise Corrupt(f"{self.name}: not signed: {finding.sentence()}")
             return stand(view, origin)
 
@@ -233,32 +233,27 @@ class Ledger:
         """Decode a quarantined frame again, with the venue modules given: what can be read now is recorded, marked late
         (`Source.late_ns`). Again and again changes nothing. Raises ValueError where that event is no quarantined frame.
         """
-        near = {
-            each.version: each for each in self._store.events(account, after=version - 2, upto=version + 1)
-        }
-        recorded = near.pop(version, None)
+        recorded = next(iter(self._store.events(account, after=version - 1, upto=version)), None)
         if recorded is None or not isinstance(recorded.event, FrameQuarantined):
             raise ValueError(f"{account} version {version} is no quarantined frame")
-        if any(recorded.event.source == each.event.source for each in near.values()):
-            return Retried("stays", 0, "the rest of this frame was recorded when it came")
         source, reason = recorded.event.source, recorded.event.reason
+        near = self._store.all_events(after=recorded.position - 2, upto=recorded.position + 1)
+        places = [
+            (each.event.source.session, each.event.source.ordinal, each.event.source.late_ns) for each in near
+        ]
+        if source.evidence and places.count((source.session, source.ordinal, None)) > 1:
+            return Retried("stays", 0, "the rest of this frame was recorded when it came")
         payload = self._store.evidence(source.session, source.ordinal)
         venue = next((venue for venue in venues if source.venue == venue.NAME), None)
         if payload is None or venue is None:
             return Retried("stays", 0, "no venue module" if payload is not None else "the frame is gone")
-        said = decoded(venue, Frame.of(source, account, payload))
+        frame = Frame.of(source, account, payload)
+        said = storable(venue, frame, decoded(venue, frame), self._store.check)
         for _, event in said:
-            if isinstance(
-                event, FrameQuarantined
-            ):  # of a frame that is read in part, the rest was recorded then
+            if isinstance(event, FrameQuarantined):
                 return Retried("stays", 0, event.reason)
         late_ns = now_ns()  # one for all: they are of one frame
         late = [late_statement(each, number, late_ns) for number, each in enumerate(said, 1)]
-        try:
-            for name, event in late:
-                self._store.check(name, event)
-        except Exception as error:
-            return Retried("stays", 0, f"{venue.NAME} decoder made what cannot be stored: {error}")
         _, new = self._record([(None, late)])
         return Retried("read" if new else "known", new, reason)
 
@@ -483,7 +478,11 @@ class Intake:
         except LedgerError:
             raise
         except Exception:  # the venue module made what cannot be stored: find its frame, keep the others
-            checked = [self._storable(frame, said) for frame, (_, said) in zip(fresh, taken, strict=True)]
+            check = self._ledger._store.check
+            checked = [
+                storable(self._venue, frame, said, check)
+                for frame, (_, said) in zip(fresh, taken, strict=True)
+            ]
             done, new = self._ledger._record(list(zip(fresh, checked, strict=True)))
         self.fresh += new
         self._ordinal = batch[-1].ordinal
@@ -493,15 +492,6 @@ class Intake:
             each.duplicates += done.duplicates + len(batch) - len(fresh)
             each.control += done.control
             each.quarantined += done.quarantined
-
-    def _storable(self, frame: Frame, said: Sequence[Statement]) -> Sequence[Statement]:
-        try:
-            for account, event in said:
-                self._ledger._store.check(account, event)
-        except Exception as error:
-            reason = f"{self._venue.NAME} decoder made what cannot be stored: {type(error).__name__}: {error}"
-            return quarantined(self._venue, frame, reason)
-        return said
 
     def _source(self, at_ns: int) -> Source:
         return Source(self._venue.NAME, "session", self.session, self._ordinal, at_ns, b"")

@@ -33,7 +33,7 @@ from eventsourcing.sqlite import (
 )
 
 from ledger.account import Account, Keyed, Recorded
-from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
+from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError, Unsealed
 from ledger.events import TOPICS, Event, keyed_ns, opened_key
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.view import EVENTS, View
@@ -251,11 +251,15 @@ class Store:
             raise Closed(f"{self.name}: the ledger is closed") from None
         except IntegrityError as error:
             raise Conflict(f"{self.name}: somebody else appended first ({error})") from error
-        except (PersistenceError, sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may quote damage
+        except (
+            PersistenceError,
+            sqlite3.Error,
+            UnicodeDecodeError,
+        ) as error:  # SQLite's words may quote damage
             raise StoreError(f"{self.name}: {error}") from error
 
     def _is_unsealed(self) -> bool:
-        """Whether the store is older than seals. A table of theirs that is damaged, even by name, is not sealed anew."""
+        """Whether the store is older than seals. Where their table is damaged, even by name, it is not."""
         sql = "SELECT sum(name='stored_events'), sum('seals' IN (name, tbl_name) OR sql LIKE ?) FROM sqlite_master"
         old, sealed = self.select(sql, ("%seals (position%",))[0]
         return bool(old) and not sealed
@@ -314,9 +318,10 @@ class Store:
             (account, after, 1 << 62 if upto is None else upto),
         )
 
-    def all_events(self, *, after: int = 0) -> list[Recorded]:
+    def all_events(self, *, after: int = 0, upto: int | None = None) -> list[Recorded]:
         """The next page of all accounts' events after position `after`, in the order they were appended."""
-        return self._recorded("WHERE rowid>? AND ?<? ORDER BY rowid", (after, 0, 1))
+        last = 1 << 62 if upto is None else upto
+        return self._recorded("WHERE rowid>? AND rowid<=? ORDER BY rowid", (after, last))
 
     def _recorded(self, where: str, params: tuple[Cell, ...], limit: int = PAGE_EVENTS_MAX) -> list[Recorded]:
         columns = "originator_id, originator_version, topic, state, rowid"
@@ -383,9 +388,9 @@ class Store:
 
     @contextmanager
     def view(self) -> Generator[View]:
-        """One moment of the whole store. Raises StoreError where it is older than seals and opened to read only."""
+        """One moment of the whole store. Raises Unsealed where it is older than seals and opened to read only."""
         if self._is_unsealed():
-            raise StoreError(
+            raise Unsealed(
                 f"{self.name}: made by a version before 0.3.0 and not sealed yet; whatever writes to it seals it "
                 "(accountledger ingest, for one)"
             )
@@ -430,7 +435,9 @@ def _refuse_other_files(path: Path, *, read_only: bool) -> None:
         if tables is None and not read_only:
             tables = _tables(path, "rw")
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        code = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else error.sqlite_errorcode & 0xFF
+        code = (
+            sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else error.sqlite_errorcode & 0xFF
+        )
         if code in damage and _was_ledger(path):
             raise Corrupt(f"{path}: a damaged ledger ({error})") from error
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):

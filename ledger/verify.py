@@ -11,9 +11,10 @@ from hashlib import sha256
 from typing import Any, Final
 
 from msgspec import Struct, json
+from msgspec.structs import replace
 
 from ledger.account import Recorded
-from ledger.decoding import as_decoded, decoded
+from ledger.decoding import as_decoded, decoded, storable
 from ledger.errors import Corrupt, StoreError
 from ledger.events import Event, FrameQuarantined, SessionOpened, Source, Statement, by_name, keyed_ns
 from ledger.notes import Checkpoint, Head
@@ -42,17 +43,25 @@ class Finding(Struct, frozen=True, omit_defaults=True):
 
     def sentence(self) -> str:
         """What a person is told of it."""
-        where = "" if self.position is None else f"position {self.position}: "
-        whose = "" if self.account is None else f"{self.account} version {self.version}: "
-        return f"{whose or where}{self.reason}"
+        return f"{self.place}: {self.reason}" if self.place else self.reason
+
+    @property
+    def place(self) -> str:
+        """The event it names: account, version and position; empty where it names none."""
+        where = "" if self.position is None else f"position {self.position}"
+        if self.account is None or self.version is None:
+            return where
+        return f"{self.account} version {self.version}" + (f" ({where})" if where else "")
 
 
-class Told(Struct, frozen=True):
+class Told(Struct):
     """A frame that was kept, and the events that were made of it."""
 
     session: str
     ordinal: int
     events: list[Recorded]
+    whole: bool = True
+    """Whether nothing is known to be wrong with them: then they are compared with what is decoded again."""
 
     def is_of(self, source: Source) -> bool:
         """Whether an event with that source was made of this frame, in the same go."""
@@ -76,12 +85,14 @@ class Told(Struct, frozen=True):
 
 
 Reader = Callable[[Sealed], Recorded]
+Checker = Callable[[str, Event], None]
+"""Raises where an event cannot be stored and read back."""
 
 
 def verify(
     view: View,
     read: Reader,
-    *,
+    check: Checker,
     venues: Iterable[Venue] = (),
     checkpoints: Sequence[Checkpoint] = (),
     advance: Callable[[int], None] = lambda _: None,
@@ -92,7 +103,8 @@ def verify(
     """
     chain = Chain()
     try:
-        yield from _verify(view, read, chain, venues, checkpoints, advance)
+        again = _Again(view, {venue.NAME: venue for venue in venues}, check)
+        yield from _verify(view, read, chain, again, checkpoints, advance)
     except StoreError as error:  # SQLite itself cannot read on
         yield Finding("file", f"after this position it cannot be read: {error}", position=chain.position)
 
@@ -101,31 +113,26 @@ def _verify(
     view: View,
     read: Reader,
     chain: Chain,
-    venues: Iterable[Venue],
+    again: _Again,
     checkpoints: Sequence[Checkpoint],
     advance: Callable[[int], None],
 ) -> Iterator[Finding]:
     against = [_Against(checkpoint) for checkpoint in checkpoints]
     keys = _Keys(view)
     frames = _Frames(view)
-    again = _Again(view, {venue.NAME: venue for venue in venues})
     told: Told | None = None
     for count, stored in enumerate(view.events(), 1):
         if count % STEP_EVENTS == 0:
             advance(STEP_EVENTS)
-        if not _sound(stored):
+        recorded, wrong = _taken(stored, read, chain)
+        yield from wrong
+        if wrong and told is not None:
+            told.whole = False
+        if recorded is None:
             keys.unreadable += 1
-            yield from chain.skip(stored)
             continue
-        yield from chain.check(stored)
         for each in against:
             yield from each.check(stored)
-        try:
-            recorded = read(stored)
-        except Corrupt as why:
-            keys.unreadable += 1
-            yield Finding("event", str(why), stored.account, stored.version, stored.position)
-            continue
         keys.add(recorded)
         again.opened(recorded)
         source = recorded.event.source
@@ -134,16 +141,37 @@ def _verify(
             continue
         if told is not None:
             yield from _frame(told, frames, again)
-        told = Told(source.session, source.ordinal, [recorded]) if source.evidence else None
+        told = Told(source.session, source.ordinal, [recorded], not wrong) if source.evidence else None
+    gone = [*(found for each in against for found in each.end(chain.heads)), *chain.end(view)]
     if told is not None:
+        told.whole = told.whole and not gone
         yield from _frame(told, frames, again)
+    yield from gone
     yield from again.left()
-    for each in against:
-        yield from each.end(chain.heads)
-    yield from chain.end(view)
     yield from frames.end()
     yield from keys.end(read)
     yield from (Finding("file", problem) for problem in view.problems())
+
+
+def _taken(stored: Sealed, read: Reader, chain: Chain) -> tuple[Recorded | None, list[Finding]]:
+    """The next event, if it can be read, and what is wrong with it or between it and the one before it."""
+    if not _sound(stored):
+        return None, list(chain.skip(stored))
+    wrong = list(chain.check(stored))
+    try:
+        return read(stored), wrong
+    except Corrupt as why:
+        return None, [*wrong, Finding("event", str(why), stored.account, stored.version, stored.position)]
+
+
+def first_bad(found: Iterable[Finding]) -> Finding | None:
+    """The finding that names the first bad event; None where none does. What a decoder or a checkpoint says counts only
+    where nothing is wrong with the events themselves: it may come of that."""
+    return min((each for each in found if each.place), key=_order, default=None)
+
+
+def _order(finding: Finding) -> tuple[bool, bool, int]:
+    return finding.what in ("decode", "checkpoint"), finding.position is None, finding.position or 0
 
 
 def _sound(stored: Any) -> bool:
@@ -168,8 +196,9 @@ def stand(view: View, origin: str) -> Checkpoint:
 
 
 def _frame(told: Told, frames: _Frames, again: _Again) -> Iterator[Finding]:
+    again.retried(told)
     payload = yield from frames.check(told)
-    if payload is not None:
+    if payload is not None and told.whole:
         yield from again.check(told, payload)
 
 
@@ -192,10 +221,11 @@ class Chain:
         head = self.heads.get(account) or Head(0, genesis(account))
         made = seal(head.seal, leaf(version, stored.topic, stored.state))
         if version != head.version + 1:
-            reason = (
-                f"version {version} follows {head.version}: what was between is gone, or in another account"
-            )
-            yield Finding("missing", reason, account, head.version + 1, position)
+            reason = f"version {version} follows {head.version}: what was between is gone, or elsewhere"
+            if head.version:
+                yield Finding("missing", reason, account, head.version + 1, position)
+            else:  # perhaps another's, whose name was changed
+                yield Finding("missing", f"of {account}, {reason}", position=position)
         elif stored.seal is None:
             yield Finding("seal", "its seal is gone", account, version, position)
         elif stored.seal != made:
@@ -255,6 +285,10 @@ class _Against:
             last = heads[account].version if account in heads else 0
             reason = f"the checkpoint of {said.size} events knows version {head.version}, the ledger ends at {last}"
             yield Finding("missing", reason, account, min(last + 1, head.version))
+        if self._tree.size < said.size:
+            yield Finding(
+                "missing", f"the checkpoint knows {said.size} events, the ledger has {self._tree.size}"
+            )
         size = sum(head.version for head in said.heads.values())
         if size != said.size or (not said.size and said.root != Tree().root()):
             yield Finding("checkpoint", f"it speaks of {said.size} events, its heads of {size}")
@@ -270,40 +304,32 @@ class _Frames:
 
     def check(self, told: Told) -> Generator[Finding, None, bytes | None]:
         """The frame's bytes, if they are there and unchanged."""
-        payload: Any = None
-        place = (told.session, told.ordinal)
-        if self._next is not None and self._next[:2] == place:
-            payload = self._next[2]
+        kept = self._next
+        if kept is None or (kept.session, kept.ordinal) != (told.session, told.ordinal):
+            kept = self._view.frame(told.session, told.ordinal)
+            while kept is not None and self._next is not None and self._next.row < kept.row:
+                reason = (
+                    f"before it, frame {self._next.ordinal} of session {self._next.session} is of no event"
+                )
+                yield told.finding("frame", reason)
+                self._next = next(self._stored, None)
+        if kept is not None and self._next is not None and self._next.row == kept.row:
             self._next = next(self._stored, None)
-        elif told.late:
-            payload = self._view.frame(*place)
-        else:
-            payload = yield from self._search(told)
-        if payload is None:
+        if kept is None:
             yield told.finding("frame", f"frame {told.ordinal} of session {told.session} is gone")
             return None
+        payload: Any = kept.payload
         digest = sha256(payload).digest() if isinstance(payload, bytes) else b""
         if any(each.event.source.evidence != digest for each in told.events):
             yield told.finding("frame", f"frame {told.ordinal} of session {told.session} was changed")
             return None
-        kept: bytes = payload
-        return kept
-
-    def _search(self, told: Told) -> Generator[Finding, None, bytes | None]:
-        """The frame is not the next one: skip those that no event speaks of, if it is there at all."""
-        payload = self._view.frame(told.session, told.ordinal)
-        while payload is not None and self._next is not None:
-            session, ordinal, stored = self._next
-            self._next = next(self._stored, None)
-            if (session, ordinal) == (told.session, told.ordinal):
-                return stored
-            yield told.finding("frame", f"before it, frame {ordinal} of session {session} is of no event")
-        return payload
+        return kept.payload
 
     def end(self) -> Iterator[Finding]:
         while self._next is not None:
-            session, ordinal, _ = self._next
-            yield Finding("frame", f"frame {ordinal} of session {session} is of no event")
+            yield Finding(
+                "frame", f"frame {self._next.ordinal} of session {self._next.session} is of no event"
+            )
             self._next = next(self._stored, None)
 
 
@@ -328,7 +354,8 @@ class _Keys:
         count = total = 0
         for key in self._view.natural_keys():
             count += 1
-            total += hash(key) if isinstance(key[0], str) and isinstance(key[2], str) else 1  # bytes hash like text
+            # bytes hash like text
+            total += hash(key) if (type(key[0]), type(key[2])) == (str, str) else 1
         if (count, total) != (self._count, self._sum):
             yield from self._named(read)
             yield Finding(
@@ -346,8 +373,9 @@ class _Keys:
 class _Again:
     """Every frame decoded once more, by today's venue modules."""
 
-    def __init__(self, view: View, venues: Mapping[str, Venue]) -> None:
+    def __init__(self, view: View, venues: Mapping[str, Venue], check: Checker) -> None:
         self._view = view
+        self._check = check
         self._venues = venues
         self._logins: dict[str, str] = {}
         self._readable: dict[tuple[str, int], list[Finding]] = {}
@@ -365,19 +393,24 @@ class _Again:
         if venue is None:
             return
         account = self._logins.get(told.session, first.account)
-        made = list(decoded(venue, Frame.of(source, account, payload)))
+        frame = Frame.of(source, account, payload)
+        made = _reworded(told, decoded(venue, frame))
         kept = [(each, as_decoded(each.event)) for each in told.events]
-        if told.late:
-            self._readable.pop((told.session, told.ordinal), None)
-        elif [(each.account, event) for each, event in kept] == made:
+        if not told.late and [(each.account, event) for each, event in kept] == made:
             return
-        found = list(self._differences(kept, made))
+        made = _reworded(told, storable(venue, frame, made, self._check))
+        found = list(self._differences(kept, list(made)))
         was_quarantined = not told.late and isinstance(first.event, FrameQuarantined) and len(kept) == 1
         if was_quarantined and not any(isinstance(event, FrameQuarantined) for _, event in made):
             if self._is_news(made):
                 self._readable[(told.session, told.ordinal)] = found
             return
         yield from found
+
+    def retried(self, told: Told) -> None:
+        """Learn that a quarantined frame was decoded after all."""
+        if told.late:
+            self._readable.pop((told.session, told.ordinal), None)
 
     def left(self) -> Iterator[Finding]:
         for found in self._readable.values():
@@ -417,6 +450,17 @@ class _Again:
                 yield Finding(
                     "decode", reason, last.account, last.version, last.position, decoded=_json(event)
                 )
+
+
+def _reworded(told: Told, made: Sequence[Statement]) -> list[Statement]:
+    """What is made of a frame, a quarantine with the reason it had: the words in which it is refused may change."""
+    reasons = [each.event.reason for each in told.events if isinstance(each.event, FrameQuarantined)]
+    return [
+        (account, replace(event, reason=reasons[0]))
+        if reasons and isinstance(event, FrameQuarantined) and event.reason not in reasons
+        else (account, event)
+        for account, event in made
+    ]
 
 
 def _differs(each: Recorded, event: Event, other: Statement | None) -> Finding:

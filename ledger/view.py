@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import cache
 from itertools import starmap
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ledger.errors import StoreError
 from ledger.seal import Sealed
@@ -21,6 +21,15 @@ EVENTS: Final = (
     "FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.rowid"
 )
 _SCHEMA: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+
+
+class Kept(NamedTuple):
+    """A frame that was kept: its place among them, session, ordinal and raw bytes."""
+
+    row: int
+    session: str
+    ordinal: int
+    payload: bytes
 
 
 class View:
@@ -42,16 +51,16 @@ class View:
         """How many events there are, and how many seals."""
         return self._one("SELECT count(*) FROM stored_events"), self._one("SELECT count(*) FROM seals")
 
-    def frames(self) -> Iterator[tuple[str, int, bytes]]:
-        """Session, ordinal and raw bytes of every frame that was kept, in the order in which they were stored."""
-        yield from self._rows("SELECT session, ordinal, payload FROM evidence ORDER BY rowid")
-
-    def frame(self, session: str, ordinal: int) -> bytes | None:
-        """The raw bytes of one frame."""
-        payload: bytes | None = self._one(
-            "SELECT payload FROM evidence WHERE session=? AND ordinal=?", (session, ordinal)
+    def frames(self) -> Iterator[Kept]:
+        """Every frame that was kept, in the order in which they were stored."""
+        return starmap(
+            Kept, self._rows("SELECT rowid, session, ordinal, payload FROM evidence ORDER BY rowid")
         )
-        return payload
+
+    def frame(self, session: str, ordinal: int) -> Kept | None:
+        """One frame that was kept."""
+        sql = "SELECT rowid, session, ordinal, payload FROM evidence WHERE session=? AND ordinal=?"
+        return next(starmap(Kept, self._rows(sql, (session, ordinal))), None)
 
     def natural_keys(self) -> Iterator[tuple[str, int, str]]:
         """Account, instant and natural key of every event that has one."""

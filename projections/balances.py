@@ -94,6 +94,7 @@ class StatementRow(Struct):
     restated_version: int = 0
     """The last such to arrive, also where it is not the newest."""
     numbered_version: int = 0
+    numbered_sequence: int = 0
     """The last numbered event of that subscription."""
     answered_ns: int = 0
     answered_version: int = 0
@@ -103,6 +104,8 @@ class StatementRow(Struct):
 
 
 A = TypeVar("A", Gap, BreakRow)
+ACCOUNTS_KEPT_MAX: Final = 64
+"""Accounts of which the gaps are remembered until something is recorded."""
 
 _names: Final = msgspec.json.Decoder(list[str])
 _ends: Final = msgspec.json.Decoder(list[End])
@@ -139,6 +142,8 @@ class Balances:
         database = ledger if database is None else database
         self.fold: Final = _Fold(database)
         self.gaps: Final = Gaps(ledger, database)
+        self._known_at: tuple[int, ...] = ()
+        self._known_gaps: Final[dict[str | None, Sequence[Gap]]] = {}
         self.tables: Final = self.fold.tables
         self.apply: Final = self.fold.apply
         self.subscription: Final = Subscription(ledger, self, database)
@@ -154,7 +159,19 @@ class Balances:
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held, by account and asset id."""
         catch_up(self._ledger, self.projections)
-        return _judged(self.fold, self.gaps.folded(account), account)
+        return _judged(self.fold, self._gaps_of(account), account)
+
+    def _gaps_of(self, account: str | None) -> Sequence[Gap]:
+        """The gaps, worked out once for as long as nothing is recorded."""
+        place = tuple(each.subscription.position for each in self.projections)
+        if place != self._known_at:
+            self._known_at = place
+            self._known_gaps.clear()
+        if account not in self._known_gaps:
+            if len(self._known_gaps) == ACCOUNTS_KEPT_MAX:
+                self._known_gaps.clear()
+            self._known_gaps[account] = self.gaps.folded(account)
+        return self._known_gaps[account]
 
     def at(
         self,
@@ -284,6 +301,7 @@ class _Fold:
             return
         else:
             statement.numbered_version = recorded.version
+            statement.numbered_sequence = max(source.sequence or 0, statement.numbered_sequence)
         self._statements.put(statement)
 
     def _delta(self, recorded: Recorded, event: BalanceDelta) -> None:
@@ -329,6 +347,8 @@ class _Fold:
             if statement.since_ns >= statement.whole_ns:
                 statement.whole_ns, statement.whole_version = statement.since_ns, version
                 numbered = statement.sequence is not None
+                if not numbered or statement.whole_subscription != statement.subscription:
+                    statement.numbered_sequence = 0
                 statement.whole_subscription = statement.subscription if numbered else None
         for row in list(self._rows.of(statement.account).values()):
             if row is not None and row.asset_id not in named and _is_before(row, statement):

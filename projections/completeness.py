@@ -19,7 +19,7 @@ from msgspec import Struct
 from ledger.events import Amount
 from ledger.wire import EXACT, decimal, parse_time, time_text
 from projections.agreement import BreakRow, Instant, stood
-from projections.gaps import Gap
+from projections.gaps import ARRIVED, Gap
 
 PROVEN: Final = "proven"
 CONSISTENT: Final = "consistent"
@@ -64,6 +64,8 @@ class Whole(Protocol):
     @property
     def numbered_version(self) -> int: ...
     @property
+    def numbered_sequence(self) -> int: ...
+    @property
     def unread_version(self) -> int: ...
 
 
@@ -82,7 +84,7 @@ def verdict(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evide
     """Completeness and reason of a balance. `history`: how many rows the venue's own history of the asset has, and
     where it last stood."""
     rows, instants = history
-    missing = _missing(row, rows, evidence) or _differs(row, evidence)
+    missing = _missing(row, evidence) or _differs(row, evidence)
     if missing:
         return GAP, missing
     if rows and (proof := _closes(row, rows, instants)):
@@ -148,13 +150,18 @@ def _interval(gap: Gap) -> str:
     return f"{gap.start}–{gap.end}"  # noqa: RUF001 - from, to
 
 
-def _missing(row: Stated, history_rows: int, evidence: Evidence) -> str | None:
+def _missing(row: Stated, evidence: Evidence) -> str | None:
     """The gap that touches a balance, in words."""
     at = evidence.moment_ns
-    if at is not None and not history_rows:
+    if at is not None:
         for gap in evidence.later:
             if gap.kind == "blind" and parse_time(gap.start) < at < parse_time(gap.end):
                 return f"nobody was listening at that moment: {_named(gap)}"
+    if at is not None and (hole := _hole_after(evidence, at)) is not None:
+        return (
+            f"number {hole.missing} of the venue's sequence {hole.subscription} was never received (found at version "
+            f"{hole.version}), and may be of before that moment"
+        )
     for gap in evidence.gaps:
         still = gap.state == "open"
         if gap.kind == "sequence" and still:
@@ -164,8 +171,8 @@ def _missing(row: Stated, history_rows: int, evidence: Evidence) -> str | None:
             )
         if gap.kind == "chain" and still and gap.missing.startswith(f"rows that change {row.asset} by "):
             return f"{gap.missing} are missing from its history (found at version {gap.version})"
-        if gap.kind != "blind" or history_rows:
-            continue  # where there is a history, the running balance is the evidence
+        if gap.kind != "blind":
+            continue
         if still:
             return f"nobody listened in the {_named(gap)}, and no full statement came since"
         closed = gap.closed_by or 0
@@ -173,6 +180,17 @@ def _missing(row: Stated, history_rows: int, evidence: Evidence) -> str | None:
             return (
                 f"nobody listened in the {_named(gap)}, and the answer of version {closed} does not name it"
             )
+    return None
+
+
+def _hole_after(evidence: Evidence, at: int) -> Gap | None:
+    """The hole that follows the last number known as of a moment: when what is missing was said, nobody knows."""
+    whole = evidence.whole
+    for gap in evidence.later:
+        if gap.kind != "sequence" or gap.subscription != whole.whole_subscription or gap.time_ns <= at:
+            continue
+        if int(gap.start) <= whole.numbered_sequence + 1 <= int(gap.end) and gap.closed_how != ARRIVED:
+            return gap
     return None
 
 

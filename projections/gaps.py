@@ -5,10 +5,11 @@ Knows sequences, history rows, sessions and orders' executions; computes no bala
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ledger import Ledger, Recorded
 from ledger.events import Event, FillRecorded, OrderUpdated, known_ns, time_of
@@ -171,12 +172,9 @@ class _Fold:
         self._filled.put(FilledRow(*place, by, closed_ns, how))
 
     def rows(self, account: str | None) -> Iterator[Gap]:
-        for row in self._holes.rows(account):
-            yield _sequence_gap(row)
-        for filled in self._filled.rows(account):
-            yield _sequence_gap(filled, filled)
-        for missing in self._executions.missing(account):
-            yield _fills_gap(missing)
+        yield from map(_sequence_gap, self._holes.rows(account))
+        yield from map(_sequence_gap, self._filled.rows(account))
+        yield from map(_fills_gap, self._executions.missing(account))
 
 
 class GapsFold:
@@ -246,10 +244,9 @@ class Gaps:
 def _gaps(
     own: _Fold, history: HistoryFold, sessions: SessionsFold, account: str | None, open_only: bool
 ) -> list[Gap]:
-    gaps: list[Gap] = [*own.rows(account)]
-    gaps += map(_chain_gap, history.open(account))
-    gaps += map(_closed_chain_gap, history.closed(account))
-    gaps += _blind_gaps(blind for each in sessions.listening(account) for blind in each.blind)
+    gaps = [*own.rows(account), *map(_chain_gap, history.open(account))]
+    gaps += map(_chain_gap, history.closed(account))
+    gaps += [_blind_gap(blind) for each in sessions.listening(account) for blind in each.blind]
     kept = [gap for gap in gaps if gap.state == "open" or not open_only]
     return sorted(kept, key=lambda gap: (gap.state != "open", gap.account, _KINDS[gap.kind], gap.version))
 
@@ -262,9 +259,13 @@ def _is_after(full: Full, hole: HoleRow) -> bool:
     return (full.since_ns, full.since_version) > (hole.time_ns, hole.version)
 
 
-def _sequence_gap(row: HoleRow | FilledRow, closed: FilledRow | None = None) -> Gap:
+def _closed(gap: Gap, by: int, closed_ns: int | None, how: str | None) -> Gap:
+    return replace(gap, state="closed", closed_by=by, closed_ns=closed_ns, closed_how=how)
+
+
+def _sequence_gap(row: HoleRow | FilledRow) -> Gap:
     missing = str(row.first) if row.first == row.last else f"{row.first}-{row.last}"
-    return Gap(
+    gap = Gap(
         row.account,
         "sequence",
         str(row.first),
@@ -275,12 +276,12 @@ def _sequence_gap(row: HoleRow | FilledRow, closed: FilledRow | None = None) -> 
         row.subscription,
         row.version,
         row.time_ns,
-        *(() if closed is None else ("closed", closed.closed_by, closed.closed_ns, closed.closed_how)),
     )
+    return gap if isinstance(row, HoleRow) else _closed(gap, row.closed_by, row.closed_ns, row.closed_how)
 
 
-def _chain_gap(row: ChainRow) -> Gap:
-    return Gap(
+def _chain_gap(row: ChainRow | ClosedChainRow) -> Gap:
+    gap = Gap(
         row.account,
         "chain",
         time_text(row.before_ns),
@@ -292,47 +293,27 @@ def _chain_gap(row: ChainRow) -> Gap:
         row.version,
         row.time_ns,
     )
+    return gap if isinstance(row, ChainRow) else _closed(gap, row.closed_by, row.closed_ns, ARRIVED)
 
 
-def _closed_chain_gap(row: ClosedChainRow) -> Gap:
-    return Gap(
-        row.account,
-        "chain",
-        time_text(row.before_ns),
-        time_text(row.after_ns),
-        f"rows that change {row.asset} by {row.difference}",
-        f"the history of {row.asset} between these rows",
+def _blind_gap(blind: Blind) -> Gap:
+    gap = Gap(
+        blind.account,
+        "blind",
+        time_text(blind.from_ns),
+        time_text(blind.to_ns),
+        "whatever happened while nobody listened",
+        "every balance of the account, until the venue states it again",
+        blind.session,
         None,
-        None,
-        row.version,
-        row.time_ns,
-        "closed",
-        row.closed_by,
-        row.closed_ns,
-        ARRIVED,
+        blind.version,
+        blind.to_ns,
     )
-
-
-def _blind_gaps(found: Iterable[Blind]) -> Iterator[Gap]:
-    for blind in found:
-        closed = () if blind.closed_by is None else ("closed", blind.closed_by, blind.closed_ns, STATED)
-        yield Gap(
-            blind.account,
-            "blind",
-            time_text(blind.from_ns),
-            time_text(blind.to_ns),
-            "whatever happened while nobody listened",
-            "every balance of the account, until the venue states it again",
-            blind.session,
-            None,
-            blind.version,
-            blind.to_ns,
-            *closed,
-        )
+    return gap if blind.closed_by is None else _closed(gap, blind.closed_by, blind.closed_ns, STATED)
 
 
 def _fills_gap(row: MissingRow) -> Gap:
-    return Gap(
+    gap = Gap(
         row.account,
         "fills",
         row.order_id,
@@ -343,5 +324,5 @@ def _fills_gap(row: MissingRow) -> Gap:
         None,
         row.version,
         row.time_ns,
-        *(() if row.closed_by is None else ("closed", row.closed_by, row.closed_ns, row.closed_how)),
     )
+    return gap if row.closed_by is None else _closed(gap, row.closed_by, row.closed_ns, row.closed_how)

@@ -227,10 +227,8 @@ class SessionsFold:
                 logins[row.account].add(sessions[row.session].account)
                 through.add(sessions[row.session].account)
         for session in sessions.values():
-            if account is None and session.account not in through:
+            if session.account == account or (account is None and session.account not in through):
                 logins[session.account].add(session.account)
-            elif session.account == account:
-                logins[account].add(account)
         of: dict[str, list[Session]] = defaultdict(list)
         for session in sorted(sessions.values(), key=lambda each: (each.opened_ns, each.session)):
             of[session.account].append(session)

@@ -197,7 +197,7 @@ class Table(Generic[R]):
             return self._row(*stored)
         values: list[Any] = list(stored)
         for index in self._bools:
-            if values[index] is not None:
+            if values[index] in (0, 1):  # of what else is there by damage, nothing is made
                 values[index] = bool(values[index])
         return self._row(*values)
 

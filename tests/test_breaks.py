@@ -286,6 +286,7 @@ def test_a_removal_that_arrives_late_resolves_that_it_is_gone() -> None:
         push(3, {"B": "3"}),  # of another asset
         push(0.5, {"A": "3"}),  # older than what was expected
         push(9, {"A": "3"}),  # later than what was stated
+        whole(5, {"A": "3", "B": "3"}),  # told no more than the one that found it
         whole(9, {"A": "3"}),
     ],
 )
@@ -308,6 +309,18 @@ def test_what_an_answer_says_may_be_pushed_just_after_it() -> None:
         listen(ledger, push(1, {"A": "1"}), answer(1.5, {"A": "3"}))
         listen(ledger, push(30, {"A": "3"}), session="s2", since_s=29)
         assert ["open"] == [each.state for each in breaks(ledger)]
+
+
+def test_another_answer_does_not_explain_the_one_before() -> None:
+    with Ledger() as ledger:
+        listen(ledger, push(1, {"A": "1"}), answer(1.5, {"A": "3"}), answer(2.5, {"A": "3"}))
+        assert ["open"] == [each.state for each in breaks(ledger)]
+
+
+def test_an_answer_is_not_the_whole_account() -> None:
+    with Ledger() as ledger:
+        listen(ledger, answer(0, {"A": "1"}), whole(3, {"A": "1", "B": "2"}))
+        assert [] == breaks(ledger)
 
 
 def test_an_answer_that_is_older_than_what_was_pushed_meanwhile_makes_no_break() -> None:
@@ -364,7 +377,7 @@ def test_an_order_and_its_fills_in_one_frame_were_never_apart() -> None:
 
 
 def test_an_order_that_comes_apart_again_is_another_break() -> None:
-    frames = [order("o1", T, "1"), fill("f1", T), order("o1", T + 1, "2"), fill("f2", T + 1)]
+    frames: list[Event] = [order("o1", T, "1"), fill("f1", T), order("o1", T + 1, "2"), fill("f2", T + 1)]
     assert [("closed", 2), ("closed", 4)] == [(each.state, each.expected_version) for each in found(*frames)]
 
 

@@ -99,6 +99,8 @@ def test_a_balance_row_has_exactly_the_documented_fields(tmp_path: Path) -> None
         "pending": None,
         "version": 2,
         "time": "2021-12-15T07:28:23.365Z",
+        "completeness": "unprovable",
+        "reason": "stated with the whole account (version 2), and nothing before to compare it with",
     }
     assert [expected] == rows(tmp_path, "balances")
     assert list(expected) == list(rows(tmp_path, "balances")[0])

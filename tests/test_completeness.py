@@ -299,6 +299,15 @@ def test_as_of_a_time_at_which_nobody_listened_is_a_gap() -> None:
         assert {"A": "consistent"} == at(ledger, 6, known_at="2026-09-21T14:13:29Z")
 
 
+def test_as_of_a_time_just_before_a_hole_was_found_is_a_gap() -> None:
+    """When the missing number was said, nobody knows."""
+    with Ledger() as ledger:
+        listen(ledger, base(1, {"A": "1"}), numbered(2, {"A": "2"}), numbered(5, {"A": "5"}), closed=False)
+        assert ["proven", "gap", "gap"] == [at(ledger, at_s)["A"] for at_s in (1.5, 4, 6)]
+        listen(ledger, numbered(4, {"A": "4"}), numbered(3, {"A": "3"}), session="s2", closed=False)
+        assert ["proven"] * 3 == [at(ledger, at_s)["A"] for at_s in (1.5, 4, 6)]
+
+
 def test_as_known_at_a_time_only_what_we_had_by_then_counts() -> None:
     with Ledger() as ledger:
         listen(ledger, whole(1, {"A": "1"}), whole(5, {"A": "3"}))

@@ -57,10 +57,14 @@ CASES: dict[str, list[Event]] = {
         snapshot(tick, {f"A{tick}": "1", "B": str(tick)}) for tick in (9, 6, 3)
     ],
     "a history whose end lies before a statement that names it no more": [
+        snapshot(10, {}),
+        imported(4, "3", "3", asset="R"),
+        imported(10, "-7", "0", asset="R"),
+    ],
+    "a history and a statement at one instant": [
         imported(10, "5", "5", asset="R"),
         snapshot(10, {}),
         imported(4, "3", "3", asset="R"),
-        imported(4, "-3", "0", asset="R"),
         imported(10, "-5", "0", asset="R"),
     ],
 }

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from collections import Counter, defaultdict
+from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 
 from tests.terminal import rows, run
@@ -16,9 +21,34 @@ def test_the_demo_finds_the_trouble_planted_in_its_tapes_and_nothing_else(tmp_pa
         [line for line in ran.out.splitlines() if "delivered again" in line and "deltadefi" in line]
     )
     assert [
-        ("kraken_prime:desk", "4"),
-        ("pacifica:9xDemoWa11etPacifica", "rows that change USDC by -12.250000"),
-    ] == [(gap["account"], gap["missing"]) for gap in rows(tmp_path, "gaps")]
+        ("pacifica:9xDemoWa11etPacifica", "chain", "rows that change USDC by -12.250000", "open", None),
+        ("kraken_prime:desk", "sequence", "4", "closed", 7),
+    ] == [
+        (gap["account"], gap["kind"], gap["missing"], gap["state"], gap["closed_by"])
+        for gap in rows(tmp_path, "gaps")
+    ]
+    assert [
+        ("kraken_prime:desk", "snapshot", "BTC", "total", "0.25000000", "sequence gap 4", "closed", 7),
+    ] == [
+        tuple(
+            each[name]
+            for name in (
+                "account",
+                "kind",
+                "subject",
+                "part",
+                "difference",
+                "explained_by",
+                "state",
+                "closed_by",
+            )
+        )
+        for each in rows(tmp_path, "breaks")
+    ]
+    assert {"proven": 3, "gap": 1, "unprovable": 8} == Counter(
+        row["completeness"] for row in rows(tmp_path, "balances")
+    )
+    assert [] == rows(tmp_path, "verify")
     assert 1 == len(rows(tmp_path, "fills"))
     assert 1 == len(rows(tmp_path, "quarantine"))
     assert ("1140000", "2026-11-20T09:18:40.900Z") == next(
@@ -44,3 +74,22 @@ def test_the_demo_makes_a_new_file_when_none_is_named(tmp_path: Path) -> None:
     first, second = (run(tmp_path, "demo").out.splitlines()[0] for _ in range(2))
     assert first != second
     assert [] == list(tmp_path.iterdir())
+
+
+def test_why_on_every_balance_of_the_demo_leads_to_bytes_that_contain_those_digits(tmp_path: Path) -> None:
+    """The digits of each part stated are at its span, in the frame whose hash the stored event names."""
+    assert 0 == run(tmp_path, "demo", "--db", "a.db").code
+    for row in rows(tmp_path, "balances"):
+        ran = run(tmp_path, "why", "--db", "a.db", row["account"], row["asset_id"], "--json")
+        why = json.loads(ran.out)
+        assert (row["completeness"] == "gap", row["total"]) == (ran.code == 1, why["balance"]["total"])
+        (states,) = [each for each in why["events"] if each["role"] == "states"]
+        frame = base64.b64decode(states["frame_base64"])
+        assert states["evidence_sha256"] == sha256(frame).hexdigest()
+        found: dict[str, Decimal] = defaultdict(Decimal)
+        for span in states["spans"]:
+            assert span["text"].encode() == frame[span["start"] : span["end"]]
+            found[span["part"]] += Decimal(span["text"])
+        for part in ("total", "available", "locked", "staked", "pending"):
+            if row[part] is not None:
+                assert Decimal(row[part]) == found[part], (row, part)

@@ -350,6 +350,11 @@ def test_the_missing_page_of_a_baseline_makes_it_whole_when_it_comes() -> None:
     assert {("3", "closed", 7, AGAIN), ("2", "closed", 7, LATE)} == set(sequence_lives(*HOLE, *torn))
 
 
+def test_a_baseline_made_whole_by_a_late_page_closes_no_hole_behind_it() -> None:
+    pages = [page(1, 1, "7", more=True), number(4), page(2, 2, "7", begins=False)]
+    assert [("3", "open", None, None), ("2", "closed", 4, LATE)] == sequence_lives(*pages)
+
+
 def test_a_statement_that_shows_a_hole_in_its_own_sequence_closes_it() -> None:
     assert [("2-4", "closed", 3, AGAIN)] == sequence_lives(number(1), page(5, 5, "7"))
 

@@ -98,7 +98,7 @@ def test_sessions_are_the_same_live_and_replayed_in_memory_and_read_only(tmp_pat
     with Ledger(path) as ledger:
         live = Sessions(ledger)
         for number in range(4):
-            frames = [
+            frames: list[tuple[Event | bytes, int]] = [
                 (snapshot(None, {"A": "1"}), number * 20 + 1),
                 (order(f"o{number}", 1), number * 20 + 2),
             ]

@@ -206,17 +206,7 @@ def balances(free: str, locked: str) -> bytes:
 
 
 def test_rows_of_one_instant_follow_one_another_however_they_came() -> None:
-    rows = [
-        imported(at(1), *row)
-        for row in (
-            (
-                "2",
-                "7",
-            ),
-            ("5", "5"),
-            ("-4", "3"),
-        )
-    ]
+    rows = [imported(at(1), *row) for row in (("5", "5"), ("-4", "3"), ("2", "7"))]
     with told(("s1", at(0), rows)) as ledger:
         found = one(of(ledger, 0, 1))
     assert [("5", "5", "trade"), ("2", "7", "trade"), ("-4", "3", "trade")] == moved(found)

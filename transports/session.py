@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -71,7 +72,7 @@ STORE_RETRY_S_MAX: Final = 5.0
 
 T = TypeVar("T")
 
-_MEMORY: Final = "feed_memory"
+_MEMORY: Final = "feed_memories"
 
 
 class Stopping:
@@ -448,15 +449,37 @@ class Session:
                     self._give_up_tape(error)
 
     def _recall(self) -> bytes:
-        if not self._ledger.select("SELECT 1 FROM sqlite_master WHERE name = ?", (_MEMORY,)):
-            return b""
-        found = self._ledger.select(f"SELECT memory FROM {_MEMORY} WHERE account = ?", (self._feed.name,))
-        return found[0][0] if found and isinstance(found[0][0], bytes) else b""
+        return (
+            next((memory for name, memory in _memories(self._ledger) if name == self._feed.name), None) or b""
+        )
 
     def _remember(self, memory: bytes) -> None:
-        table = f"CREATE TABLE IF NOT EXISTS {_MEMORY} (account TEXT PRIMARY KEY, memory BLOB NOT NULL)"
-        row = f"INSERT OR REPLACE INTO {_MEMORY} VALUES (?, ?)"
-        self._ledger.write([(table, [()]), (row, [(self._feed.name, memory)])])
+        name = self._feed.name
+        table = (
+            f"CREATE TABLE IF NOT EXISTS {_MEMORY} "
+            "(account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)"
+        )
+        row = f"INSERT OR REPLACE INTO {_MEMORY} VALUES (?, ?, ?)"
+        self._ledger.write([(table, [()]), (row, [(name, memory, _digest(name, memory))])])
+
+
+def changed_memories(ledger: Ledger) -> list[str]:
+    """The accounts whose conversations' memory is not what was remembered: it is forgotten by the next one."""
+    return [name for name, memory in _memories(ledger) if memory is None]
+
+
+def _memories(ledger: Ledger) -> list[tuple[str, bytes | None]]:
+    if not ledger.select("SELECT 1 FROM sqlite_master WHERE name = ?", (_MEMORY,)):
+        return []
+    rows = ledger.select(f"SELECT account, memory, digest FROM {_MEMORY}")
+    return [
+        (str(name), memory if isinstance(memory, bytes) and _digest(name, memory) == digest else None)
+        for name, memory, digest in rows
+    ]
+
+
+def _digest(name: object, memory: bytes) -> bytes:
+    return sha256(repr(name).encode() + b"\0" + memory).digest()
 
 
 def _close(conversation: Conversation) -> None:

@@ -21,6 +21,7 @@ from ledger.cli.options import (
 from ledger.console import out, progress, table
 from ledger.ledger import Ledger
 from projections import Projection, compare
+from projections.subscription import BATCH_EVENTS_MAX, Place, frame_of
 
 DIFFERENCES_SHOWN_MAX: Final = 20
 
@@ -85,16 +86,21 @@ def refold(
     advance: Callable[[int], None],
 ) -> int:
     """Fold again what the stored rows rest on: the events up to where each projection stopped."""
-    events = 0
+    events = waiting = 0
+    last: Place | None = None
     for recorded in ledger.replay(account):
+        place = frame_of(recorded.event)
+        if waiting >= BATCH_EVENTS_MAX and place != last:  # who flushes takes the frame before for whole
+            for other in folded:
+                other.subscription.flush()
+            advance(waiting)
+            waiting = 0
         for one, other in zip(stored, folded, strict=True):
             if recorded.position <= one.subscription.position:
                 other.subscription.apply(recorded)
         events += 1
-        if events % 1000 == 0:
-            for other in folded:
-                other.subscription.flush()
-            advance(1000)
+        waiting += 1
+        last = place
     for other in folded:
         other.subscription.flush()
     return events

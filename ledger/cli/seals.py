@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import click
 from msgspec import json
@@ -15,11 +15,12 @@ from msgspec.structs import asdict
 from ledger.cli.options import DONE, FINDINGS, PROJECTIONS, VENUES, cli, db_option, json_option
 from ledger.cli.proof import refold
 from ledger.console import printable, progress, show
-from ledger.errors import BadKey, BadNote, Corrupt, StoreError
+from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
 from ledger.ledger import Ledger
-from ledger.notes import Checkpoint, PublicKey, new_key, opened, private_key, public_key
-from ledger.verify import Finding
+from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
+from ledger.verify import Finding, first_bad
 from projections import compare
+from transports.session import changed_memories
 
 KEY: Final = "accountledger.key"
 PUBLIC_KEY: Final = "accountledger.pub"
@@ -37,7 +38,7 @@ _existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--name", help="What the key, and so the log of checkpoints, is called.")
 def keygen(key: Path, public_key: Path, name: str | None) -> int:
-    """Make a key that signs checkpoints (Ed25519). Keep the private one elsewhere than the ledger; hand out the other."""
+    """Make a key that signs checkpoints (Ed25519). Keep the private one away from the ledger; hand out the other."""
     made = new_key(name)
     if public_key.exists():
         raise click.UsageError(f"{public_key} exists; a key is never written over")
@@ -75,15 +76,15 @@ def checkpoint(db: str, key: Path, out: Path | None) -> int:
     before: list[Checkpoint] = []
     if str(out) != "-" and out.exists():
         try:
-            before = [opened(out.read_bytes(), signer.public)]
+            before = [_opened(out, signer.public)]
         except BadNote as error:
             raise click.UsageError(f"{out}: {error}; write the new one elsewhere with --out") from None
-    with Ledger(db, read_only=True) as ledger, progress("checkpoint", ledger.position()) as advance:
-        try:
+    try:
+        with Ledger(db, read_only=True) as ledger, progress("checkpoint", _size(ledger)) as advance:
             made = ledger.checkpoint(signer.name, before, advance)
-        except Corrupt as error:
-            click.echo(f"accountledger: {printable(str(error))}", err=True)
-            return FINDINGS
+    except Corrupt as error:
+        click.echo(f"accountledger: {printable(str(error))}", err=True)
+        return FINDINGS
     note = signer.sign(made)
     if str(out) == "-":
         click.echo(note, nl=False)
@@ -128,71 +129,157 @@ def verify(db: str, note: Path | None, key: Path | None, export: BinaryIO | None
     if (note is None) != (key is None):
         raise click.UsageError("--checkpoint and --public-key go together")
     trusted = None if key is None else public_key(_key_text(key))
-    with Ledger(db, read_only=True) as ledger:
-        events = ledger.position()
-        shown: list[Finding] = []
-        count = 0
-        for finding in _findings(ledger, note, trusted):
-            count += 1
-            if export is not None:
-                export.write(json.encode(asdict(finding)) + b"\n")
-            if as_json or count <= SHOWN_MAX:
-                shown.append(finding)
+    report = _Report(export, SHOWN_MAX if not as_json else None)
+    try:
+        with Ledger(db, read_only=True) as ledger:
+            report.events = _size(ledger) or 0
+            report.take(_findings(ledger, note, trusted))
+    except Corrupt as error:  # not even opened
+        report.take([Finding("file", str(error))])
+    except Unsealed as error:
+        if note is None:
+            raise
+        report.take([Finding("missing", f"a checkpoint was signed, but its seals are gone: {error}")])
     if as_json:
-        show(map(asdict, shown), as_json=True, what="findings")
-        return FINDINGS if count else DONE
-    for finding in shown:
-        click.echo(printable(f"{finding.what}: {finding.sentence()}"))
-        for side, said in (("stored ", finding.stored), ("decoded", finding.decoded)):
-            if said is not None:
-                click.echo(printable(f"    {side} {said}"))
-    if count > len(shown):
-        click.echo(f"and {count - len(shown)} more: --export FILE or --json has them all")
-    beside = "" if note is None else ", and the checkpoint"
-    if not count:
-        click.echo(f"{events} events: every seal, frame, key, decoding and projection is right{beside}")
-        return DONE
-    first = next((each for each in shown if each.version is not None or each.position is not None), None)
-    where = "" if first is None else f"; first bad event: {_place(first)}"
-    click.echo(printable(f"{events} events: {'1 finding' if count == 1 else f'{count} findings'}{where}"))
-    return FINDINGS
+        show(map(asdict, report.shown), as_json=True, what="findings")
+    else:
+        report.show("" if note is None else ", and the checkpoint")
+    return FINDINGS if report.count else DONE
 
 
-def _place(finding: Finding) -> str:
-    if finding.account is None:
-        return f"position {finding.position}"
-    return f"{finding.account} version {finding.version}"
+class _Report:
+    """The findings, as far as they are shown; all of them are exported."""
+
+    def __init__(self, export: BinaryIO | None, shown_max: int | None) -> None:
+        self._export = export
+        self._shown_max = shown_max
+        self._first: Finding | None = None
+        self.events = 0
+        self.count = 0
+        self.shown: list[Finding] = []
+
+    def take(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            self.count += 1
+            self._first = first_bad(each for each in (self._first, finding) if each is not None)
+            if self._export is not None:
+                self._export.write(json.encode(asdict(finding)) + b"\n")
+            if self._shown_max is None or self.count <= self._shown_max:
+                self.shown.append(finding)
+
+    def show(self, beside: str) -> None:
+        for finding in self.shown:
+            click.echo(printable(f"{finding.what}: {finding.sentence()}"))
+            for side, said in (("stored ", finding.stored), ("decoded", finding.decoded)):
+                if said is not None:
+                    click.echo(printable(f"    {side} {said}"))
+        if self.count > len(self.shown):
+            click.echo(f"and {self.count - len(self.shown)} more: --export FILE or --json has them all")
+        if not self.count:
+            click.echo(
+                f"{self.events} events: every seal, frame, key, decoding and projection is right{beside}"
+            )
+            return
+        many = "1 finding" if self.count == 1 else f"{self.count} findings"
+        where = "" if self._first is None else f"; first bad event: {self._first.place}"
+        click.echo(printable(f"{self.events} events: {many}{where}"))
+
+
+def _size(ledger: Ledger) -> int | None:
+    """How many events there are; None where that cannot be read."""
+    try:
+        return ledger.position()
+    except StoreError:
+        return None
 
 
 def _findings(ledger: Ledger, note: Path | None, key: PublicKey | None) -> Iterator[Finding]:
     checkpoints: list[Checkpoint] = []
     if note is not None and key is not None:
         try:
-            checkpoints.append(opened(note.read_bytes(), key))
+            checkpoints.append(_opened(note, key))
         except BadNote as error:
             yield Finding("checkpoint", f"{note}: {error}")
-    with progress("verify", ledger.position()) as advance:
-        damaged = False
+    sound = True
+    with progress("verify", _size(ledger)) as advance:
         for finding in ledger.verify(VENUES.values(), checkpoints=checkpoints, advance=advance):
-            damaged = damaged or finding.what in ("file", "event", "missing")
+            sound = sound and finding.what in ("decode", "checkpoint")
             yield finding
-    if not damaged:
-        yield from _projected(ledger)
+    try:
+        yield from (
+            Finding("memory", f"what the conversations of {account} were to remember was changed")
+            for account in changed_memories(ledger)
+        )
+        if sound:  # what was changed is not folded
+            yield from _projected(ledger)
+    except StoreError as error:
+        yield Finding("file", str(error))
+    except Exception as error:  # a stored row, or a sealed event, that no projection made or can read
+        yield Finding(
+            "projection", f"cannot be compared with a fold from zero: {type(error).__name__}: {error}"
+        )
 
 
 def _projected(ledger: Ledger) -> Iterator[Finding]:
     """What the projections stored, beside a fold from zero."""
     with tempfile.TemporaryDirectory() as folder, Ledger(f"{folder}/fold.db") as scratch:
+        yield from _places(ledger)
         stored = [projection(ledger) for projection in PROJECTIONS]
         folded = [projection(ledger, scratch) for projection in PROJECTIONS]
-        try:
-            with progress("projections", ledger.position()) as advance:
-                refold(ledger, stored, folded, None, advance)
-            for one, other in zip(stored, folded, strict=True):
-                for difference in compare(one, other):
-                    row = difference.stored or difference.folded
-                    account = getattr(row, "account", None)
-                    reason = f"stored {difference.stored}, folded again {difference.folded}"
-                    yield Finding("projection", f"{difference.table} of {account}: {reason}")
-        except StoreError as error:
-            yield Finding("file", str(error))
+        with progress("projections", ledger.position()) as advance:
+            refold(ledger, stored, folded, None, advance)
+        for one, other in zip(stored, folded, strict=True):
+            if not one.subscription.position:
+                continue  # not stored, or by another version
+            for table in one.tables:
+                if _defined(ledger, table.name) != _defined(scratch, table.name):
+                    yield Finding("projection", f"the table {table.name} is not defined as it was made")
+            for difference in compare(one, other):
+                row = difference.stored or difference.folded
+                account = getattr(row, "account", None)
+                reason = f"stored {difference.stored}, folded again {difference.folded}"
+                yield Finding("projection", f"{difference.table} of {account}: {reason}")
+
+
+def _places(ledger: Ledger) -> Iterator[Finding]:
+    """How far the projections say that they are stored: rows that no place is kept of, and places that cannot be."""
+    tables = {name for (name,) in ledger.select("SELECT name FROM sqlite_master WHERE type='table'")}
+    places: dict[Any, tuple[Any, Any]] = {}
+    if "projection_positions" in tables:
+        for name, version, position in ledger.select(
+            "SELECT name, version, position FROM projection_positions"
+        ):
+            places[name] = (version, position)
+    head = ledger.position()
+    for kind in PROJECTIONS:
+        made = kind(ledger)
+        version, position = places.get(made.name, (None, None))
+        if version is None:
+            rows = [
+                t.name
+                for t in made.tables
+                if t.name in tables and ledger.select(f"SELECT 1 FROM {t.name} LIMIT 1")
+            ]
+            if rows:
+                yield Finding("projection", f"how far {made.name} is stored is gone, though it has rows")
+        elif not (isinstance(version, int) and isinstance(position, int)):
+            yield Finding("projection", f"how far {made.name} is stored cannot be read")
+        elif not (0 < version <= made.version and 0 <= position <= head):
+            where = f"version {version} up to position {position}"
+            yield Finding("projection", f"{made.name} is stored as {where}, which cannot be")
+
+
+def _defined(ledger: Ledger, table: str) -> list[Any]:
+    return sorted(
+        ledger.select("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name=?", (table,)),
+        key=repr,
+    )
+
+
+def _opened(note: Path, key: PublicKey) -> Checkpoint:
+    try:
+        with note.open("rb") as file:
+            said = file.read(NOTE_BYTES_MAX + 1)
+    except OSError as error:
+        raise BadNote(f"cannot be read: {error.strerror}") from None
+    return opened(said, key)

@@ -93,9 +93,9 @@ def balances(db: str, account: str | None, moment: str | None, as_json: bool) ->
                 "locked": row.locked,
                 "staked": row.staked,
                 "pending": row.pending,
-                "completeness": row.completeness,
                 "version": row.version,
                 "time": time_text(row.time_ns),
+                "completeness": row.completeness,
                 "reason": row.reason,
             }
             for row in rows

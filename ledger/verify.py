@@ -176,9 +176,11 @@ def _order(finding: Finding) -> tuple[bool, bool, int]:
 
 def _sound(stored: Any) -> bool:
     """Whether a row holds what such a row can hold: damage may have changed even its types."""
-    kinds = ((stored.account, str), (stored.version, int), (stored.topic, str), (stored.state, bytes))
     return (
-        all(isinstance(value, kind) for value, kind in kinds)
+        isinstance(stored.account, str)
+        and isinstance(stored.version, int)
+        and isinstance(stored.topic, str)
+        and isinstance(stored.state, bytes)
         and isinstance(stored.seal, bytes | None)
         and stored.version >= 0
         and len(stored.topic) < TOPIC_CHARS_MAX
@@ -394,11 +396,11 @@ class _Again:
             return
         account = self._logins.get(told.session, first.account)
         frame = Frame.of(source, account, payload)
-        made = _reworded(told, decoded(venue, frame))
-        kept = [(each, as_decoded(each.event)) for each in told.events]
-        if not told.late and [(each.account, event) for each, event in kept] == made:
+        said = decoded(venue, frame)
+        if not told.late and [(each.account, each.event) for each in told.events] == list(said):
             return
-        made = _reworded(told, storable(venue, frame, made, self._check))
+        kept = [(each, as_decoded(each.event)) for each in told.events]
+        made = _reworded(told, storable(venue, frame, said, self._check))
         found = list(self._differences(kept, list(made)))
         was_quarantined = not told.late and isinstance(first.event, FrameQuarantined) and len(kept) == 1
         if was_quarantined and not any(isinstance(event, FrameQuarantined) for _, event in made):

@@ -247,7 +247,9 @@ class Subject:
     def swap(self, random: Random) -> str | None:
         """Exchange two events of different accounts: their rows, or only what they say; with their seals, or not."""
         one, other = random.sample(sorted(self.places), 2)
-        columns = random.choice(("originator_id, originator_version", "state", "topic, state", "originator_id"))
+        columns = random.choice(
+            ("originator_id, originator_version", "state", "topic, state", "originator_id")
+        )
         tables = ["stored_events", *(["seals"] if random.random() < 0.5 else [])]
         with self.sql() as store:
             try:
@@ -284,7 +286,9 @@ class Subject:
         last = min(first + random.choice((0, 0, 1, 5, 20)), max(self.places) - 1)
         return self._gone(first, last, random.random() < 0.7, random)
 
-    def _gone(self, first: int, last: int, whole: bool, random: Random, *checkpoints: Checkpoint) -> str | None:
+    def _gone(
+        self, first: int, last: int, whole: bool, random: Random, *checkpoints: Checkpoint
+    ) -> str | None:
         with self.sql() as store:
             kept = set() if whole else set(random.sample(TABLES[1:], random.randint(1, 3)))
             for position in range(first, last + 1):
@@ -311,11 +315,17 @@ class Subject:
         if random.random() < 0.5:
             with Ledger(self.path) as ledger:
                 account = random.choice(("main", "other"))
-                with ledger.intake(scripted.VENUE, account, session=f"new-{position}", now_ns=lambda: T + 999) as intake:
+                with ledger.intake(
+                    scripted.VENUE, account, session=f"new-{position}", now_ns=lambda: T + 999
+                ) as intake:
                     for number in range(random.randrange(60)):
-                        intake.receive(says(delta(999 + number, {"A": "7"}), account=f"scripted:{account}"), T)
+                        intake.receive(
+                            says(delta(999 + number, {"A": "7"}), account=f"scripted:{account}"), T
+                        )
         found = self.verify(self.checkpoint)
-        if any(each.what in ("missing", "checkpoint") and each.account in self.checkpoint.heads for each in found):
+        if any(
+            each.what in ("missing", "checkpoint") and each.account in self.checkpoint.heads for each in found
+        ):
             return None
         return f"backup of {position} events: not found"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from ledger import Ledger
 from ledger.events import Asked, Event
+from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import Balances, Breaks
 from tests.scripted import MAIN, delta, fault, imported, says
@@ -334,7 +334,7 @@ def test_as_of_a_moment_of_a_subaccount_the_sessions_of_its_login_count() -> Non
 
 
 def take(
-    ledger: Ledger, venue: ModuleType, label: str, *frames: Any, session: str = "s1", since_s: float = 0
+    ledger: Ledger, venue: Venue, label: str, *frames: Any, session: str = "s1", since_s: float = 0
 ) -> None:
     at_ns = T + round(since_s * SECOND_NS)
     intake = ledger.intake(venue, label, session=session, opened_ns=at_ns)

@@ -319,6 +319,7 @@ def test_a_late_number_closes_its_part_of_the_hole() -> None:
         ([page(5, 1, more=True), page(6, 2, begins=False, more=True)], False),
         ([page(3, 1, more=True), page(6, 2, begins=False)], False),  # it began before the hole was found
         ([page(6, 2, begins=False)], False),  # its first page is missing
+        ([page(6, 1, begins=False)], False),
         ([page(6, 2, begins=False), page(5, 1, more=True)], True),  # and came late
         ([page(5, 1, more=True), page(7, 3, begins=False), page(6, 2, begins=False, more=True)], True),
         ([page(5, None, more=True), page(6, None, begins=False)], True),

@@ -27,80 +27,28 @@ BLOCKS: Final = 4
 CLEAN_SEEDS: Final = 40
 
 
+def seeds(*texts: str) -> frozenset[int]:
+    return frozenset(int(each) for text in texts for each in text.split())
+
+
 # What is still told otherwise, by seed: whoever mends it takes it out. A seed that is mended and still here fails too.
 OPEN: Final[dict[str, frozenset[int]]] = {
-    "kraken_prime": frozenset(
-        (
-            0,
-            7,
-        )  # as of a moment at which the first numbers of a subscription were lost: proven, and it was not so
-        + (41, 110, 127, 144, 149, 189)  # a page of a baseline is lost: what it held is not held any more
-        + (50, 167)  # the last page of a baseline comes late: whole for the gaps, not for the balances
-        + (60,)  # an older change comes late, and a full statement that is known differs from it
+    "kraken_prime": seeds(
+        "0 7",  # as of a moment at which the first numbers of a subscription were lost: proven, and it was not so
+        "41 110 127 144 149 189",  # a page of a baseline is lost: what it held is not held any more
+        "50 167",  # the last page of a baseline comes late: whole for the gaps, not for the balances
+        "60",  # an older change comes late, and a full statement that is known differs from it
     ),
-    "bitopro": frozenset((16, 55, 79, 103)),  # the same
-    "deltadefi": frozenset((99,)),  # the same
+    "bitopro": seeds("16 55 79 103"),  # the same
+    "deltadefi": seeds("99"),  # the same
     # An answer that names the time of the last change and says what is known is refused as known: no interval ends.
-    "cascade": frozenset(
-        (
-            2,
-            4,
-            10,
-            15,
-            21,
-            24,
-            27,
-            28,
-            33,
-            34,
-            35,
-            36,
-            38,
-            40,
-            42,
-            44,
-            47,
-            48,
-            52,
-            62,
-            63,
-            64,
-            71,
-            73,
-            79,
-            85,
-            89,
-            90,
-        )
-        + (
-            99,
-            100,
-            103,
-            112,
-            114,
-            116,
-            124,
-            125,
-            127,
-            128,
-            135,
-            136,
-            137,
-            138,
-            143,
-            146,
-            155,
-            157,
-            160,
-            168,
-            174,
-            181,
-        )
-        + (189, 194, 197)
+    "cascade": seeds(
+        "2 4 10 15 21 24 27 28 33 34 35 36 38 40 42 44 47 48 52 62 63 64 71 73 79 85 89 90 99 100 103 112 114 116",
+        "124 125 127 128 135 136 137 138 143 146 155 157 160 168 174 181 189 194 197",
     ),
-    "pacifica": frozenset((52,)),  # as of the millisecond after the last row before a hole: proven
+    "pacifica": seeds("52"),  # as of the millisecond after the last row before a hole: proven
 }
-OPEN_CLEAN: Final[dict[str, frozenset[int]]] = {"cascade": frozenset((3, 5, 10, 15, 21, 26, 28, 31))}
+OPEN_CLEAN: Final[dict[str, frozenset[int]]] = {"cascade": seeds("3 5 10 15 21 26 28 31")}
 
 
 def check(

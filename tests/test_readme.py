@@ -60,7 +60,7 @@ def test_a_command_prints_what_the_readme_shows(folder: Path, session: str) -> N
             (folder / args[0]).write_text(shown)
             continue
         if command == "python":  # one file, for a Python without packages
-            run = [sys.executable, "-I", "-S", ROOT / args.pop(0), *args]
+            run = [sys.executable, "-I", "-S", str(ROOT / args.pop(0)), *args]
         else:
             assert command == "accountledger"
             run = [sys.executable, "-m", "ledger", *args]

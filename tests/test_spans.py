@@ -164,7 +164,14 @@ def test_more_places_of_one_text_than_there_are_zeros_are_told_apart() -> None:
         b'"C%d":{"currency":"C%d","amount":"0","available":"0"}' % (number, number) for number in range(200)
     )
     payload = b'{"event":"ACCOUNT_BALANCE","timestamp":1789999999000,"data":{%s}}' % rows
-    found = spans(bitopro.decode, frame(bitopro, payload))[0]
+    decoded: list[Frame] = []
+
+    def decode(asked: Frame) -> Sequence[Statement]:
+        decoded.append(asked)
+        return bitopro.decode(asked)
+
+    found = spans(decode, frame(bitopro, payload))[0]
+    assert 10 > len(decoded)  # not one for each of the 400 places
     starts = [found[index, name].start for index in range(200) for name in ("total", "available")]
     assert [match.start() + 1 for match in re.finditer(b'"0"', payload)] == starts
 
@@ -306,8 +313,8 @@ def test_a_search_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         decoded.append(asked)
         return Summed().decode(asked)
 
-    spans(decode, frame(Summed(), b"2\nADA;1111\nBTC;1111111111"))
-    assert 11 >= len(decoded)
+    spans(decode, frame(Summed(), b"2\nA22222222222222222222;1\nB;1"))
+    assert 11 == len(decoded)
 
 
 def test_events_in_msgpack_are_found_too() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Callable, Generator
-from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -14,14 +13,13 @@ import msgspec
 import pytest
 
 from ledger import Ledger, verify
-from ledger.account import Recorded
-from ledger.errors import BadNote, Corrupt, LedgerError, StoreError
+from ledger.errors import Corrupt, LedgerError
 from ledger.events import TOPICS
-from ledger.notes import Checkpoint, new_key, opened
+from ledger.notes import Checkpoint
 from ledger.verify import Finding, first_bad
 from tests import scripted, tampering
-from tests.scripted import MAIN, delta, feed, fill, said, says, snapshot
-from tests.tampering import LATE, LATER, VENUES, Place, Subject, names, resealed, spoken
+from tests.scripted import MAIN, delta, feed, says, snapshot
+from tests.tampering import LATE, VENUES, Place, Subject, resealed, spoken
 
 T: Final = tampering.T
 Case = Callable[[Random], str | None]
@@ -72,3 +70,325 @@ def test_the_store_that_is_tampered_with_has_every_kind_of_event(subject: Subjec
 @pytest.mark.parametrize("kind", CASES)
 def test_every_change_is_found_and_the_first_bad_event_is_named(subject: Subject, kind: str) -> None:
     assert [] == wrong(subject, kind, CASES[kind])
+
+
+# No false alarm ------------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_clean_ledgers_raise_no_alarm() -> None:
+    random = Random(5)
+    for _ in range(1000):
+        with Ledger() as ledger:
+            checkpoints = clean(ledger, random)
+            assert [] == list(ledger.verify(VENUES, checkpoints=checkpoints))
+
+
+def clean(ledger: Ledger, random: Random) -> list[Checkpoint]:
+    """A ledger as it may come to be: several conversations, some told again or broken off, some frames retried."""
+    checkpoints: list[Checkpoint] = []
+    for number in range(random.randrange(1, 4)):
+        frames = random.sample(spoken(), random.randrange(len(spoken())))
+        session = random.choice(("s1", "s2", f"n{number}"))
+        try:
+            with ledger.intake(
+                scripted.VENUE, "main", session=session, opened_ns=T, now_ns=lambda: T
+            ) as intake:
+                for frame in frames[: random.choice((0, 3, 99))]:
+                    intake.receive(frame, T)
+                intake.receive_all((frame, T) for frame in frames)
+                if random.random() < 0.2:
+                    raise EOFError
+        except (EOFError, LedgerError):
+            pass  # broken off, or another recording of that name
+        if random.random() < 0.5:
+            retry_all(ledger)
+        if random.random() < 0.5:
+            checkpoints.append(ledger.checkpoint("log", checkpoints))
+    if LATE in {frame[:1] for frame in frames_of(ledger)}:
+        retry_all(ledger)  # what can be read today is a finding as long as nobody retries
+    return checkpoints
+
+
+def frames_of(ledger: Ledger) -> list[bytes]:
+    return [ledger.evidence(each) or b"" for each in ledger.replay()]
+
+
+def retry_all(ledger: Ledger) -> None:
+    for each in list(ledger.replay()):
+        if type(each.event).__name__ == "FrameQuarantined":
+            ledger.retry(VENUES, each.account, each.version)
+
+
+def test_an_empty_ledger_is_right_and_has_a_checkpoint() -> None:
+    with Ledger() as ledger:
+        made = ledger.checkpoint("log")
+        assert (0, {}) == (made.size, made.heads)
+        assert [] == list(ledger.verify(VENUES, checkpoints=[made]))
+
+
+def test_progress_is_told_by_the_thousand() -> None:
+    told: list[int] = []
+    with Ledger() as ledger:
+        feed(ledger, *(says(delta(n, {"A": "1"})) for n in range(2100)))
+        assert [] == list(ledger.verify(advance=told.append))
+    assert [1000, 1000] == told
+
+
+# Who can write the store ---------------------------------------------------------------------------------------------
+
+
+def edited(store: sqlite3.Connection, position: int) -> None:
+    """Change an amount of an event, keeping it readable."""
+    (state,) = store.execute("SELECT state FROM stored_events WHERE rowid=?", (position,)).fetchone()
+    assert b"2.50" in state
+    store.execute(
+        "UPDATE stored_events SET state=? WHERE rowid=?", (state.replace(b"2.50", b"9.50"), position)
+    )
+
+
+def first_balance(subject: Subject) -> Place:
+    subject.write()
+    with Ledger(subject.path, read_only=True) as ledger:
+        found = next(each for each in ledger.replay() if type(each.event).__name__ == "BalanceSnapshot")
+    return subject.places[found.position]
+
+
+def test_an_edit_with_all_seals_made_anew_is_found_by_the_checkpoint_which_names_the_account(
+    subject: Subject,
+) -> None:
+    place = first_balance(subject)
+    with subject.sql() as store:
+        edited(store, place.position)
+        resealed(store)
+    with Ledger(subject.path, read_only=True) as ledger:
+        assert [] == list(ledger.verify())  # consistent in itself
+        found = list(ledger.verify(checkpoints=[subject.checkpoint]))
+    assert ["checkpoint"] == [each.what for each in found]
+    assert place.account == found[0].account
+
+
+def test_an_edit_with_all_seals_made_anew_is_found_by_the_evidence_which_names_the_event(
+    subject: Subject,
+) -> None:
+    place = first_balance(subject)
+    with subject.sql() as store:
+        edited(store, place.position)
+        resealed(store)
+    bad = first_bad(subject.verify(subject.checkpoint))
+    assert bad is not None
+    assert ("decode", place.account, place.version, place.position) == (
+        bad.what,
+        bad.account,
+        bad.version,
+        bad.position,
+    )
+
+
+def test_events_taken_out_and_all_others_renumbered_and_resealed_are_found_by_the_checkpoint(
+    subject: Subject,
+) -> None:
+    with subject.sql() as store:
+        place = next(p for p in subject.places.values() if p.account == MAIN and p.version == 6)
+        store.execute("DELETE FROM stored_events WHERE rowid=?", (place.position,))
+        for row in range(place.position + 1, len(subject.places) + 1):
+            store.execute("UPDATE stored_events SET rowid=? WHERE rowid=?", (row - 1, row))
+        for version in range(place.version + 1, 40):
+            store.execute(
+                "UPDATE stored_events SET originator_version=? WHERE originator_id=? AND originator_version=?",
+                (version - 1, MAIN, version),
+            )
+        resealed(store)
+    found = subject.verify(subject.checkpoint)
+    assert ("missing", MAIN) in {(each.what, each.account) for each in found}
+
+
+def test_two_accounts_in_another_order_are_found_by_the_root() -> None:
+    """Each account's own seals are the same: only the tree knows the order."""
+    with Ledger() as ledger, Ledger() as other:
+        for into, accounts in ((ledger, "ab"), (other, "ba")):
+            for account in accounts:
+                frame = says(delta(1, {"A": "1"}), account=f"scripted:{account}")
+                with into.intake(
+                    scripted.VENUE, account, session=account, opened_ns=T, now_ns=lambda: T
+                ) as intake:
+                    intake.receive(frame, T)
+        said = ledger.checkpoint("log")
+        assert said.heads == other.checkpoint("log").heads
+        assert [("checkpoint", None)] == [
+            (each.what, each.account) for each in other.verify(checkpoints=[said])
+        ]
+
+
+def test_a_checkpoint_of_another_ledger_is_found_out(subject: Subject) -> None:
+    subject.write()
+    with Ledger() as other:
+        feed(other, says(snapshot(1, {"A": "1"})))
+        said = other.checkpoint("log")
+    assert subject.verify(said)
+
+
+def test_a_checkpoint_whose_heads_are_not_its_size_is_found_out(subject: Subject) -> None:
+    subject.write()
+    said = subject.checkpoint
+    for forged in (
+        msgspec.structs.replace(said, heads={}),
+        msgspec.structs.replace(said, size=said.size + 1),
+        msgspec.structs.replace(said, size=0),
+        msgspec.structs.replace(said, size=0, heads={}),
+        msgspec.structs.replace(said, root=bytes(32)),
+    ):
+        assert subject.verify(forged)
+
+
+def test_no_checkpoint_is_made_of_what_is_wrong_or_does_not_go_on_from_the_last(subject: Subject) -> None:
+    with subject.sql() as store:
+        edited(store, first_balance(subject).position)
+    with subject.sql() as store:
+        edited(store, 2)
+    with Ledger(subject.path, read_only=True) as ledger, pytest.raises(Corrupt, match="not signed"):
+        ledger.checkpoint("log")
+    with subject.sql() as store:
+        edited(store, 2)
+        resealed(store)
+    with Ledger(subject.path, read_only=True) as ledger:
+        ledger.checkpoint("log")
+        with pytest.raises(Corrupt, match="not signed"):
+            ledger.checkpoint("log", [subject.checkpoint])
+    subject.write(subject.backups[5])
+    with Ledger(subject.path, read_only=True) as ledger, pytest.raises(Corrupt, match="not signed"):
+        ledger.checkpoint("log", [subject.checkpoint])
+
+
+def test_events_gone_from_the_end_without_their_seals_are_found_without_a_checkpoint(
+    subject: Subject,
+) -> None:
+    with subject.sql() as store:
+        store.execute("DELETE FROM stored_events WHERE rowid=(SELECT max(rowid) FROM stored_events)")
+        last = max(subject.places)
+        key = next(key for key, place in subject.of_key.items() if place.position == last)
+        store.execute("DELETE FROM natural_keys WHERE account=? AND at_ns=? AND key=?", key)
+    assert ["missing"] == [each.what for each in subject.verify()]
+
+
+def test_an_event_written_otherwise_but_saying_the_same_is_found(subject: Subject) -> None:
+    """The bytes are sealed, not what they mean."""
+    place = first_balance(subject)
+    with subject.sql() as store:
+        (state,) = store.execute(
+            "SELECT state FROM stored_events WHERE rowid=?", (place.position,)
+        ).fetchone()
+        wider = b"\xdc\x00" + bytes([state[0] & 0x0F]) + state[1:]  # the array's length in two bytes
+        same = msgspec.msgpack.decode(state) == msgspec.msgpack.decode(wider)
+        assert (0x90, True) == (state[0] & 0xF0, same)
+        store.execute("UPDATE stored_events SET state=? WHERE rowid=?", (wider, place.position))
+    found = subject.verify()
+    assert [("seal", place.version)] == [(each.what, each.version) for each in found]
+
+
+def test_evidence_that_is_of_no_event_is_found(subject: Subject) -> None:
+    with subject.sql() as store:
+        store.execute("INSERT INTO evidence VALUES ('elsewhere', 1, x'00')")
+    assert ["frame"] == [each.what for each in subject.verify()]
+
+
+def test_a_natural_key_that_became_bytes_is_found(subject: Subject) -> None:
+    """Python hashes bytes like the text they spell."""
+    with subject.sql() as store:
+        store.execute("UPDATE natural_keys SET key=CAST(key AS BLOB) WHERE key='fill:f1'")
+    bad = first_bad(subject.verify())
+    assert bad is not None
+    place = next(place for key, place in subject.of_key.items() if key[2] == "fill:f1")
+    assert (place.account, place.version) == (bad.account, bad.version)
+
+
+def test_a_natural_key_of_no_event_is_found(subject: Subject) -> None:
+    """What has it would be refused as known when it comes."""
+    with subject.sql() as store:
+        store.execute("INSERT INTO natural_keys VALUES ('scripted:main', 0, 'fill:f77')")
+    assert ["key"] == [each.what for each in subject.verify()]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON natural_keys BEGIN DELETE FROM natural_keys; END",
+        "PRAGMA writable_schema=ON; UPDATE sqlite_master SET sql=replace(sql, 'payload BLOB NOT NULL', 'payload BLOB')",
+        "PRAGMA writable_schema=ON; UPDATE sqlite_master SET sql=replace(sql, 'topic TEXT', 'topic TEXU')",
+    ],
+)
+def test_a_table_that_is_defined_otherwise_is_found(subject: Subject, statement: str) -> None:
+    with subject.sql() as store:
+        store.executescript(statement)
+    assert "file" in {each.what for each in subject.verify()}
+
+
+def test_a_table_of_somebody_else_in_the_same_file_is_no_finding(subject: Subject) -> None:
+    with subject.sql() as store:
+        store.executescript("CREATE TABLE mine (a INTEGER PRIMARY KEY); CREATE INDEX mine_a ON mine (a)")
+    assert [] == subject.verify(subject.checkpoint)
+
+
+# A verify with a defect is found out ---------------------------------------------------------------------------------
+
+
+def test_a_verify_that_does_not_compare_the_evidence_is_found_out(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify._Frames, "check", _unchecked)
+    monkeypatch.setattr(verify._Again, "check", lambda *_: iter(()))
+    assert wrong(subject, "bit_of_a_cell", 60)
+
+
+def _unchecked(frames: Any, told: Any) -> Generator[Finding, None, bytes | None]:
+    frames._next = next(frames._stored, None)
+    yield from ()
+    return None
+
+
+def test_a_verify_that_allows_holes_between_positions_is_found_out(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = verify.Chain.check
+    monkeypatch.setattr(
+        verify.Chain,
+        "check",
+        lambda chain, stored: [each for each in check(chain, stored) if "positions" not in each.reason],
+    )
+    assert wrong(subject, "middle", 100)
+
+
+def test_a_verify_that_hashes_what_it_decoded_is_found_out(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = verify.leaf
+
+    def decoded(version: int, topic: str, state: bytes) -> bytes:
+        again = msgspec.msgpack.encode(msgspec.msgpack.decode(state, type=TOPICS[topic]))
+        return real(version, topic, again)
+
+    monkeypatch.setattr(verify, "leaf", decoded)
+    with pytest.raises(AssertionError):
+        test_an_event_written_otherwise_but_saying_the_same_is_found(subject)
+
+
+def test_a_verify_that_does_not_count_the_seals_is_found_out(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify.Chain, "end", lambda *_: iter(()))
+    with pytest.raises(AssertionError):
+        test_events_gone_from_the_end_without_their_seals_are_found_without_a_checkpoint(subject)
+
+
+def test_a_verify_that_takes_a_checkpoint_by_its_root_alone_is_found_out(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify._Against, "end", lambda *_: iter(()))
+    assert wrong(subject, "tail", 30)
+    assert wrong(subject, "backup", 30)
+
+
+def test_a_verify_that_does_not_compare_the_natural_keys_is_found_out(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify._Keys, "end", lambda *_: iter(()))
+    assert wrong(subject, "bit_of_a_cell", 60)

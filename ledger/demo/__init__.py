@@ -160,7 +160,7 @@ def _findings(ledger: Ledger, ended: list[Health]) -> list[dict[str, str]]:
             each.account,
             f"{each.kind} break",
             f"{each.subject} {each.part or ''}: expected {each.expected}, stated {each.stated}{_end(each)}",
-            each.stated_version,
+            each.stated_version or each.expected_version or 0,
         )
         for each in Breaks(ledger).rows()
     ]

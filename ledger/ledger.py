@@ -238,10 +238,9 @@ class Ledger:
             raise ValueError(f"{account} version {version} is no quarantined frame")
         source, reason = recorded.event.source, recorded.event.reason
         near = self._store.all_events(after=recorded.position - 2, upto=recorded.position + 1)
-        places = [
-            (each.event.source.session, each.event.source.ordinal, each.event.source.late_ns) for each in near
-        ]
-        if source.evidence and places.count((source.session, source.ordinal, None)) > 1:
+        others = [each.event.source for each in near if each.position != recorded.position]
+        place = (source.session, source.ordinal, source.evidence, None)
+        if any((each.session, each.ordinal, each.evidence, each.late_ns) == place for each in others):
             return Retried("stays", 0, "the rest of this frame was recorded when it came")
         payload = self._store.evidence(source.session, source.ordinal)
         venue = next((venue for venue in venues if source.venue == venue.NAME), None)

@@ -22,9 +22,7 @@ from tests.scripted import (
     delta,
     fault,
     feed,
-    fill,
     imported,
-    order,
     said,
     says,
     snapshot,
@@ -416,69 +414,6 @@ def test_every_number_is_in_one_hole_at_most_and_live_is_replay(frames: list[byt
         }
 
 
-# Executions without fills
-
-
-def order_lives(*frames: bytes) -> list[tuple[str, str, int, int | None, str | None]]:
-    with Ledger() as ledger:
-        feed(ledger, *frames)
-        live = Gaps(ledger)
-        return [(gap.start, gap.missing, gap.version, gap.closed_by, gap.closed_how) for gap in live.rows()]
-
-
-def test_an_order_that_was_executed_further_than_its_fills_is_a_gap_until_they_arrive() -> None:
-    (gap,) = gaps(says(order("o1", 5, "3.5"), fill("f1", 5, quantity="1")))
-    assert (
-        Gap(
-            MAIN,
-            "fills",
-            "o1",
-            "o1",
-            "2.5",
-            "the fills of this order, no balance",
-            "s1",
-            None,
-            2,
-            RECEIVED_NS,
-        )
-        == gap
-    )
-    assert [("o1", "2.5", 2, 5, "its fills arrived")] == order_lives(
-        says(order("o1", 5, "3.5"), fill("f1", 5)), says(fill("f2", 6), fill("f3", 6, quantity="1.5"))
-    )
-
-
-def test_an_order_before_its_fills_in_one_frame_is_no_gap() -> None:
-    assert [] == order_lives(says(order("o1", 5, "2"), fill("f1", 5), fill("f2", 5)))
-    assert [] == order_lives(says(fill("f1", 5), fill("f2", 5), order("o1", 5, "2")))
-    assert [] == order_lives(says(fill("f1", 5), fill("f2", 5)), says(order("o1", 5, "1")))  # more: no gap
-
-
-def test_a_gap_that_grew_and_shrank_is_told_as_it_was_at_the_most() -> None:
-    grew = [says(order("o1", 5, "2")), says(order("o1", 6, "7")), says(fill("f1", 6, quantity="3"))]
-    assert [("o1", "4", 2, None, None)] == order_lives(*grew)
-    assert [("o1", "7", 2, 5, "its fills arrived")] == order_lives(*grew, says(fill("f2", 6, quantity="4")))
-
-
-def test_a_later_statement_that_less_was_executed_closes_the_gap_and_an_older_one_does_not() -> None:
-    less = "a later statement of the order says that less was executed"
-    assert [("o1", "2", 2, 3, less)] == order_lives(says(order("o1", 5, "2")), says(order("o1", 6, "0")))
-    assert [("o1", "2", 2, None, None)] == order_lives(says(order("o1", 5, "2")), says(order("o1", 4, "0")))
-
-
-def test_a_fill_told_twice_counts_once_and_fills_of_an_unknown_order_wait_for_it() -> None:
-    assert [("o1", "1", 4, None, None)] == order_lives(
-        says(fill("f1", 5)), says(fill("f1", 5)), says(order("o1", 5, "2"))
-    )
-
-
-def test_the_next_gap_of_an_order_is_another_one() -> None:
-    assert [
-        ("o1", "1", 4, None, None),
-        ("o1", "2", 2, 3, "its fills arrived"),
-    ] == order_lives(says(order("o1", 5, "2")), says(fill("f1", 5, quantity="2")), says(order("o1", 6, "3")))
-
-
 # Times when nobody listened
 
 
@@ -532,7 +467,7 @@ def test_between_two_sessions_nobody_listened_until_the_whole_account_is_stated(
             )
             == gap
         )
-        session(ledger, "c", 40, 50, stated(41))
+        session(ledger, "c", 40, 50, stated(41), stated(45))
         assert [(20, 30, "b", 8)] == blind(ledger)
         (gap,) = Gaps(ledger).rows()
         assert ("closed", 8, 41, AGAIN) == life(gap)

@@ -16,6 +16,7 @@ from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import (
     Accounts,
     Balances,
+    Breaks,
     Fills,
     Gaps,
     History,
@@ -42,6 +43,7 @@ PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (
     History,
     Gaps,
     Sessions,
+    Breaks,
     Quarantine,
 )
 

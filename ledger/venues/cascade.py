@@ -183,10 +183,12 @@ def _queried(asked: Asked, name: str) -> str:
 
 
 def _stated(source: Source, account: str, index: int, balance: str, updated_at: int | UnsetType) -> Statement:
-    """Requests may be checksummed (mixed case), pushes are lower case: the account is the same. A statement that names
-    its time is the same, however it came."""
+    """Requests may be checksummed (mixed case), pushes are lower case: the account is the same. A push that names its time
+    is the same, however often it comes; an answer is news each time it is asked for: that it is so still."""
     place = f"{account.lower()}/{index}"
     key = "" if updated_at is UNSET else f"statement:{place}:{updated_at}:{balance}"
+    if source.asked is not None:
+        key = f"answer:{place}:{source.asked.at_ns}:{balance}"
     return f"{NAME}:{place}", BalanceDelta(source, key, (Balance(ASSET, ASSET, balance),))
 
 

@@ -450,7 +450,7 @@ class _Again:
                     f"today's decoder makes one more event of its frame, of {account}: {type(event).__name__}"
                 )
                 yield Finding(
-                    "decode", reason, last.account, last.version, last.position, decoded=_json(event)
+                    "decode", reason, last.account, last.version, last.position, decoded=_json(account, event)
                 )
 
 
@@ -472,9 +472,11 @@ def _differs(each: Recorded, event: Event, other: Statement | None) -> Finding:
         reason = f"today's decoder makes a different {now} of its frame"
         if isinstance(event, FrameQuarantined) and not isinstance(other[1], FrameQuarantined):
             reason = f"quarantined, but today's decoder makes a {now} of it: accountledger quarantine retry"
-    made = None if other is None else _json(other[1])
-    return Finding("decode", reason, each.account, each.version, each.position, _json(event), made)
+    made = None if other is None else _json(*other)
+    return Finding(
+        "decode", reason, each.account, each.version, each.position, _json(each.account, event), made
+    )
 
 
-def _json(event: Event) -> str:
-    return json.encode({"event": type(event).__name__, **by_name(event)}).decode()
+def _json(account: str, event: Event) -> str:
+    return json.encode({"account": account, "event": type(event).__name__, **by_name(event)}).decode()

@@ -17,6 +17,9 @@ from projections.tables import Database, Table
 RANGES_MAX: Final = 32
 """Holes in one statement that are remembered; with more it never becomes whole."""
 
+NEVER: Final = (-1, -1)
+"""No number: a hole that nothing fills."""
+
 _ranges: Final = msgspec.json.Decoder(list[tuple[int, int]])
 
 
@@ -64,10 +67,9 @@ class Statements:
         event = recorded.event
         if isinstance(event, BalanceSnapshot):
             return self._page(recorded, event)
-        if event.source.sequence is not None:
-            self._count(recorded)
+        row = None if event.source.sequence is None else self._count(recorded)
         if not is_answer(event):
-            return None
+            return None if row is None else self._full(recorded, row)
         source = event.source
         return Full(
             recorded.account,
@@ -79,22 +81,25 @@ class Statements:
             True,
         )
 
-    def _count(self, recorded: Recorded) -> None:
-        """A number of a subscription in which a statement is arriving."""
+    def _count(self, recorded: Recorded) -> PagesRow | None:
+        """A number of a subscription in which a statement is arriving, and that statement."""
         source = recorded.event.source
         number = source.sequence
         row = None if source.subscription is None else self._rows.get(recorded.account, source.subscription)
         if row is None or row.reached is None or number is None:
-            return
+            return None
         if number > row.reached:
             if number > row.reached + 1:
                 missing = [*_ranges.decode(row.missing), (row.reached + 1, number - 1)]
-                row.missing = msgspec.json.encode(missing[-RANGES_MAX - 1 :]).decode()
+                if len(missing) > RANGES_MAX:
+                    missing = [NEVER, *missing[-RANGES_MAX:]]
+                row.missing = msgspec.json.encode(missing).decode()
             row.reached = number
             self._rows.put(row)
         elif row.missing != "[]":
             row.missing = msgspec.json.encode(_without(_ranges.decode(row.missing), number)).decode()
             self._rows.put(row)
+        return row
 
     def _page(self, recorded: Recorded, event: BalanceSnapshot) -> Full | None:
         self._count(recorded)
@@ -104,8 +109,11 @@ class Statements:
         row.since_ns = min(row.since_ns, time_of(event))
         if not event.more:
             row.last = max(row.last or 0, event.source.sequence or 0)
-        if row.last is None or not row.begun or not _is_whole(row):
-            self._rows.put(row)
+        self._rows.put(row)
+        return self._full(recorded, row)
+
+    def _full(self, recorded: Recorded, row: PagesRow) -> Full | None:
+        if not _is_whole(row):
             return None
         self._rows.drop(row)
         return Full(
@@ -130,7 +138,7 @@ class Statements:
             if number is not None and number <= (row.reached or 0):
                 if row.begun:
                     return None  # an older statement
-                ranges = [each for each in _ranges.decode(row.missing) if each[0] > number]
+                ranges = [each for each in _ranges.decode(row.missing) if each[0] > number or each == NEVER]
                 row.begun, row.sequence, row.missing = True, number, msgspec.json.encode(ranges).decode()
                 return row
         if not event.begins and number is None:
@@ -153,8 +161,8 @@ class Statements:
 
 def _is_whole(row: PagesRow) -> bool:
     """Whether every page up to the last is there, as far as numbers tell."""
-    missing = _ranges.decode(row.missing)
-    return len(missing) <= RANGES_MAX and all(first > (row.last or 0) for first, _ in missing)
+    last = row.last
+    return last is not None and row.begun and all(first > last for first, _ in _ranges.decode(row.missing))
 
 
 def _without(ranges: list[tuple[int, int]], number: int) -> list[tuple[int, int]]:

@@ -194,6 +194,12 @@ def test_a_break_filled_in_part_is_what_is_left_and_told_as_it_was_found_when_it
     assert [("5", "closed", 8)] == pages([TEN[0], TEN[6]], [TEN[1], TEN[5]], TEN[2:5])[:1]
 
 
+def test_what_is_left_of_a_break_was_found_when_the_break_was() -> None:
+    with Ledger() as ledger:
+        feed(ledger, says(TEN[0], TEN[6]), says(TEN[1]), says(TEN[4]))
+        assert [(3, 70), (3, 70)] == [(gap.version, gap.time_ns) for gap in Gaps(ledger).rows()]
+
+
 def test_a_row_in_the_middle_splits_a_break_and_each_part_has_its_own_life() -> None:
     assert [("2", "open", None)] * 2 == pages([TEN[0], TEN[6]], [TEN[3]])
     assert [("2", "open", None), ("2", "closed", 6)] == pages([TEN[0], TEN[6]], [TEN[3]], TEN[4:6])

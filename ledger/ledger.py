@@ -43,6 +43,8 @@ BATCH_FRAMES_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 ACCOUNTS_CACHED_MAX: Final = 1024
 CONFLICTS_MAX: Final = 3
+FILE_SESSION: Final = "file-"
+"""How the session of a recording that has neither a name nor times of its own begins (`Ledger.session_of`)."""
 
 Arrival: TypeAlias = tuple[bytes, int] | tuple[bytes, int, Asked | None]
 """A frame's raw bytes, when they came (ns since the epoch, UTC), and the request they answer, if any."""
@@ -157,7 +159,7 @@ class Ledger:
         """
         first = next(iter(frames()), b"")
         digest = sha256(account.encode() + b"\0" + first).hexdigest()
-        stem = f"file-{digest[:24]}"
+        stem = f"{FILE_SESSION}{digest[:24]}"
         number = 1
         while self._store.has_session(account, f"{stem}-{number}") and not self._agrees(
             f"{stem}-{number}", frames()

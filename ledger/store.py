@@ -429,7 +429,7 @@ def _refuse_other_files(path: Path, *, read_only: bool) -> None:
     """Raise NoSuchLedger where the file is something else. Looks without writing: such a file stays as it is."""
     if not path.is_file():
         raise NoSuchLedger(f"{path}: not a ledger (not a file)")
-    damage = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    damage = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB)
     try:
         tables = _tables(path, "ro")
         if tables is None and not read_only:
@@ -438,7 +438,7 @@ def _refuse_other_files(path: Path, *, read_only: bool) -> None:
         code = (
             sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else error.sqlite_errorcode & 0xFF
         )
-        if code in damage and _was_ledger(path):
+        if code == sqlite3.SQLITE_CORRUPT or (code in damage and _was_ledger(path)):
             raise Corrupt(f"{path}: a damaged ledger ({error})") from error
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
             raise NoSuchLedger(f"{path}: not a ledger ({error})") from error

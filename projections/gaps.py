@@ -84,6 +84,11 @@ class Gap(Struct, frozen=True, rename={"start": "from", "end": "to"}):
     closed_ns: int | None = None
     closed_how: str | None = None
 
+    @property
+    def healed(self) -> bool:
+        """Whether what was missing is there after all; a gap that is closed and not healed was lost for good."""
+        return self.state == "closed" and self.closed_how != STATED
+
 
 class _Fold:
     """Holes in sequences, and executions without fills: what needs tables of its own."""

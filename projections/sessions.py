@@ -23,12 +23,10 @@ from ledger.events import (
     SessionOpened,
     time_of,
 )
+from ledger.ledger import FILE_SESSION
 from projections.statements import Statements
 from projections.subscription import Subscription
 from projections.tables import Database, Table
-
-UNTIMED: Final = "file-"
-"""How `Ledger.session_of` begins the name of a recording without times: it was read, nobody was listening."""
 
 
 class SessionRow(Struct):
@@ -280,7 +278,7 @@ def _session(row: SessionRow, last_ns: int, last_ordinal: int, quarantined: int)
         row.control,
         max(row.quarantined, quarantined),
         not closed,
-        not row.session.startswith(UNTIMED),
+        not row.session.startswith(FILE_SESSION),
     )
 
 
@@ -316,23 +314,32 @@ def _blind(
     if any(row.imported for row in channels) or all(row.events == row.quarantined for row in channels):
         return []
     first_heard_ns = min(row.first_ns for row in channels if row.events > row.quarantined)
-    opened = {each.session: each for each in sessions if each.timed}
+    timed = [each for each in sessions if each.timed]
+    opened = {each.session: each.opened_ns for each in timed}
+    first = {each.opened_ns: each.session for each in reversed(timed)}
+    # What is said in sessions that began at or after a time, latest first; and before a time, earliest first.
+    told = [
+        (opened[row.session], row.first_version, row.full_ns, row.full_version)
+        for row in channels
+        if row.session in opened
+    ]
+    told += [(each.opened_ns, each.version, None, None) for each in sessions if each.account == account]
+    told.sort(key=lambda each: each[0])
+    heard = sorted(((row.last_ns, row.last_version) for row in channels), reverse=True)
     found: list[Blind] = []
-    for (_, from_ns), (to_ns, _) in pairwise(intervals):
+    version: int | None = None
+    full: tuple[int, int | None] | None = None
+    for (_, from_ns), (to_ns, _) in reversed(list(pairwise(intervals))):
         if first_heard_ns > from_ns:
-            continue
-        after = next(each for each in sessions if each.timed and each.opened_ns == to_ns)
-        later = [row for row in channels if row.session in opened and opened[row.session].opened_ns >= to_ns]
-        versions = [row.first_version for row in later]
-        versions += [each.version for each in sessions if each.opened_ns >= to_ns and each.account == account]
-        before = max((row.last_version for row in channels if row.last_ns <= from_ns), default=0)
-        closing = min(
-            ((row.full_ns, row.full_version) for row in later if row.full_ns is not None),
-            default=(None, None),
+            break
+        while told and told[-1][0] >= to_ns:
+            _, said, full_ns, full_version = told.pop()
+            version = said if version is None else min(version, said)
+            if full_ns is not None:
+                full = (full_ns, full_version) if full is None else min(full, (full_ns, full_version))
+        before = (
+            next((last for last_ns, last in heard if last_ns <= from_ns), 0) if version is None else version
         )
-        found.append(
-            Blind(
-                account, from_ns, to_ns, after.session, min(versions, default=before), closing[1], closing[0]
-            )
-        )
-    return found
+        closed_ns, closed_by = (None, None) if full is None else full
+        found.append(Blind(account, from_ns, to_ns, first[to_ns], before, closed_by, closed_ns))
+    return found[::-1]

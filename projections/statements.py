@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ledger import Recorded
-from ledger.events import BalanceSnapshot, is_answer, time_of
+from ledger.events import BalanceDelta, BalanceSnapshot, is_answer, time_of
 from projections.tables import Database, Table
 
 RANGES_MAX: Final = 32
@@ -21,6 +21,7 @@ NEVER: Final = (-1, -1)
 """No number: a hole that nothing fills."""
 
 _ranges: Final = msgspec.json.Decoder(list[tuple[int, int]])
+_strings: Final = msgspec.json.Decoder(list[str])
 
 
 class PagesRow(Struct):
@@ -40,11 +41,14 @@ class PagesRow(Struct):
     last: int | None = None
     begun: bool = False
     """Whether the first page is there."""
+    named: str = "[]"
+    """The assets that its pages named so far (a JSON list)."""
 
 
 class Full(Struct, frozen=True):
-    """A full statement: where it began (`since_*`, and the number of its first page where it has one), and the version
-    of its last page. `answer`: it is full for the assets it names only (`ledger.events.is_answer`)."""
+    """A full statement: where it began (`since_*`, and the number of its first page where it has one), the version of
+    the page that made it whole, the assets it names, and the highest number of its subscription by then. `answer`: it is
+    full for the assets it names only (`ledger.events.is_answer`)."""
 
     account: str
     version: int
@@ -53,6 +57,8 @@ class Full(Struct, frozen=True):
     subscription: str | None
     sequence: int | None
     answer: bool
+    named: frozenset[str]
+    reached: int | None = None
 
 
 class Statements:
@@ -79,6 +85,7 @@ class Statements:
             source.subscription,
             source.sequence,
             True,
+            _names(event),
         )
 
     def _count(self, recorded: Recorded) -> PagesRow | None:
@@ -124,6 +131,8 @@ class Statements:
             row.subscription,
             row.sequence,
             False,
+            named,
+            row.reached,
         )
 
     def _pages(self, recorded: Recorded, event: BalanceSnapshot) -> PagesRow | None:
@@ -157,6 +166,10 @@ class Statements:
             None,
             event.begins,
         )
+
+
+def _names(event: BalanceSnapshot | BalanceDelta) -> frozenset[str]:
+    return frozenset(balance.asset_id for balance in event.balances)
 
 
 def _is_whole(row: PagesRow) -> bool:

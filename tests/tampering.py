@@ -217,7 +217,7 @@ class Subject:
         data = bytearray(self.clean)
         bit = random.randrange(8 * len(data))
         data[bit // 8] ^= 1 << bit % 8
-        self.write(data)
+        self.write(bytes(data))
         if self.verify() or content(self.path) == self.content:
             return None
         return f"bit {bit} of the file: not found"
@@ -228,12 +228,10 @@ class Subject:
         with self.sql() as store:
             rows = store.execute(f"SELECT {_keys[table]}, {column} FROM {table}").fetchall()
             *key, cell = random.choice(rows)
-            place = {
-                "stored_events": lambda: self.places[key[0]],
-                "seals": lambda: self.places[key[0]],
-                "evidence": lambda: self.of_frame[key[0], key[1]],
-                "natural_keys": lambda: self.of_key[key[0], key[1], key[2]],
-            }[table]()
+            of: Mapping[Any, Place] = {"evidence": self.of_frame, "natural_keys": self.of_key}.get(
+                table, self.places
+            )  # type: ignore[assignment]
+            place = of[key[0] if len(key) == 1 else tuple(key)]
             given = "CAST(? AS TEXT)" if isinstance(cell, str) else "?"
             where = " AND ".join(f"{name}=?" for name in _keys[table].split(", "))
             try:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
 from ledger import Ledger
 from projections import Quarantine
 from projections.quarantine import QuarantineRow
-from tests.scripted import MAIN, RECEIVED_NS, delta, fault, feed, says
+from tests import scripted
+from tests.scripted import MAIN, RECEIVED_NS, delta, fault, feed, fill, said, says
+from tests.tampering import LATE, LATER
 
 
 def test_an_unreadable_frame_is_kept_whole_with_its_reason(tmp_path: Path) -> None:
@@ -67,3 +71,119 @@ def test_what_is_understood_is_not_in_quarantine() -> None:
     with Ledger() as ledger:
         feed(ledger, says(delta(1, {"A": "1"})), says())
         assert [] == Quarantine(ledger).rows()
+
+
+# Second chance -------------------------------------------------------------------------------------------------------
+
+NOW_NS = RECEIVED_NS + 10**9
+
+
+def retry(ledger: Ledger, version: int = 2, now_ns: int = NOW_NS) -> tuple[str, int]:
+    retried = ledger.retry([LATER], MAIN, version, now_ns=lambda: now_ns)
+    return retried.result, retried.events
+
+
+def test_what_reads_today_becomes_late_events_and_leaves_the_quarantine(tmp_path: Path) -> None:
+    frame = LATE + said(
+        (MAIN, delta(1, {"A": "1"})), (MAIN, delta(1, {"A": "1"})), ("scripted:b", fill("f", 2, key="f"))
+    )
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, frame, b"\xff")
+        assert ("read", 3) == retry(ledger)
+        late = list(ledger.replay())[-3:]
+        assert [(MAIN, 5), (MAIN, 6), ("scripted:b", 1)] == [(each.account, each.version) for each in late]
+        assert {NOW_NS} == {each.event.source.late_ns for each in late}
+        assert {RECEIVED_NS} == {each.event.source.received_ns for each in late}
+        assert {frame} == {ledger.evidence(each) for each in late}
+        assert ["", ""] != [each.event.key for each in late[:2]]
+        assert [2] == [row.ordinal for row in Quarantine(ledger).rows()]
+        assert [] == list(ledger.verify([LATER]))
+
+
+def test_a_second_retry_changes_nothing_also_after_a_restart(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, LATE + says(delta(1, {"A": "1"}), delta(2, {"A": "2"})))
+        assert ("read", 2) == retry(ledger)
+        assert ("known", 0) == retry(ledger, now_ns=NOW_NS + 1)
+    with Ledger(tmp_path / "a.db") as ledger:
+        assert ("known", 0) == retry(ledger, now_ns=NOW_NS + 2)
+        assert 5 == ledger.position()
+        assert [] == list(ledger.verify([LATER]))
+
+
+def test_a_frame_that_says_nothing_or_nothing_new_is_known() -> None:
+    with Ledger() as ledger:
+        feed(ledger, LATE + says(), LATE + says(fill("f", 1, key="f")), says(fill("f", 1, key="f")))
+        assert ("known", 0) == retry(ledger, 2)
+        assert ("known", 0) == retry(ledger, 3)
+        assert [] == list(ledger.verify([LATER]))
+        # No event can say so: both are still listed as what they were when they came.
+        assert [1, 2] == [row.ordinal for row in Quarantine(ledger).rows()]
+
+
+def test_of_a_frame_that_is_known_in_part_the_rest_is_recorded() -> None:
+    with Ledger() as ledger:
+        feed(ledger, LATE + says(fill("f", 1, key="f"), fill("g", 2, key="g")), says(fill("f", 1, key="f")))
+        assert ("read", 1) == retry(ledger)
+        assert [] == list(ledger.verify([LATER]))
+
+
+def test_what_still_cannot_be_read_stays_with_the_reason_of_today() -> None:
+    with Ledger() as ledger:
+        feed(ledger, b"\xff", LATE + b"\xff")
+        assert ("stays", 0) == retry(ledger, 2)
+        assert ("stays", 0) == retry(ledger, 3)
+        nobody = ledger.retry([], MAIN, 2)
+        assert ("stays", "no venue module") == (nobody.result, nobody.reason)
+        assert 4 == ledger.position()
+
+
+def test_only_a_quarantined_frame_can_be_retried() -> None:
+    with Ledger() as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})))
+        for account, version in ((MAIN, 1), (MAIN, 2), (MAIN, 99), (MAIN, 0), ("scripted:none", 1)):
+            with pytest.raises(ValueError, match="no quarantined frame"):
+                ledger.retry([LATER], account, version)
+
+
+def test_the_last_frame_before_the_end_of_a_conversation_is_retried_too() -> None:
+    """Its closing is recorded at the same place of the conversation."""
+    with Ledger() as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})), LATE + says(delta(2, {"A": "2"})))
+        assert ("read", 1) == retry(ledger, 3)
+
+
+def test_the_same_recording_told_again_after_a_retry_changes_nothing() -> None:
+    frames = [says(delta(1, {"A": "1"})), LATE + says(delta(2, {"A": "2"})), b"\xff"]
+    with Ledger() as ledger:
+        feed(ledger, *frames)
+        retry(ledger, 3)
+        before = list(ledger.replay())
+        for venue in (scripted.VENUE, LATER):
+            with ledger.intake(
+                venue, "main", session="s1", opened_ns=RECEIVED_NS, now_ns=lambda: RECEIVED_NS
+            ) as intake:
+                intake.receive_all([(frame, RECEIVED_NS) for frame in frames])
+        assert before == list(ledger.replay())
+
+
+def test_a_number_that_was_missing_is_filled_late() -> None:
+    def numbered(number: int) -> bytes:
+        return says(delta(number, {"A": str(number)}, sequence=number, subscription="b"))
+
+    with Ledger() as ledger:
+        feed(ledger, numbered(1), LATE + numbered(2), numbered(3))
+        assert ("read", 1) == retry(ledger, 3)
+        late = list(ledger.replay())[-1].event.source
+        assert (2, "b", NOW_NS) == (late.sequence, late.subscription, late.late_ns)
+
+
+def test_a_rebuilt_quarantine_is_the_same() -> None:
+    with Ledger() as ledger:
+        feed(ledger, LATE + says(delta(1, {"A": "1"}), account="scripted:main/0"), b"\xff")
+        assert ("read", 1) == retry(ledger)
+        found = Quarantine(ledger)
+        rows = found.rows()
+        found.subscription.reset()
+        assert rows == found.rows()
+        assert [2] == [row.ordinal for row in rows]

@@ -16,6 +16,7 @@ from ledger import Ledger, verify
 from ledger.errors import Corrupt, LedgerError
 from ledger.events import TOPICS
 from ledger.notes import Checkpoint
+from ledger.seal import leaf
 from ledger.verify import Finding, first_bad
 from tests import scripted, tampering
 from tests.scripted import MAIN, delta, feed, says, snapshot
@@ -360,7 +361,7 @@ def test_a_verify_that_allows_holes_between_positions_is_found_out(
 def test_a_verify_that_hashes_what_it_decoded_is_found_out(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = verify.leaf
+    real = leaf
 
     def decoded(version: int, topic: str, state: bytes) -> bytes:
         again = msgspec.msgpack.encode(msgspec.msgpack.decode(state, type=TOPICS[topic]))

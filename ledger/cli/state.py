@@ -188,15 +188,16 @@ def history(db: str, account: str | None, as_json: bool) -> int:
 @cli.command()
 @db_option
 @account_argument
-@click.option("--open", "open_only", is_flag=True, help="Only what is missing still.")
+@click.option("--open", "open_only", is_flag=True, help="Only what no statement has made up for yet.")
+@click.option("--all", "everything", is_flag=True, help="Also what was missing for a while and arrived late.")
 @json_option
-def gaps(db: str, account: str | None, open_only: bool, as_json: bool) -> int:
-    """What is or was missing, what is suspect because of it, and what closed it: holes in a sequence, breaks in a
-    running balance, times when nobody listened, executions without fills. Exit code 1: a gap is open."""
+def gaps(db: str, account: str | None, open_only: bool, everything: bool, as_json: bool) -> int:
+    """What is missing, what is suspect because of it, and what closed it: holes in a sequence, breaks in a running
+    balance, times when nobody listened, executions without fills. Exit code 1: a gap is open."""
     with reading(db, account) as (ledger, account):
         projection = Gaps(ledger)
         bring_up(ledger, projection.projections)
-        found = projection.rows(account, open_only)
+        found = [gap for gap in projection.rows(account, open_only) if everything or not gap.healed]
         rows = map(fields, found)
         show(rows if as_json else map(_gap_for_people, rows), as_json=as_json, what="gaps")
     return FINDINGS if any(gap.state == "open" for gap in found) else DONE

@@ -1,0 +1,445 @@
+"""keygen, checkpoint, verify and quarantine retry, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import stat
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import pytest
+
+from ledger import Frame, Ledger
+from ledger.cli import VENUES, main, seals
+from ledger.cli.options import PROJECTIONS
+from ledger.events import BalanceSnapshot, Statement
+from ledger.venues import bitopro
+from projections import catch_up
+from tests import tampering
+from tests.scripted import delta, feed, says
+from tests.tampering import LATER, flipped, image
+from tests.terminal import Ran, run
+from tests.test_decoding import Changed, ada, each
+from tests.test_events import load
+from transports.session import _MEMORY, _digest
+
+GOLDEN: Final = Path(__file__).parent / "golden_store"
+FRAME: Final = (tampering.FRAMES / "bitopro" / "first_message_states_all_currencies.frame").read_bytes()
+OTHER: Final = b'{"event":"ACCOUNT_BALANCE","eventID":"2","timestamp":1789999999500,"data":{}}'
+
+
+def ingest(folder: Path, name: str, *frames: bytes) -> Ran:
+    (folder / name).write_bytes(b"".join(frame.replace(b"\n", b"") + b"\n" for frame in frames))
+    return run(folder, "ingest", "--db", "a.db", "bitopro", "main", name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A ledger, a key and a checkpoint, made by the commands themselves."""
+    assert 0 == ingest(tmp_path, "1.ndjson", FRAME).code
+    assert 0 == run(tmp_path, "keygen").code
+    assert 0 == run(tmp_path, "checkpoint", "--db", "a.db").code
+    return tmp_path
+
+
+CHECKED: Final = ("--checkpoint", "a.db.checkpoint", "--public-key", "accountledger.pub")
+
+
+def verify(folder: Path, *args: str) -> Ran:
+    return run(folder, "verify", "--db", "a.db", *args)
+
+
+def findings(folder: Path, *args: str) -> list[dict[str, Any]]:
+    ran = verify(folder, "--json", *args)
+    found: list[dict[str, Any]] = json.loads(ran.out)
+    assert ("", int(bool(found))) == (ran.err, ran.code)
+    return found
+
+
+def change(folder: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(folder / "a.db")) as store:
+        for statement in statements:
+            store.execute(statement)
+        store.commit()
+
+
+def test_a_key_is_made_once_and_the_private_one_is_for_its_owner(tmp_path: Path) -> None:
+    ran = run(tmp_path, "keygen", "--name", "ledger.example")
+    assert (0, "") == (ran.code, ran.err)
+    private, public = tmp_path / "accountledger.key", tmp_path / "accountledger.pub"
+    assert 0o600 == stat.S_IMODE(private.stat().st_mode)
+    assert private.read_text().startswith("PRIVATE+KEY+ledger.example+")
+    assert public.read_text().startswith("ledger.example+")
+    assert private.read_text().strip() not in ran.out
+    before = private.read_bytes()
+    again = run(tmp_path, "keygen")
+    assert (2, before) == (again.code, private.read_bytes())
+    public.unlink()
+    assert (2, before) == (run(tmp_path, "keygen").code, private.read_bytes())
+
+
+def test_a_clean_ledger_verifies_with_its_checkpoint(folder: Path) -> None:
+    assert (0, "") == verify(folder)[::2]
+    ran = verify(folder, *CHECKED)
+    assert (0, "") == (ran.code, ran.err)
+    assert "checkpoint" in ran.out
+    assert [] == findings(folder, *CHECKED)
+
+
+def test_the_checkpoint_is_a_signed_note_beside_the_ledger_or_where_it_is_wanted(folder: Path) -> None:
+    note = (folder / "a.db.checkpoint").read_text()
+    name = (folder / "accountledger.pub").read_text().partition("+")[0]
+    lines = note.split("\n")
+    assert (name, "3", "") == (lines[0], lines[1], lines[4])
+    assert lines[3].startswith("head 3 ")
+    assert lines[3].endswith(' "bitopro:main"')
+    assert lines[5].startswith(f"\u2014 {name} ")
+    assert note == run(folder, "checkpoint", "--db", "a.db", "--out", "-").out
+    assert 0 == run(folder, "checkpoint", "--db", "a.db", "--out", "b.note").code
+    assert note == (folder / "b.note").read_text()
+    assert 2 == run(folder, "checkpoint", "--db", "a.db", "--out", ".").code
+    assert 2 == run(folder, "checkpoint", "--db", "a.db", "--key", "accountledger.pub").code
+
+
+def test_a_ledger_that_went_on_verifies_with_its_old_checkpoint_and_makes_a_new_one(folder: Path) -> None:
+    ingest(folder, "2.ndjson", OTHER)
+    assert 0 == verify(folder, *CHECKED).code
+    before = (folder / "a.db.checkpoint").read_bytes()
+    assert 0 == run(folder, "checkpoint", "--db", "a.db").code
+    assert before != (folder / "a.db.checkpoint").read_bytes()
+    assert 0 == verify(folder, *CHECKED).code
+
+
+def test_an_old_backup_is_found_out_and_no_checkpoint_is_signed_over_it(folder: Path) -> None:
+    shutil.copy(folder / "a.db", folder / "old.db")
+    ingest(folder, "2.ndjson", OTHER)
+    assert 0 == run(folder, "checkpoint", "--db", "a.db").code
+    note = (folder / "a.db.checkpoint").read_bytes()
+    shutil.copy(folder / "old.db", folder / "a.db")
+    assert 0 == verify(folder).code  # by itself it is what it was
+    (first, *_) = findings(folder, *CHECKED)
+    assert ("missing", "bitopro:main", 4) == (first["what"], first["account"], first["version"])
+    ran = run(folder, "checkpoint", "--db", "a.db")
+    assert (1, "", note) == (ran.code, ran.out, (folder / "a.db.checkpoint").read_bytes())
+    assert "not signed" in ran.err
+
+
+def test_a_changed_event_is_named_and_nothing_is_signed(folder: Path) -> None:
+    change(folder, "UPDATE stored_events SET state=replace(state, '1', '2') WHERE rowid=2")
+    ran = verify(folder)
+    assert (1, "") == (ran.code, ran.err)
+    assert ran.out.splitlines()[-1].endswith("first bad event: bitopro:main version 2 (position 2)")
+    (first, *_) = findings(folder)
+    assert ("bitopro:main", 2, 2) == (first["account"], first["version"], first["position"])
+    ran = run(folder, "checkpoint", "--db", "a.db", "--out", "new")
+    assert (1, False) == (ran.code, (folder / "new").exists())
+    assert 1 == len(ran.err.splitlines())
+
+
+@pytest.mark.parametrize("forged", ["edited", "other key", "not one"])
+def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(folder: Path, forged: str) -> None:
+    note = folder / "a.db.checkpoint"
+    if forged == "edited":
+        note.write_bytes(note.read_bytes().replace(b"\n3\n", b"\n2\n"))
+    elif forged == "not one":
+        note.write_bytes(b"\xff")
+    else:
+        name = (folder / "accountledger.pub").read_text().partition("+")[0]
+        run(folder, "keygen", "--key", "k", "--public-key", "p", "--name", name)
+        run(folder, "checkpoint", "--db", "a.db", "--key", "k", "--out", "other")
+        shutil.copy(folder / "other", note)
+    (finding,) = findings(folder, *CHECKED)
+    assert "checkpoint" == finding["what"]
+    ran = run(folder, "checkpoint", "--db", "a.db")
+    assert (2, 1) == (ran.code, len(ran.err.splitlines()))
+
+
+def test_the_options_of_a_checkpoint_go_together_and_bad_ones_are_told_in_a_line(folder: Path) -> None:
+    for args in (
+        ["--checkpoint", "a.db.checkpoint"],
+        ["--public-key", "accountledger.pub"],
+        ["--checkpoint", "no", "--public-key", "accountledger.pub"],
+        ["--checkpoint", "a.db.checkpoint", "--public-key", "a.db.checkpoint"],
+        ["--checkpoint", "a.db.checkpoint", "--public-key", "accountledger.key"],
+    ):
+        ran = verify(folder, *args)
+        assert (2, "", 1) == (ran.code, ran.out, len(ran.err.splitlines()))
+        assert (folder / "accountledger.key").read_text()[-40:].strip() not in ran.err
+
+
+def test_what_is_no_ledger_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("text")
+    (tmp_path / "empty.db").write_bytes(b"")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE stored_events (a)")
+    for name in ("text.db", "empty.db", "other.db", "nowhere.db", "."):
+        for command in (["verify"], ["checkpoint", "--key", "text.db"]):
+            ran = run(tmp_path, *command, "--db", name)
+            assert (2, "", 1) == (ran.code, ran.out, len(ran.err.splitlines())), (name, command, ran)
+
+
+@pytest.mark.parametrize("version", ["v0.1.0", "v0.2.0"])
+def test_a_ledger_of_an_old_version_is_sealed_when_it_is_first_written_to(
+    tmp_path: Path, version: str
+) -> None:
+    load(GOLDEN / f"{version}.sql", tmp_path / "a.db")
+    ran = verify(tmp_path)
+    assert (2, "", 1) == (ran.code, ran.out, len(ran.err.splitlines()))
+    assert "not sealed yet" in ran.err
+    assert 0 == ingest(tmp_path, "1.ndjson", FRAME).code
+    # One event of that store is made up: there never was a frame of it.
+    assert [("frame", 1)] == [(finding["what"], finding["version"]) for finding in findings(tmp_path)]
+
+
+def test_a_killed_sealing_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(GOLDEN / "v0.2.0.sql", tmp_path / "a.db")
+
+    def killed(*_: Any) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ledger.store.leaf", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(tmp_path / "a.db")
+    assert 2 == verify(tmp_path).code
+    with Ledger(tmp_path / "a.db") as ledger:
+        assert ["frame"] == [finding.what for finding in ledger.verify()]  # made up, as above
+
+
+def test_seals_that_were_thrown_away_are_a_finding_where_there_is_a_checkpoint(folder: Path) -> None:
+    change(folder, "DROP TABLE seals")
+    assert 2 == verify(folder).code
+    assert ["missing"] == [finding["what"] for finding in findings(folder, *CHECKED)]
+
+
+def test_a_changed_decoder_is_listed_by_event_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest(tmp_path, "1.ndjson", FRAME, OTHER)
+    monkeypatch.setattr(seals, "VENUES", {**VENUES, "bitopro": Changed(bitopro, each(ada))})
+    code, out, err = called(
+        capsys, "verify", "--db", tmp_path / "a.db", "--export", tmp_path / "found.ndjson"
+    )
+    assert (1, "") == (code, err)
+    assert "bitopro:main version 2" in out
+    (line,) = (tmp_path / "found.ndjson").read_bytes().splitlines()
+    found = json.loads(line)
+    assert ("decode", "bitopro:main", 2) == (found["what"], found["account"], found["version"])
+    assert "BalanceSnapshot" == json.loads(found["stored"])["event"] == json.loads(found["decoded"])["event"]
+    assert found["stored"] != found["decoded"]
+
+
+def called(capsys: pytest.CaptureFixture[str], *args: object) -> Ran:
+    """The command line in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    said = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return Ran(ended.value.code, said.out, said.err)
+
+
+# Everything in the file ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ledger of every kind of event with every projection stored, and what conversations remember."""
+    monkeypatch.setattr(seals, "VENUES", {**VENUES, LATER.NAME: LATER})
+    path = tmp_path / "whole.db"
+    with Ledger(path) as ledger:
+        tampering.record(ledger)
+        catch_up(ledger, [kind(ledger) for kind in PROJECTIONS])
+        ledger.write(
+            [
+                (
+                    f"CREATE TABLE {_MEMORY} (account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)",
+                    [()],
+                ),
+                (f"INSERT INTO {_MEMORY} VALUES (?,?,?)", [("a:b", b"123", _digest("a:b", b"123"))]),
+            ]
+        )
+    path.write_bytes(image(path))
+    return path
+
+
+def test_a_bit_flipped_in_what_projections_stored_or_conversations_remember_is_found(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (0, "") == called(capsys, "verify", "--db", whole)[::2]
+    clean, random = whole.read_bytes(), Random(7)
+    missed: list[Any] = []
+    with closing(sqlite3.connect(whole)) as store:
+        names = [name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+        columns = {name: [row[1] for row in store.execute(f"PRAGMA table_info({name})")] for name in names}
+    tables = sorted(set(names) - set(tampering.TABLES))
+    for turn in range(4 * len(tables)):
+        table = tables[turn % len(tables)]
+        column = random.choice(columns[table])
+        whole.write_bytes(clean)
+        with closing(sqlite3.connect(whole)) as store:
+            store.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+            cells = [
+                r
+                for r in store.execute(f"SELECT rowid, {column} FROM {table}")
+                if r[1] not in (None, "", b"")
+            ]
+            if not cells:
+                continue
+            row, cell = random.choice(cells)
+            new = flipped(random, cell)
+            given = "CAST(? AS TEXT)" if isinstance(cell, str) else "?"
+            try:
+                store.execute(f"UPDATE {table} SET {column}={given} WHERE rowid=?", (new, row))
+            except sqlite3.IntegrityError:
+                continue
+            store.commit()
+        code, _, err = called(capsys, "verify", "--db", whole)
+        if (code, err) != (1, ""):
+            missed.append((table, column, cell, new, code, err))
+    assert [] == missed
+
+
+def test_a_bit_flipped_anywhere_in_the_header_is_found_or_harmless_and_never_a_traceback(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean = whole.read_bytes()
+    before = tampering.content(whole)
+    codes = set[int]()
+    for at in range(100):
+        data = bytearray(clean)
+        data[at] ^= 1 << at % 8
+        whole.write_bytes(data)
+        code, _, err = called(capsys, "verify", "--db", whole)
+        codes.add(code)
+        assert "" == err
+        assert code == 1 or tampering.content(whole) == before, at
+    assert {0, 1} == codes
+
+
+def test_a_ledger_cut_off_anywhere_is_found(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = whole.read_bytes()
+    for size in (512, 4096, 5000, 8192, len(clean) // 2, len(clean) - 4096, len(clean) - 1):
+        whole.write_bytes(clean[:size])
+        code, _, err = called(capsys, "verify", "--db", whole)
+        assert (1, "") == (code, err), size
+        code, _, err = called(capsys, "balances", "--db", whole)
+        assert code in (0, 1, 2), err
+
+
+def test_rows_of_a_projection_whose_place_is_gone_are_a_finding(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for statement in (
+        "DELETE FROM projection_positions WHERE name='balances'",
+        "UPDATE projection_positions SET version=99 WHERE name='balances'",
+        "UPDATE projection_positions SET position=9999 WHERE name='balances'",
+        "UPDATE projection_positions SET position='x' WHERE name='balances'",
+        "ALTER TABLE balances ADD COLUMN more TEXT",
+        f"UPDATE {_MEMORY} SET account='a:c'",
+    ):
+        clean = whole.read_bytes()
+        with closing(sqlite3.connect(whole)) as store:
+            store.execute(statement)
+            store.commit()
+        code, out, err = called(capsys, "verify", "--db", whole)
+        assert (1, "") == (code, err), statement
+        assert "1 finding" in out
+        whole.write_bytes(clean)
+
+
+def test_a_ledger_whose_projections_lag_behind_raises_no_alarm(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Ledger(whole) as ledger:
+        feed(ledger, says(delta(999, {"A": "1"})), session="later")
+    assert (0, "") == called(capsys, "verify", "--db", whole)[::2]
+    with closing(sqlite3.connect(whole)) as store:  # as another version would have left it
+        store.execute(
+            "UPDATE projection_positions SET version=0+version-1 WHERE name='balances' AND version>1"
+        )
+        store.commit()
+    assert (0, "") == called(capsys, "verify", "--db", whole)[::2]
+
+
+# Second chance -------------------------------------------------------------------------------------------------------
+
+UNKNOWN: Final = b'{"event":"SOMETHING_NEW"}'
+
+
+class Knows:
+    """BitoPro's module as it may be one day: it knows one message more, and one that says nothing."""
+
+    NAME = bitopro.NAME
+
+    def decode(self, frame: Frame, /) -> Sequence[Statement]:
+        if b"SOMETHING_NEW" in frame.payload:
+            source = frame.source(self.NAME, "new")
+            return [
+                (frame.account, BalanceSnapshot(source, "", ())),
+                ("bitopro:part", BalanceSnapshot(source, "", ())),
+            ]
+        return [] if b"NOTHING" in frame.payload else bitopro.decode(frame)
+
+
+@contextmanager
+def known(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    with monkeypatch.context() as patched:
+        for module in ("seals", "quarantine"):
+            patched.setattr(f"ledger.cli.{module}.VENUES", {**VENUES, "bitopro": Knows()})
+        yield
+
+
+def test_what_reads_today_becomes_events_once_and_the_rest_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 1 == ingest(tmp_path, "1.ndjson", FRAME, UNKNOWN, b"\xff").code
+    db = tmp_path / "a.db"
+    with known(monkeypatch):
+        assert 1 == called(capsys, "verify", "--db", db).code  # it can be read today
+        code, out, err = called(capsys, "quarantine", "--db", db, "retry", "--json")
+        assert (1, "") == (code, err)
+        read, stays = json.loads(out)
+        assert ("read", 2, "bitopro:main", 2) == (
+            read["result"],
+            read["events"],
+            read["account"],
+            read["ordinal"],
+        )
+        assert ("stays", 0, 3) == (stays["result"], stays["events"], stays["ordinal"])
+        assert 0 == called(capsys, "verify", "--db", db).code
+        with Ledger(db, read_only=True) as ledger:
+            before = list(ledger.replay())
+        code, out, err = called(capsys, "quarantine", "retry", "--db", db)
+        assert (1, "") == (code, err)
+        assert "1 decoded again: 0 can be read now (0 events, marked late), 1 stay in quarantine" in out
+    ingest(tmp_path, "1.ndjson", FRAME, UNKNOWN, b"\xff")  # told again: nothing is new
+    with Ledger(db, read_only=True) as ledger:
+        assert before == list(ledger.replay())
+    assert [3] == [
+        row["ordinal"] for row in json.loads(run(tmp_path, "quarantine", "--db", "a.db", "--json").out)
+    ]
+
+
+def test_what_reads_today_and_says_nothing_new_is_known_and_stays_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest(tmp_path, "1.ndjson", FRAME, b'{"event":"NOTHING"}')
+    db = tmp_path / "a.db"
+    with known(monkeypatch):
+        code, out, err = called(capsys, "quarantine", "--db", db, "retry", "bitopro:main", "--json")
+        assert (0, "") == (code, err)
+        assert ["known"] == [row["result"] for row in json.loads(out)]
+        assert 0 == called(capsys, "verify", "--db", db).code
+
+
+def test_a_retry_of_nothing_and_of_an_account_that_is_not_there(folder: Path) -> None:
+    ran = run(folder, "quarantine", "--db", "a.db", "retry")
+    assert (0, "no quarantined frames\n", "") == (ran.code, ran.out, ran.err)
+    assert "[]\n" == run(folder, "quarantine", "--db", "a.db", "retry", "--json").out
+    assert 2 == run(folder, "quarantine", "--db", "a.db", "retry", "bitopro:none").code
+    assert 2 == run(folder, "quarantine", "--db", "a.db", "retry", "bitopro:main", "more").code

@@ -7,13 +7,13 @@ kept as found, and closed by the event that explains it; what agrees is said to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from ledger import Recorded
-from ledger.events import Amount, BalanceEventImported, is_answer, known_ns
+from ledger.events import Amount, BalanceEventImported, known_ns
 from ledger.wire import EXACT, decimal
 from projections.tables import Database, Table
 
@@ -21,6 +21,8 @@ INSTANTS_MAX: Final = 32
 """The latest instants of a history whose balance is remembered, to compare the account's balance with."""
 ENDS_MAX: Final = 32
 """Ends of one instant's history rows that are remembered; more are only left where many rows are missing."""
+FULLS_MAX: Final = 16
+"""The latest full statements of an asset that are remembered, to compare them with what comes late."""
 ANNOUNCED_NS_MAX: Final = 10_000_000_000
 """How long after an answer the venue's own word of what the answer already contained may come."""
 
@@ -31,7 +33,7 @@ NOTHING: Final[Parts] = ("0", "0", "0", "0", "0")
 
 
 class BreakRow(Struct):
-    """Two statements that should agree and do not. `version` is the event that found it, and `subject` what it is of.
+    """Two statements that should agree and do not. `version` is of the later statement, and `subject` what it is of.
 
     `part` is empty where there is none. A statement true between `since_ns` and `upto_ns` may explain it.
     """
@@ -56,15 +58,38 @@ class BreakRow(Struct):
 
 
 class SubjectRow(Struct):
-    """Of one asset: the open breaks (a JSON list of their keys), and where its history last stood (a JSON list of
-    `Instant`, oldest first; `oldest_ns` is the first one's time, 0 where every instant is remembered)."""
+    """Of one asset: where its history last stood (a JSON list of `Instant`, oldest first; `oldest_ns` is the first
+    one's time, 0 where every instant is remembered), how many full statements were kept, and until when a statement may
+    explain a break of one."""
 
     account: str
     asset_id: str
-    breaks: str = "[]"
     rows: int = 0
     oldest_ns: int = 0
     instants: str = "[]"
+    fulls: int = 0
+    upto_ns: int = 0
+
+
+class FullRow(Struct):
+    """One of the last full statements of an asset, and the newest statement before it (`known_*`; `known` is None where
+    there is none). `stated` and `known` are JSON of `Parts`; `broken` is the kind of its open breaks, if it has any."""
+
+    account: str
+    asset_id: str
+    slot: int
+    stated: str
+    version: int
+    time_ns: int
+    subscription: str | None
+    sequence: int | None
+    upto_ns: int
+    known: str | None = None
+    known_version: int = 0
+    known_ns: int = 0
+    known_subscription: str | None = None
+    known_sequence: int | None = None
+    broken: str = ""
 
 
 class End(Struct, array_like=True):
@@ -89,15 +114,24 @@ class Instant(Struct, array_like=True):
 
 
 class Known(Struct, frozen=True):
-    """What was known of an asset before a statement: as of when, by which event."""
+    """A statement of an asset: by which event, of when, and its place in a sequence."""
 
     parts: Parts
     version: int
     time_ns: int
+    subscription: str | None = None
+    sequence: int | None = None
 
 
-_keys: Final = msgspec.json.Decoder(list[tuple[str, int, str]])
+class Judged(Struct, frozen=True):
+    """A full statement that was compared, and the version of what it agrees with; None where it differs."""
+
+    version: int
+    agreed: int | None
+
+
 _instants: Final = msgspec.json.Decoder(list[Instant])
+_parts: Final = msgspec.json.Decoder(Parts)
 
 
 class Agreement:
@@ -106,63 +140,110 @@ class Agreement:
     def __init__(self, database: Database | None) -> None:
         self.breaks: Final = Table(database, "balance_breaks", BreakRow, key=5)
         self._subjects: Final = Table(database, "balance_subjects", SubjectRow, key=2)
-        self.tables: Final = (self.breaks, self._subjects)
+        self._fulls: Final = Table(database, "balance_fulls", FullRow, key=3)
+        self.tables: Final[tuple[Table[Any], ...]] = (self.breaks, self._subjects, self._fulls)
 
     def history(self, account: str, asset_id: str) -> tuple[int, Sequence[Instant]]:
         """How many rows the venue's own history of an asset has, and where it last stood."""
         subject = self._subjects.get(account, asset_id)
         return (0, ()) if subject is None else (subject.rows, _instants.decode(subject.instants))
 
-    def stated(
-        self,
-        recorded: Recorded,
-        asset_id: str,
-        parts: Parts,
-        time_ns: int,
-        known: Known | None,
-        *,
-        full: bool,
-    ) -> int | None:
-        """The venue stated an asset: that may explain a difference found before. If it is a full statement, or the
-        asset has a history, it is compared: the version of what it agrees with; None where there is nothing to compare,
-        or it differs, which is kept as a break."""
+    def said(self, recorded: Recorded, asset_id: str, said: Known, *, full: bool) -> int | None:
+        """The venue stated an asset: that may explain a difference found before; where the asset has a history, it is
+        compared with that: the version of what it agrees with."""
         subject = self._subjects.get(recorded.account, asset_id)
-        if subject is not None:
-            if subject.breaks != "[]":
-                self._told(recorded, subject, parts, time_ns, full)
-            if subject.rows:
-                return self._checked_by_history(recorded, subject, parts, time_ns)
-        if known is None or not full:
+        if subject is None:
             return None
-        compared, differing = _compare(known.parts, parts)
+        if said.time_ns <= subject.upto_ns:
+            self._told(recorded, subject, said, full)
+        return self._checked_by_history(recorded, subject, said) if subject.rows else None
+
+    def full(
+        self, recorded: Recorded, asset_id: str, said: Known, known: Known | None, *, answer: bool
+    ) -> int | None:
+        """A full statement, and the newest statement before it: the version of what it agrees with; None where there is
+        nothing to compare, or it differs, which is kept as a break."""
+        subject = self._subject(recorded.account, asset_id)
+        if subject.rows:
+            return None
+        upto_ns = said.time_ns
+        if answer:  # it holds from the question to the answer
+            upto_ns = max(upto_ns, known_ns(recorded.event)) + ANNOUNCED_NS_MAX
+        row = self._keep(subject, said, upto_ns)
+        _expect(row, known)
+        return self._judge(recorded, subject, row)
+
+    def late(self, recorded: Recorded, asset_id: str, said: Known, *, full: bool) -> Judged | None:
+        """A statement came that is older than what is known. If it is the newest before a full statement, that one is
+        compared with it."""
+        subject = self._subjects.get(recorded.account, asset_id)
+        if subject is None or subject.rows:
+            return None
+        after = [row for row in self._kept(subject) if row.broken != "account" and is_older(said, row)]
+        if not after:
+            return None
+        first = min(after, key=lambda row: (row.time_ns, row.version))
+        known = _known(first)
+        if known is not None and is_older(said, known):
+            return None
+        if full:
+            row = self._keep(subject, said, said.time_ns)
+            _expect(row, known)
+            self._judge(recorded, subject, row)
+        _expect(first, said)
+        return Judged(first.version, self._judge(recorded, subject, first))
+
+    def _judge(self, recorded: Recorded, subject: SubjectRow, full: FullRow) -> int | None:
+        """Compare a full statement with what was known before it: open, change or close its breaks."""
+        known = _known(full)
+        if known is None:
+            self._fulls.put(full)
+            return None
+        compared, differing = _compare(known.parts, _parts.decode(full.stated))
+        before = {row.part: row for row in self._open(full)}
         for part, expected, stated in differing:
-            row = _break(recorded, "snapshot", asset_id, part, expected, stated)
-            row.expected_version, row.since_ns = known.version, known.time_ns
-            row.time_ns, row.upto_ns = time_ns, time_ns
-            if is_answer(recorded.event):  # it holds from the question to the answer
-                row.upto_ns = max(time_ns, row.found_ns) + ANNOUNCED_NS_MAX
-            self._keep(recorded.account, asset_id, row)
+            row = before.pop(part, None)
+            if row is None:
+                row = _break(recorded, "snapshot", full.asset_id, part, full.version, stated)
+                row.time_ns, row.upto_ns = full.time_ns, full.upto_ns
+            row.expected, row.expected_version, row.since_ns = expected, known.version, known.time_ns
+            self.breaks.put(row)
+        for row in before.values():
+            close(self.breaks, row, recorded, f"arrived late: version {recorded.version} says the same")
+        full.broken = "snapshot" if differing else ""
+        self._fulls.put(full)
+        if differing and subject.upto_ns < full.upto_ns:
+            subject.upto_ns = full.upto_ns
+            self._subjects.put(subject)
         return known.version if compared and not differing else None
 
-    def _told(self, recorded: Recorded, subject: SubjectRow, parts: Parts, time_ns: int, full: bool) -> None:
-        for found in self._open(subject):
-            if not found.since_ns <= time_ns <= found.upto_ns or (full and time_ns >= found.time_ns):
+    def _told(self, recorded: Recorded, subject: SubjectRow, said: Known, full: bool) -> None:
+        """What was stated otherwise than expected is said now, of the same time or of just after an answer."""
+        for row in self._broken(subject):
+            if not row.known_ns <= said.time_ns <= row.upto_ns or row.broken != "snapshot":
+                continue
+            if full and said.time_ns >= row.time_ns:
                 continue  # a full statement that is not older explains nothing: it was told no more
-            said = parts[PARTS.index(found.part)]
-            if found.kind == "snapshot" and said is not None and decimal(said) == decimal(found.stated):
-                how = "arrived late" if time_ns <= found.time_ns else "said by the venue just after"
-                self._close(subject, found, recorded, f"{how}: version {recorded.version} says the same")
+            left = 0
+            for found in self._open(row):
+                part = said.parts[PARTS.index(found.part)]
+                if part is not None and decimal(part) == decimal(found.stated):
+                    how = "arrived late" if said.time_ns <= row.time_ns else "said by the venue just after"
+                    close(self.breaks, found, recorded, f"{how}: version {recorded.version} says the same")
+                else:
+                    left += 1
+            if not left:
+                self._fulls.drop(row)
 
     def imported(self, recorded: Recorded, event: BalanceEventImported, time_ns: int) -> None:
         """One more row of the history of an asset."""
-        account, asset_id = recorded.account, event.asset_id
-        subject = self._subjects.get(account, asset_id) or SubjectRow(account, asset_id)
+        subject = self._subject(recorded.account, event.asset_id)
         subject.rows += 1
         self._subjects.put(subject)
         if time_ns < subject.oldest_ns:
             return
         instants = _instants.decode(subject.instants)
-        at = next((each for each in instants if each.time_ns == time_ns), None)
+        at = next((each for each in reversed(instants) if each.time_ns == time_ns), None)
         if at is None:
             at = Instant(time_ns, event.balance, recorded.version, [])
             instants.append(at)
@@ -176,101 +257,156 @@ class Agreement:
             del instants[:-INSTANTS_MAX]
             subject.oldest_ns = instants[0].time_ns
         subject.instants = msgspec.json.encode(instants).decode()
-        if subject.breaks != "[]":
+        if time_ns <= subject.upto_ns:
             self._explain(recorded, subject, instants, time_ns)
 
     def _explain(
         self, recorded: Recorded, subject: SubjectRow, instants: list[Instant], time_ns: int
     ) -> None:
         """Whether the history, with a row of `time_ns` more, comes to what was stated."""
-        for found in self._open(subject):
-            if found.part == "total" and found.since_ns <= time_ns <= found.upto_ns:
+        for row in self._broken(subject):
+            if not row.known_ns <= time_ns <= row.upto_ns:
+                continue
+            for found in self._open(row):
                 _, agreeing = stood(instants, found.time_ns, found.upto_ns, found.stated)
-                if agreeing is not None:
+                if found.part == "total" and agreeing is not None:
                     how = f"arrived late: with the row of version {recorded.version} the history comes to it"
-                    self._close(subject, found, recorded, how)
+                    close(self.breaks, found, recorded, how)
+                    self._fulls.drop(row)
 
-    def _checked_by_history(
-        self, recorded: Recorded, subject: SubjectRow, parts: Parts, time_ns: int
-    ) -> int | None:
+    def _checked_by_history(self, recorded: Recorded, subject: SubjectRow, said: Known) -> int | None:
         """The account's own balance against its history. The venue's time of it may be older than what it says, so a
         balance that the history had at some moment until the answer came agrees."""
-        stated = parts[0]
+        stated = said.parts[0]
         if stated is None:
             return None
-        upto_ns = max(time_ns, recorded.event.source.received_ns)
-        at, agreeing = stood(_instants.decode(subject.instants), time_ns, upto_ns, stated)
+        upto_ns = max(said.time_ns, recorded.event.source.received_ns)
+        at, agreeing = stood(_instants.decode(subject.instants), said.time_ns, upto_ns, stated)
         if agreeing is not None:
             return agreeing.version
         if at is not None:
-            row = _break(recorded, "account", subject.asset_id, "total", at.balance, stated)
-            row.expected_version, row.since_ns = at.version, 0
-            row.time_ns, row.upto_ns = time_ns, upto_ns
-            self._keep(recorded.account, subject.asset_id, row)
+            row = _break(recorded, "account", subject.asset_id, "total", said.version, stated)
+            row.expected, row.expected_version = at.balance, at.version
+            row.time_ns, row.upto_ns = said.time_ns, upto_ns
+            self.breaks.put(row)
+            full = self._keep(subject, said, upto_ns)
+            full.broken = "account"
+            self._fulls.put(full)
+            subject.upto_ns = max(subject.upto_ns, upto_ns)
+            self._subjects.put(subject)
         return None
 
-    def _keep(self, account: str, asset_id: str, row: BreakRow) -> None:
-        self.breaks.put(row)
-        subject = self._subjects.get(account, asset_id) or SubjectRow(account, asset_id)
-        keys = [*_keys.decode(subject.breaks), (row.kind, row.version, row.part)]
-        subject.breaks = msgspec.json.encode(keys).decode()
-        self._subjects.put(subject)
+    def _subject(self, account: str, asset_id: str) -> SubjectRow:
+        return self._subjects.get(account, asset_id) or SubjectRow(account, asset_id)
 
-    def _open(self, subject: SubjectRow) -> list[BreakRow]:
-        keys = [
-            (subject.account, kind, subject.asset_id, version, part)
-            for kind, version, part in _keys.decode(subject.breaks)
-        ]
-        return [row for key in keys if (row := self.breaks.get(*key)) is not None]
-
-    def _close(self, subject: SubjectRow, row: BreakRow, recorded: Recorded, how: str) -> None:
-        close(self.breaks, row, recorded, how)
-        left = [key for key in _keys.decode(subject.breaks) if key != (row.kind, row.version, row.part)]
-        subject.breaks = msgspec.json.encode(left).decode()
+    def _keep(self, subject: SubjectRow, said: Known, upto_ns: int) -> FullRow:
+        """A full statement, in the place of the one that was kept first."""
+        row = FullRow(
+            subject.account,
+            subject.asset_id,
+            subject.fulls % FULLS_MAX,
+            msgspec.json.encode(said.parts).decode(),
+            said.version,
+            said.time_ns,
+            said.subscription,
+            said.sequence,
+            upto_ns,
+        )
+        subject.fulls += 1
         self._subjects.put(subject)
+        return row
+
+    def _kept(self, subject: SubjectRow) -> list[FullRow]:
+        slots = range(min(subject.fulls, FULLS_MAX))
+        rows = (self._fulls.get(subject.account, subject.asset_id, slot) for slot in slots)
+        return [row for row in rows if row is not None]
+
+    def _broken(self, subject: SubjectRow) -> list[FullRow]:
+        return [row for row in self._kept(subject) if row.broken]
+
+    def _open(self, full: FullRow) -> list[BreakRow]:
+        """The open breaks of a full statement."""
+        if not full.broken:
+            return []
+        keys = ((full.account, full.broken, full.asset_id, full.version, part) for part in PARTS)
+        rows = (self.breaks.get(*key) for key in keys)
+        return [row for row in rows if row is not None and row.closed_by is None]
+
+
+def _expect(full: FullRow, known: Known | None) -> None:
+    if known is not None:
+        full.known = msgspec.json.encode(known.parts).decode()
+        full.known_version, full.known_ns = known.version, known.time_ns
+        full.known_subscription, full.known_sequence = known.subscription, known.sequence
+
+
+def _known(full: FullRow) -> Known | None:
+    if full.known is None:
+        return None
+    return Known(
+        _parts.decode(full.known),
+        full.known_version,
+        full.known_ns,
+        full.known_subscription,
+        full.known_sequence,
+    )
+
+
+class Placed(Protocol):
+    """Something stated at a time, with its place in a sequence where it has one."""
+
+    @property
+    def time_ns(self) -> int: ...
+    @property
+    def subscription(self) -> str | None: ...
+    @property
+    def sequence(self) -> int | None: ...
+
+
+def is_older(one: Placed, other: Placed) -> bool:
+    """Whether one was stated before the other, not at the same instant: by the venue's sequence where both have one of
+    the same subscription, else by time."""
+    if one.sequence is not None and other.sequence is not None and one.subscription == other.subscription:
+        return one.sequence < other.sequence
+    return one.time_ns < other.time_ns
 
 
 def close(breaks: Table[BreakRow], row: BreakRow, recorded: Recorded, how: str) -> None:
     """The event that resolves a break; what one frame opens and closes was never open."""
-    if row.frame == _frame(recorded):
+    if row.frame == frame_text(recorded):
         breaks.drop(row)
         return
     row.closed_by, row.closed_ns, row.closed_how = recorded.version, known_ns(recorded.event), how
     breaks.put(row)
 
 
-def opened(
-    recorded: Recorded, kind: str, subject: str, expected: Amount, stated: Amount, time_ns: int
-) -> BreakRow:
+def opened(recorded: Recorded, kind: str, subject: str, time_ns: int) -> BreakRow:
     """A break that this event finds, of something that has no parts."""
-    row = _break(recorded, kind, subject, "", expected, stated)
+    row = _break(recorded, kind, subject, "", recorded.version, "")
     row.time_ns = row.since_ns = row.upto_ns = time_ns
     return row
 
 
-def _break(
-    recorded: Recorded, kind: str, subject: str, part: str, expected: Amount, stated: Amount
-) -> BreakRow:
-    version, found_ns = recorded.version, known_ns(recorded.event)
+def _break(recorded: Recorded, kind: str, subject: str, part: str, stated_version: int, stated: Amount) -> BreakRow:
     return BreakRow(
         recorded.account,
         kind,
         subject,
-        version,
+        stated_version,
         part,
-        expected,
+        "",
         stated,
         None,
-        version,
+        stated_version,
         0,
         0,
         0,
-        found_ns,
-        _frame(recorded),
+        known_ns(recorded.event),
+        frame_text(recorded),
     )
 
 
-def _frame(recorded: Recorded) -> str:
+def frame_text(recorded: Recorded) -> str:
     return f"{recorded.event.source.session}/{recorded.event.source.ordinal}"
 
 
@@ -282,7 +418,9 @@ def _compare(known: Parts, said: Parts) -> tuple[bool, list[tuple[str, Amount, A
         for part, one, other in zip(PARTS, known, said, strict=True)
         if one is not None and other is not None
     ]
-    differing = [found for found in both if decimal(found[1]) != decimal(found[2])]
+    differing = [
+        found for found in both if found[1] != found[2] and decimal(found[1]) != decimal(found[2])
+    ]
     return bool(both), differing[:1] if differing and differing[0][0] == "total" else differing
 
 

@@ -31,10 +31,19 @@ from ledger.events import (
     time_of,
 )
 from ledger.wire import EXACT, decimal, parse_time
-from projections.agreement import ENDS_MAX, NOTHING, Agreement, BreakRow, End, Known, last_of_instant
+from projections.agreement import (
+    ENDS_MAX,
+    NOTHING,
+    Agreement,
+    BreakRow,
+    End,
+    Known,
+    is_older,
+    last_of_instant,
+)
 from projections.completeness import UNPROVABLE, Evidence, verdict
 from projections.gaps import Gap, Gaps, GapsFold
-from projections.statements import Statements
+from projections.statements import Full, Statements
 from projections.subscription import Projection, Subscription, catch_up
 from projections.tables import Database, Table
 
@@ -62,9 +71,8 @@ class BalanceRow(Struct):
     """This is a full statement, and says what the statements before it had come to by this version."""
     full: int = 0
     """The last full statement that names it, also where it came late."""
-    torn_version: int = 0
-    torn_ns: int = 0
-    """Of what was known before a whole statement without it, pages of which are missing: that says nothing of it."""
+    settled: int = 0
+    """The last full statement that said what the statements before it had come to."""
 
 
 class HeldRow(BalanceRow):
@@ -75,22 +83,13 @@ class HeldRow(BalanceRow):
 
 
 class StatementRow(Struct):
-    """What is known of an account's whole statements: when the last complete one began, and of one still arriving in
-    pages what it is, where it began, and the assets it named so far (a JSON list)."""
+    """What is known of an account's full statements. `whole_*`: the newest of which no page is missing: when it began,
+    the version that made it whole, and its subscription where it is numbered."""
 
     account: str
-    complete_ns: int
-    part: str | None = None
-    since_ns: int = 0
-    since_version: int = 0
-    named: str | None = None
-    subscription: str | None = None
-    sequence: int | None = None
     whole_ns: int = 0
     whole_version: int = 0
     whole_subscription: str | None = None
-    """The newest of which no page is missing: when it began, its last page, and its subscription where it is
-    numbered."""
     restated_version: int = 0
     """The last such to arrive, also where it is not the newest."""
     numbered_version: int = 0
@@ -107,7 +106,6 @@ A = TypeVar("A", Gap, BreakRow)
 ACCOUNTS_KEPT_MAX: Final = 64
 """Accounts of which the gaps are remembered until something is recorded."""
 
-_names: Final = msgspec.json.Decoder(list[str])
 _ends: Final = msgspec.json.Decoder(list[End])
 
 
@@ -135,7 +133,7 @@ class Balances:
     """
 
     name = "balances"
-    version = 2
+    version = 3
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger
@@ -275,7 +273,7 @@ class _Fold:
         return [row for row in self._rows.rows(account) if row.held]
 
     def statement(self, account: str) -> StatementRow:
-        return self._statements.get(account) or StatementRow(account, 0)
+        return self._statements.get(account) or StatementRow(account)
 
     def apply(self, recorded: Recorded) -> None:
         event = recorded.event
@@ -283,117 +281,115 @@ class _Fold:
         if isinstance(event, BalanceDelta):
             self._delta(recorded, event)
         elif isinstance(event, BalanceSnapshot):
-            self._snapshot(recorded, event, whole=full is not None)
+            for balance in event.balances:
+                self._state(recorded, balance, time_of(event), full=True)
         elif isinstance(event, BalanceEventImported) and not event.memo:
             self._imported(recorded, event)
-        self._count(recorded)
+        if full is not None and not full.answer:
+            self._complete(recorded, full)
+        source = event.source
+        if source.sequence is not None or isinstance(event, FrameQuarantined):
+            self._count(recorded.account, recorded.version, source)
 
-    def _count(self, recorded: Recorded) -> None:
+    def _count(self, account: str, version: int, source: Source) -> None:
         """Note what a verdict needs to know: numbers that come, frames that cannot be read."""
-        event, source = recorded.event, recorded.event.source
-        unread = isinstance(event, FrameQuarantined) and source.sequence is None
-        if not unread and source.sequence is None:
-            return
-        statement = self.statement(recorded.account)
-        if unread:
-            statement.unread_version = recorded.version
-        elif source.subscription != statement.whole_subscription:
-            return
+        statement = self.statement(account)
+        if source.sequence is None:
+            statement.unread_version = version
+        elif source.subscription == statement.whole_subscription:
+            if source.sequence < statement.numbered_sequence:
+                return
+            statement.numbered_version, statement.numbered_sequence = version, source.sequence
         else:
-            statement.numbered_version = recorded.version
-            statement.numbered_sequence = max(source.sequence or 0, statement.numbered_sequence)
+            return
         self._statements.put(statement)
+
+    def _row(self, account: str, asset_id: str) -> BalanceRow | None:
+        return self._rows.of(account).get((account, asset_id))
 
     def _delta(self, recorded: Recorded, event: BalanceDelta) -> None:
         account, time_ns = recorded.account, time_of(event)
-        statement = self.statement(account)
+        answer = is_answer(event)
         for balance in event.balances:
-            self._state(recorded, balance, time_ns, statement)
+            self._state(recorded, balance, time_ns, full=answer)
         for asset_id in event.removed:
             self._remove(recorded, asset_id, time_ns)
-        if is_answer(event) and time_ns > statement.answered_ns:
-            statement.answered_ns, statement.answered_version = time_ns, recorded.version
-            self._statements.put(statement)
+        if answer:
+            statement = self.statement(account)
+            if time_ns > statement.answered_ns:
+                statement.answered_ns, statement.answered_version = time_ns, recorded.version
+                self._statements.put(statement)
 
-    def _snapshot(self, recorded: Recorded, event: BalanceSnapshot, *, whole: bool) -> None:
-        account, time_ns = recorded.account, time_of(event)
-        statement = self.statement(account)
-        for balance in event.balances:
-            self._state(recorded, balance, time_ns, statement)
-        source = event.source
-        again = event.begins and source.sequence is not None  # unnumbered, every page may say that it begins
-        if event.part is None or statement.part != event.part or again:
-            if not event.begins:
-                return  # a page of a statement whose beginning is not here: it says nothing of absent assets
-            # Another statement: one that was still arriving is overtaken.
-            statement.part, statement.named = event.part, None
-            statement.since_ns, statement.since_version = time_ns, recorded.version
-            statement.subscription, statement.sequence = source.subscription, source.sequence
-        statement.since_ns = min(statement.since_ns, time_ns)
-        named = {*_names.decode(statement.named or "[]"), *(balance.asset_id for balance in event.balances)}
-        statement.named = msgspec.json.encode(sorted(named)).decode() if event.more else None
-        self._statements.put(statement)
-        if not event.more:
-            self._complete(recorded, statement, named, whole=whole)
-
-    def _complete(self, recorded: Recorded, statement: StatementRow, named: set[str], *, whole: bool) -> None:
+    def _complete(self, recorded: Recorded, full: Full) -> None:
         """Every page is there. What no page names is not held from when the statement began, unless stated since; what
         was not held before is so from then on too, so that nothing late brings it back."""
-        version = recorded.version
-        statement.part = None
-        statement.complete_ns = max(statement.complete_ns, statement.since_ns)
-        if whole:
-            statement.restated_version = version
-            if statement.since_ns >= statement.whole_ns:
-                statement.whole_ns, statement.whole_version = statement.since_ns, version
-                numbered = statement.sequence is not None
-                if not numbered or statement.whole_subscription != statement.subscription:
-                    statement.numbered_sequence = 0
-                statement.whole_subscription = statement.subscription if numbered else None
-        for row in list(self._rows.of(statement.account).values()):
-            if row is not None and row.asset_id not in named and _is_before(row, statement):
-                self._drop(recorded, row, statement, whole=whole)
+        account, version = full.account, full.version
+        statement = self.statement(account)
+        statement.restated_version = version
+        if full.since_ns >= statement.whole_ns:
+            statement.whole_ns, statement.whole_version = full.since_ns, version
+            numbered = full.sequence is not None
+            statement.whole_subscription = full.subscription if numbered else None
+            # Where a page came late, a frame that could not be read may have been of a later number.
+            in_order = recorded.event.source.sequence == full.reached
+            statement.numbered_version = version if in_order else full.since_version
+            statement.numbered_sequence = full.reached or 0
+        self._statements.put(statement)
+        said = Known(NOTHING, version, full.since_ns, full.subscription, full.sequence)
+        for row in list(self._rows.of(account).values()):
+            if row is None or row.asset_id in full.named:
+                continue
+            if _is_before(row, full):
+                self._drop(recorded, row, said)
+            elif is_older(said, row):
+                self._late(recorded, row, said, full=True)
 
-    def _drop(self, recorded: Recorded, row: BalanceRow, statement: StatementRow, *, whole: bool) -> None:
-        since_ns = statement.since_ns
-        if not whole:
-            if row.held:
-                row.torn_version, row.torn_ns = row.version, row.time_ns
-        else:
-            known = _known(row)
-            if _is_older(row, statement.subscription, statement.sequence, since_ns):
-                self.agreement.stated(recorded, row.asset_id, NOTHING, since_ns, known, full=True)
-            row.torn_version = row.torn_ns = 0
-        row.held, row.version, row.time_ns, row.agreed = False, recorded.version, since_ns, None
-        row.subscription, row.sequence = statement.subscription, statement.sequence
+    def _drop(self, recorded: Recorded, row: BalanceRow, said: Known) -> None:
+        if is_older(row, said):
+            self.agreement.full(recorded, row.asset_id, said, _known(row), answer=False)
+        self._gone(row, said)
+
+    def _gone(self, row: BalanceRow, said: Known) -> None:
+        row.held, row.version, row.time_ns, row.agreed, row.ends = False, said.version, said.time_ns, None, None
+        row.subscription, row.sequence = said.subscription, said.sequence
         self._rows.put(row)
 
-    def _complete_ns(self, account: str) -> int:
-        statement = self._statements.get(account)
-        return 0 if statement is None else statement.complete_ns
-
-    def _state(self, recorded: Recorded, said: Balance, time_ns: int, statement: StatementRow) -> None:
-        account, source = recorded.account, recorded.event.source
-        row = self._rows.of(account).get((account, said.asset_id))
-        parts = (_total(said), said.available, said.locked, said.staked, said.pending)
-        late = time_ns < statement.complete_ns if row is None else _is_late(source, time_ns, row)
-        full = isinstance(recorded.event, BalanceSnapshot) or source.asked is not None
-        known = None
-        if full and row is None:
-            known = _unnamed(recorded, statement, time_ns)
-        elif row is not None and full and _is_older(row, source.subscription, source.sequence, time_ns):
-            known = _known(row)
-        agreed = self.agreement.stated(recorded, said.asset_id, parts, time_ns, known, full=full)
-        named = recorded.version if full else 0 if row is None else row.full
-        if late:
-            if row is not None and full:
-                row.full = named
-                self._rows.put(row)
+    def _late(self, recorded: Recorded, row: BalanceRow, said: Known, *, full: bool) -> None:
+        """A statement came that is older than what is known: a full statement after it may agree with it, or not."""
+        judged = self.agreement.late(recorded, row.asset_id, said, full=full)
+        if judged is None:
             return
+        if judged.version == row.version:
+            row.agreed = judged.agreed
+        if judged.agreed is not None:
+            row.settled = max(row.settled, judged.version)
+        self._rows.put(row)
+
+    def _state(self, recorded: Recorded, said: Balance, time_ns: int, *, full: bool) -> None:
+        account, source, asset_id = recorded.account, recorded.event.source, said.asset_id
+        row = self._row(account, asset_id)
+        parts = (_total(said), said.available, said.locked, said.staked, said.pending)
+        now = Known(parts, recorded.version, time_ns, source.subscription, source.sequence)
+        if row is None:
+            row = self._unheld(recorded, said, time_ns)
+        if row is not None and is_older(now, row):
+            if full:
+                row.full = recorded.version
+                self._rows.put(row)
+            self._late(recorded, row, now, full=full)
+            self.agreement.said(recorded, asset_id, now, full=full)
+            return
+        agreed = self.agreement.said(recorded, asset_id, now, full=full)
+        settled = 0 if row is None else row.settled
+        if full and (row is None or is_older(row, now) or (source.asked is not None and row.time_ns == time_ns)):
+            known = self._unnamed(recorded, time_ns) if row is None else _known(row)
+            agreed = self.agreement.full(recorded, asset_id, now, known, answer=source.asked is not None) or agreed
+        if agreed is not None:
+            settled = recorded.version
         self._rows.put(
             BalanceRow(
                 account,
-                said.asset_id,
+                asset_id,
                 said.asset,
                 *parts,
                 said.tradable,
@@ -404,30 +400,52 @@ class _Fold:
                 source.subscription,
                 source.sequence,
                 agreed,
-                named,
+                recorded.version if full else 0 if row is None else row.full,
+                settled,
             )
         )
 
+    def _unheld(self, recorded: Recorded, said: Balance, time_ns: int) -> BalanceRow | None:
+        """An asset of which nothing was known is not held where a whole statement, newer than this one, is without it."""
+        account, asset_id = recorded.account, said.asset_id
+        statement = self.statement(account)
+        if time_ns >= statement.whole_ns:
+            return None
+        whole = Known(NOTHING, statement.whole_version, statement.whole_ns)
+        self.agreement.full(recorded, asset_id, whole, None, answer=False)
+        row = BalanceRow(account, asset_id, said.asset, None, None, None, None, None, None, False, 0, 0)
+        self._gone(row, whole)
+        return row
+
+    def _unnamed(self, recorded: Recorded, time_ns: int) -> Known | None:
+        """That an asset was not named by the full statement before; None where there was none."""
+        statement = self.statement(recorded.account)
+        if 0 < statement.whole_ns < time_ns:
+            return Known(NOTHING, statement.whole_version, statement.whole_ns)
+        if is_answer(recorded.event) and 0 < statement.answered_ns < time_ns:
+            return Known(NOTHING, statement.answered_version, statement.answered_ns)
+        return None
+
     def _remove(self, recorded: Recorded, asset_id: str, time_ns: int) -> None:
         account, source = recorded.account, recorded.event.source
-        self.agreement.stated(recorded, asset_id, NOTHING, time_ns, None, full=False)
-        row = self._rows.of(account).get((account, asset_id))
+        said = Known(NOTHING, recorded.version, time_ns, source.subscription, source.sequence)
+        row = self._row(account, asset_id)
         if row is None:
-            if time_ns < self._complete_ns(account):
+            if time_ns < self.statement(account).whole_ns:
                 return
             row = BalanceRow(account, asset_id, asset_id, None, None, None, None, None, None, False, 0, 0)
-        elif _is_late(source, time_ns, row):
+        elif is_older(said, row):
+            self._late(recorded, row, said, full=False)
+            self.agreement.said(recorded, asset_id, said, full=False)
             return
-        row.held, row.version, row.time_ns, row.agreed = False, recorded.version, time_ns, None
-        row.subscription, row.sequence = source.subscription, source.sequence
-        row.torn_version = row.torn_ns = 0
-        self._rows.put(row)
+        self.agreement.said(recorded, asset_id, said, full=False)
+        self._gone(row, said)
 
     def _imported(self, recorded: Recorded, event: BalanceEventImported) -> None:
         account, time_ns = recorded.account, time_of(event)
         self.agreement.imported(recorded, event, time_ns)
-        row = self._rows.of(account).get((account, event.asset_id))
-        if time_ns < self._complete_ns(account) or (row is not None and time_ns < row.time_ns):
+        row = self._row(account, event.asset_id)
+        if time_ns < self.statement(account).whole_ns or (row is not None and time_ns < row.time_ns):
             return
         same = row is not None and row.time_ns == time_ns and row.ends is not None
         ends = _ends.decode(row.ends) if row is not None and row.ends is not None and same else []
@@ -450,49 +468,23 @@ class _Fold:
                 version,
                 time_ns,
                 msgspec.json.encode(ends[-ENDS_MAX:]).decode(),
+                settled=0 if row is None else row.settled,
             )
         )
 
 
 def _known(row: BalanceRow) -> Known:
     """What a row says is held; nothing, where it is not."""
-    if row.torn_version:
-        parts = (row.total, row.available, row.locked, row.staked, row.pending)
-        return Known(parts, row.torn_version, row.torn_ns)
     parts = (row.total, row.available, row.locked, row.staked, row.pending) if row.held else NOTHING
-    return Known(parts, row.version, row.time_ns)
+    return Known(parts, row.version, row.time_ns, row.subscription, row.sequence)
 
 
-def _unnamed(recorded: Recorded, statement: StatementRow, time_ns: int) -> Known | None:
-    """That an asset was not named by the full statement before; None where there was none."""
-    if 0 < statement.whole_ns < time_ns:
-        return Known(NOTHING, statement.whole_version, statement.whole_ns)
-    if is_answer(recorded.event) and 0 < statement.answered_ns < time_ns:
-        return Known(NOTHING, statement.answered_version, statement.answered_ns)
-    return None
-
-
-def _is_older(row: BalanceRow, subscription: str | None, sequence: int | None, time_ns: int) -> bool:
-    """Whether a row was stated before a statement, not at the same instant."""
-    if sequence is not None and row.sequence is not None and subscription == row.subscription:
-        return row.sequence < sequence
-    return row.time_ns < time_ns
-
-
-def _is_late(source: Source, time_ns: int, row: BalanceRow) -> bool:
-    """Whether a statement is older than what is known: by the venue's sequence where both have one of the same
-    subscription, else by time. Of one instant, the last to arrive counts."""
-    if source.sequence is not None and row.sequence is not None and source.subscription == row.subscription:
-        return source.sequence < row.sequence
-    return time_ns < row.time_ns
-
-
-def _is_before(row: BalanceRow, statement: StatementRow) -> bool:
+def _is_before(row: BalanceRow, full: Full) -> bool:
     """Whether a row was stated before a whole statement began: by sequence or time as above, then by arrival."""
-    ours, first = row.sequence, statement.sequence
-    if ours is not None and first is not None and row.subscription == statement.subscription:
-        return (ours, row.version) < (first, statement.since_version)
-    return (row.time_ns, row.version) < (statement.since_ns, statement.since_version)
+    ours, first = row.sequence, full.sequence
+    if ours is not None and first is not None and row.subscription == full.subscription:
+        return (ours, row.version) < (first, full.since_version)
+    return (row.time_ns, row.version) < (full.since_ns, full.since_version)
 
 
 def _total(said: Balance) -> Amount | None:

@@ -126,9 +126,8 @@ class BreaksFold:
         product = EXACT.multiply(decimal(event.price), decimal(event.quantity))
         off = EXACT.subtract(decimal(event.quote_quantity), product)
         if abs(off) > EXACT.multiply(abs(product), QUOTE_PART_MAX):
-            row = opened(
-                recorded, "quote", event.fill_id, format(product, "f"), event.quote_quantity, time_ns
-            )
+            row = opened(recorded, "quote", event.fill_id, time_ns)
+            row.expected, row.stated = format(product, "f"), event.quote_quantity
             row.expected_version = recorded.version
             self._breaks.put(row)
 
@@ -142,7 +141,7 @@ class BreaksFold:
         )
         if order.executed is not None and decimal(order.executed) != decimal(order.filled):
             if row is None:
-                row = opened(recorded, "fills", order.order_id, "", "", time_ns)
+                row = opened(recorded, "fills", order.order_id, time_ns)
                 order.found = recorded.version
             row.expected, row.stated, row.time_ns = order.executed, order.filled, time_ns
             row.expected_version, row.stated_version = order.order_version, order.fill_version

@@ -50,6 +50,8 @@ class Stated(Protocol):
     def agreed(self) -> int | None: ...
     @property
     def full(self) -> int: ...
+    @property
+    def settled(self) -> int: ...
 
 
 class Whole(Protocol):
@@ -135,11 +137,17 @@ def explained(row: BreakRow, gaps: Iterable[Gap]) -> str | None:
 def _lies_between(row: BreakRow, gap: Gap) -> bool:
     """Whether something of the asset may have been missed in the gap: it was last stated before, and in full after."""
     expected, stated = row.expected_version or 0, row.stated_version or 0
-    if not expected < gap.version <= stated:
+    if gap.version > stated or gap.kind not in ("blind", "sequence"):
         return False
-    if gap.kind == "blind":  # an answer that does not name the asset closes the gap, and leaves this open
-        return True
-    return gap.kind == "sequence" and (gap.closed_by is None or gap.closed_by >= stated)
+    blind = gap.kind == "blind"
+    if expected > stated:  # stated before, and came late: versions do not tell
+        if row.since_ns >= (parse_time(gap.end) if blind else gap.time_ns):
+            return False
+    elif gap.version <= expected:
+        return False
+    if blind or gap.closed_by is None:
+        return True  # an answer that does not name the asset closes a blind interval, and leaves this open
+    return gap.closed_by > max(stated, expected) if gap.closed_how == ARRIVED else gap.closed_by >= stated
 
 
 def _named(gap: Gap) -> str:

@@ -116,6 +116,7 @@ class Statements:
         row.since_ns = min(row.since_ns, time_of(event))
         if not event.more:
             row.last = max(row.last or 0, event.source.sequence or 0)
+        row.named = _text(_named(row).union(_names(event)))
         self._rows.put(row)
         return self._full(recorded, row)
 
@@ -131,7 +132,7 @@ class Statements:
             row.subscription,
             row.sequence,
             False,
-            named,
+            _named(row),
             row.reached,
         )
 
@@ -166,6 +167,14 @@ class Statements:
             None,
             event.begins,
         )
+
+
+def _named(row: PagesRow) -> frozenset[str]:
+    return frozenset(_strings.decode(row.named))
+
+
+def _text(named: frozenset[str]) -> str:
+    return msgspec.json.encode(sorted(named)).decode()
 
 
 def _names(event: BalanceSnapshot | BalanceDelta) -> frozenset[str]:

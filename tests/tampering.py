@@ -228,10 +228,7 @@ class Subject:
         with self.sql() as store:
             rows = store.execute(f"SELECT {_keys[table]}, {column} FROM {table}").fetchall()
             *key, cell = random.choice(rows)
-            of: Mapping[Any, Place] = {"evidence": self.of_frame, "natural_keys": self.of_key}.get(
-                table, self.places
-            )  # type: ignore[assignment]
-            place = of[key[0] if len(key) == 1 else tuple(key)]
+            place = self._place(table, key)
             given = "CAST(? AS TEXT)" if isinstance(cell, str) else "?"
             where = " AND ".join(f"{name}=?" for name in _keys[table].split(", "))
             try:
@@ -241,6 +238,11 @@ class Subject:
             except sqlite3.IntegrityError:
                 return None  # SQLite itself does not take it
         return self._judged(place, self.verify(), f"{column} of {table} at {key}")
+
+    def _place(self, table: str, key: Sequence[Any]) -> Place:
+        if table == "evidence":
+            return self.of_frame[key[0], key[1]]
+        return self.of_key[key[0], key[1], key[2]] if table == "natural_keys" else self.places[key[0]]
 
     def swap(self, random: Random) -> str | None:
         """Exchange two events of different accounts: their rows, or only what they say; with their seals, or not."""

@@ -172,6 +172,7 @@ def test_what_is_stated_between_the_pages_stays() -> None:
 def test_what_is_numbered_between_the_pages_stays_whatever_its_time() -> None:
     first, last = page(2, "A", first=True, number=2), page(4, "B", last=True, number=4)
     assert {"A": "2", "B": "4", "C": "1"} == held(first, numbered(3, 1, {"C": "1"}), last)
+    last = page(4, "B", last=True, number=3)
     assert {"A": "2", "B": "4"} == held(numbered(1, 3, {"C": "3"}), first, last)
 
 
@@ -494,16 +495,17 @@ def by_dictionary(events: Iterable[Recorded]) -> dict[tuple[str, str], tuple[str
                 known[account, asset] = (at, version, total)
         if not isinstance(event, BalanceSnapshot):
             continue
-        part, since, began, names = pages.pop(account, (None, 0, 0, set[str]()))
-        if event.part is None or event.part != part:
+        key = account, event.part
+        if event.part is None or key not in pages:
             if not event.begins:
-                pages[account] = (part, since, began, names)
                 continue
-            since, began, names = at, version, set()
+            pages[key] = (at, version, set())
+        since, began, names = pages[key]
         since, names = min(since, at), names | stated.keys()
+        pages[key] = (since, began, names)
         if event.more:
-            pages[account] = (event.part, since, began, names)
             continue
+        del pages[key]
         whole[account] = max(whole.get(account, 0), since)
         for (owner, asset), row in known.items():
             if owner == account and asset not in names and row[:2] < (since, began):

@@ -84,24 +84,26 @@ def test_a_file_that_lost_a_table_is_told_as_damaged(tmp_path: Path) -> None:
     assert before == sha256((tmp_path / "a.db").read_bytes()).digest()
 
 
-def test_a_table_of_seals_that_lost_its_name_is_damage_and_not_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["name='sealr'", "tbl_name='sealr'", "sql=replace(sql, 'seals', 'sealr')"])
+def test_seals_under_another_name_are_damage_and_not_made_anew(tmp_path: Path, damage: str) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         feed(ledger, says(delta(1, {"A": "1"})))
-    with closing(sqlite3.connect(tmp_path / "a.db")) as store:
-        store.execute("PRAGMA writable_schema=ON")
-        store.execute("UPDATE sqlite_master SET name='sealr' WHERE name='seals'")
-        store.commit()
+    redefine(tmp_path / "a.db", f"{damage} WHERE name='seals'")
     for read_only in (True, False):
         with pytest.raises(StoreError, match="damaged ledger"):
             Ledger(tmp_path / "a.db", read_only=read_only)
 
 
-def test_seals_under_another_table_name_are_damage_and_not_made_anew(tmp_path: Path) -> None:
+def test_seals_whose_name_became_bytes_are_damage_and_not_made_anew(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         feed(ledger, says(delta(1, {"A": "1"})))
-    with closing(sqlite3.connect(tmp_path / "a.db")) as store:
-        store.execute("PRAGMA writable_schema=ON")
-        store.execute("UPDATE sqlite_master SET tbl_name='sealr' WHERE name='seals'")
-        store.commit()
+    redefine(tmp_path / "a.db", "name=CAST(name AS BLOB) WHERE name='seals'")
     with Ledger(tmp_path / "a.db", read_only=True) as ledger:
-        assert ["file"] == [finding.what for finding in ledger.verify()]
+        assert ["the table seals is not defined as it was made"] == [f.reason for f in ledger.verify()]
+
+
+def redefine(path: Path, change: str) -> None:
+    with closing(sqlite3.connect(path)) as store:
+        store.execute("PRAGMA writable_schema=ON")
+        store.execute(f"UPDATE sqlite_master SET {change}")
+        store.commit()

@@ -3,12 +3,13 @@ coverage, quarantine, audit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
 import click
 
+from ledger.chain import links
 from ledger.cli.options import (
     DONE,
     FINDINGS,
@@ -35,8 +36,8 @@ from projections import (
     History,
     Orders,
 )
+from projections.history import HistoryRow
 
-PREVIEW_BYTES: Final = 120
 REASONS_MAX: Final = 50
 REASON_ASSETS_MAX: Final = 8
 SUSPECT: Final = "! gap"
@@ -153,10 +154,24 @@ def _moment(ledger: Ledger, text: str, account: str | None) -> int | str:
 @account_argument
 @json_option
 def orders(db: str, account: str | None, as_json: bool) -> int:
-    """The orders as last stated, open and closed."""
+    """The orders as last stated, open and closed; suspect: where the fills do not come to what was executed."""
     with reading(db, account) as (ledger, account):
-        show(map(fields, caught_up(ledger, Orders(ledger)).rows(account)), as_json=as_json, what="orders")
+        wrong = _wrong(ledger, account, "fills")
+        rows = caught_up(ledger, Orders(ledger)).rows(account)
+        shown = ({**fields(row), "suspect": wrong.get((row.account, row.order_id))} for row in rows)
+        show(shown, as_json=as_json, what="orders")
     return DONE
+
+
+def _wrong(ledger: Ledger, account: str | None, kind: str) -> dict[tuple[str, str], str]:
+    """The open breaks of a kind: what is wrong, by account and subject."""
+    projection = Breaks(ledger)
+    bring_up(ledger, projection.projections)
+    return {
+        (each.account, each.subject): f"expected {each.expected}, stated {each.stated}"
+        for each in projection.rows(account, open_only=True)
+        if each.kind == kind
+    }
 
 
 @cli.command()
@@ -164,9 +179,12 @@ def orders(db: str, account: str | None, as_json: bool) -> int:
 @account_argument
 @json_option
 def fills(db: str, account: str | None, as_json: bool) -> int:
-    """The executions, each once."""
+    """The executions, each once; suspect: where the quote quantity is not price x quantity."""
     with reading(db, account) as (ledger, account):
-        show(map(fields, caught_up(ledger, Fills(ledger)).rows(account)), as_json=as_json, what="fills")
+        wrong = _wrong(ledger, account, "quote")
+        rows = caught_up(ledger, Fills(ledger)).rows(account)
+        shown = ({**fields(row), "suspect": wrong.get((row.account, row.fill_id))} for row in rows)
+        show(shown, as_json=as_json, what="fills")
     return DONE
 
 
@@ -175,14 +193,21 @@ def fills(db: str, account: str | None, as_json: bool) -> int:
 @account_argument
 @json_option
 def history(db: str, account: str | None, as_json: bool) -> int:
-    """The venues' own balance histories: cause, signed change, balance after."""
+    """The venues' own balance histories: cause, signed change, balance after; suspect: rows are missing before it."""
     with reading(db, account) as (ledger, account):
-        show(
-            map(fields, caught_up(ledger, History(ledger)).rows(account)),
-            as_json=as_json,
-            what="history rows",
-        )
+        rows = caught_up(ledger, History(ledger)).rows(account)
+        show(_history(rows), as_json=as_json, what="history rows")
     return DONE
+
+
+def _history(rows: Iterable[HistoryRow]) -> Iterator[dict[str, Any]]:
+    last: HistoryRow | None = None
+    for row in rows:
+        follows = (
+            last is None or (last.account, last.asset_id) != (row.account, row.asset_id) or links(last, row)
+        )
+        yield {**fields(row), "suspect": None if follows else "rows are missing before this one"}
+        last = row
 
 
 @cli.command()

@@ -29,7 +29,8 @@ TOPIC_CHARS_MAX: Final = 64
 class Finding(Struct, frozen=True, omit_defaults=True):
     """Something wrong. `what`: `seal` (a stored event is not the one that was sealed), `missing` (events are gone),
     `event` (one cannot be read), `frame` (evidence changed, gone or of nobody), `key` (a natural key changed), `decode`
-    (today's venue module makes something else of the frame), `checkpoint`, `file` (the database is damaged)."""
+    (today's venue module makes something else of the frame), `checkpoint`, `file` (the database is damaged). The
+    command line adds `projection` (stored rows are not what the events fold to) and `memory` (of conversations)."""
 
     what: str
     reason: str
@@ -167,10 +168,11 @@ def _taken(stored: Sealed, read: Reader, chain: Chain) -> tuple[Recorded | None,
 def first_bad(found: Iterable[Finding]) -> Finding | None:
     """The finding that names the first bad event; None where none does. What a decoder or a checkpoint says counts only
     where nothing is wrong with the events themselves: it may come of that."""
-    return min((each for each in found if each.place), key=_order, default=None)
+    return min((each for each in found if each.place), key=weight, default=None)
 
 
-def _order(finding: Finding) -> tuple[bool, bool, int]:
+def weight(finding: Finding) -> tuple[bool, bool, int]:
+    """By what findings are ordered, so that the first names the first bad event."""
     return finding.what in ("decode", "checkpoint"), finding.position is None, finding.position or 0
 
 

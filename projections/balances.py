@@ -6,12 +6,12 @@ Knows balance events; computes no posting. A statement older than what is known 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from heapq import merge
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +25,8 @@ from ledger.events import (
     BalanceEventImported,
     BalanceSnapshot,
     FrameQuarantined,
+    SessionClosed,
+    SessionOpened,
     Source,
     is_answer,
     known_ns,
@@ -41,7 +43,7 @@ from projections.agreement import (
     is_older,
     last_of_instant,
 )
-from projections.completeness import UNPROVABLE, Evidence, verdict
+from projections.completeness import UNPROVABLE, Evidence, Later, verdict
 from projections.gaps import Gap, Gaps, GapsFold
 from projections.statements import Full, Statements
 from projections.subscription import Projection, Subscription, catch_up
@@ -102,7 +104,6 @@ class StatementRow(Struct):
     """The last frame without a number that could not be read."""
 
 
-A = TypeVar("A", Gap, BreakRow)
 ACCOUNTS_KEPT_MAX: Final = 64
 """Accounts of which the gaps are remembered until something is recorded."""
 
@@ -183,23 +184,17 @@ class Balances:
         where the text is no time."""
         version, until_ns = (moment, None) if isinstance(moment, int) else (None, _ns(moment))
         known_until_ns = None if known_at is None else _ns(known_at)
-        fold, gaps, later = _Fold(None), GapsFold(), GapsFold()
+        found = AsOf(until_ns)
         for recorded in self._events(account):
-            event = recorded.event
             if version is not None and recorded.version > version and account in (None, recorded.account):
                 if account is None:
                     continue
                 break
-            if known_until_ns is None or known_ns(event) <= known_until_ns:
-                if until_ns is not None:
-                    later.apply(recorded)
-                if until_ns is None or time_of(event) <= until_ns:
-                    gaps.apply(recorded)
-                    if account in (None, recorded.account):
-                        fold.apply(recorded)
+            if known_until_ns is None or known_ns(recorded.event) <= known_until_ns:
+                found._apply(recorded, account)
             if version == recorded.version and account == recorded.account:
                 break  # what the logins it was heard through did after it does not count
-        return AsOf(fold, gaps, later, until_ns)
+        return found
 
     def _events(self, account: str | None) -> Iterator[Recorded]:
         """The events of an account, and of the logins it was heard through: they tell when nobody was listening."""
@@ -213,25 +208,45 @@ class Balances:
 class AsOf:
     """Balances as of a moment; indexed like Balances."""
 
-    def __init__(self, fold: _Fold, gaps: GapsFold, later: GapsFold, moment_ns: int | None) -> None:
-        self._fold = fold
-        self._gaps = gaps
-        self._later = later
-        self._moment_ns = moment_ns
+    def __init__(self, moment_ns: int | None) -> None:
+        self._fold: Final = _Fold(None)
+        self._gaps: Final = GapsFold()
+        self._later: Final = GapsFold()
+        self._moment_ns: Final = moment_ns
+        self._next: Final[dict[str, int]] = {}
+        """When something was heard first after the moment, by account."""
+
+    def _apply(self, recorded: Recorded, account: str | None) -> None:
+        """Fold one event, in what was said by the moment if it was; and in what is known since."""
+        at = self._moment_ns
+        if at is not None:
+            self._later.apply(recorded)
+            time_ns = time_of(recorded.event)
+            if time_ns > at:
+                if not isinstance(recorded.event, SessionOpened | SessionClosed):
+                    self._next[recorded.account] = min(time_ns, self._next.get(recorded.account, time_ns))
+                return
+        self._gaps.apply(recorded)
+        if account in (None, recorded.account):
+            self._fold.apply(recorded)
 
     def __getitem__(self, account: str) -> dict[str, Holding]:
         return _holdings(self.rows(account))
 
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held at that moment, by account and asset id."""
-        gaps, later = self._gaps.rows(account), self._later.rows(account)
-        return _judged(self._fold, gaps, account, self._moment_ns, later)
+        at = self._moment_ns
+        later: dict[str, Later] = {}
+        if at is not None:
+            ever = _by_account(self._later.rows(account))
+            later = {name: Later(at, ever[name], self._next.get(name, at)) for name in {*ever}}
+        return _judged(self._fold, self._gaps.rows(account), account, later)
 
 
-def _by_account(rows: Iterable[A]) -> defaultdict[str, list[A]]:
-    of: defaultdict[str, list[A]] = defaultdict(list)
-    for row in rows:
-        of[row.account].append(row)
+def _by_account(gaps: Iterable[Gap]) -> defaultdict[str, list[Gap]]:
+    of: defaultdict[str, list[Gap]] = defaultdict(list)
+    for gap in gaps:
+        of[gap.account].append(gap)
     return of
 
 
@@ -239,21 +254,23 @@ def _judged(
     fold: _Fold,
     gaps: Sequence[Gap],
     account: str | None,
-    moment_ns: int | None = None,
-    later: Sequence[Gap] = (),
+    later: Mapping[str, Later] | None = None,
 ) -> list[HeldRow]:
     """The rows held, each with its verdict; gaps and breaks are looked through once, not row by row."""
-    ours, ever = _by_account(gaps), _by_account(later)
-    breaks = _by_account(row for row in fold.agreement.breaks.rows(account) if row.closed_by is None)
+    ours, ever = _by_account(gaps), later or {}
+    breaks: defaultdict[str, defaultdict[str, list[BreakRow]]] = defaultdict(lambda: defaultdict(list))
+    for found in fold.agreement.breaks.rows(account):
+        if found.closed_by is None:
+            breaks[found.account][found.subject].append(found)
     evidence: dict[str, Evidence] = {}
-    found: list[HeldRow] = []
+    rows: list[HeldRow] = []
     for row in fold.held(account):
         name = row.account
         if name not in evidence:
-            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], moment_ns, ever[name])
+            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], ever.get(name))
         word, reason = verdict(row, fold.agreement.history(name, row.asset_id), evidence[name])
-        found.append(HeldRow(**asdict(row), completeness=word, reason=reason))
-    return found
+        rows.append(HeldRow(**asdict(row), completeness=word, reason=reason))
+    return rows
 
 
 class _Fold:

@@ -20,12 +20,13 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
 from ledger.events import Amount, FillRecorded, OrderUpdated, time_of
 from ledger.wire import EXACT, decimal
-from projections.agreement import BreakRow, close, opened
+from projections.agreement import BreakRow, close, frame_text, opened
 from projections.balances import Balances
 from projections.completeness import explained
 from projections.gaps import Gap
@@ -64,7 +65,8 @@ class Break(Struct, frozen=True):
 
 class OrderSumRow(Struct):
     """An order's executed quantity as last stated, and the sum of its fills; `found` is the version that found them to
-    differ, 0 where they do not."""
+    differ, 0 where they do not. `was` is its open break as `frame` found it (JSON of `Sides`): what is within a frame
+    never was."""
 
     account: str
     order_id: str
@@ -75,6 +77,21 @@ class OrderSumRow(Struct):
     filled: Amount = "0"
     fill_version: int | None = None
     found: int = 0
+    frame: str = ""
+    was: str | None = None
+
+
+class Sides(Struct, array_like=True):
+    """The two sides of a break of an order."""
+
+    expected: Amount
+    stated: Amount
+    expected_version: int | None
+    stated_version: int | None
+    time_ns: int
+
+
+_sides: Final = msgspec.json.Decoder(Sides)
 
 
 class BreaksFold:
@@ -136,19 +153,26 @@ class BreaksFold:
 
     def _settle(self, recorded: Recorded, order: OrderSumRow, time_ns: int) -> None:
         """Compare, and keep, change or close the break of an order."""
-        row = (
-            self._breaks.get(order.account, "fills", order.order_id, order.found, "") if order.found else None
-        )
+        key = (order.account, "fills", order.order_id, order.found, "")
+        row = self._breaks.get(*key) if order.found else None
+        frame = frame_text(recorded)
+        if row is not None and frame != order.frame:
+            sides = (row.expected, row.stated, row.expected_version, row.stated_version, row.time_ns)
+            order.frame, order.was = frame, msgspec.json.encode(Sides(*sides)).decode()
         if order.executed is not None and decimal(order.executed) != decimal(order.filled):
             if row is None:
                 row = opened(recorded, "fills", order.order_id, time_ns)
-                order.found = recorded.version
+                order.found, order.frame, order.was = recorded.version, frame, None
             row.expected, row.stated, row.time_ns = order.executed, order.filled, time_ns
             row.expected_version, row.stated_version = order.order_version, order.fill_version
             self._breaks.put(row)
         elif order.executed is not None and row is not None:
+            if order.was is not None:
+                was = _sides.decode(order.was)
+                row.expected, row.stated, row.time_ns = was.expected, was.stated, was.time_ns
+                row.expected_version, row.stated_version = was.expected_version, was.stated_version
             close(self._breaks, row, recorded, f"version {recorded.version} makes them equal")
-            order.found = 0
+            order.found, order.was = 0, None
         self._orders.put(order)
 
 
@@ -156,7 +180,7 @@ class Breaks:
     """The breaks of all accounts, open and closed. Catches up when read."""
 
     name = "breaks"
-    version = 1
+    version = 2
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database

@@ -11,7 +11,7 @@ Knows rows of balances, gaps and breaks as others found them; finds none itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -71,24 +71,43 @@ class Whole(Protocol):
     def unread_version(self) -> int: ...
 
 
+class Later(Struct, frozen=True):
+    """What is known since a moment: the gaps, and when something was heard first after it."""
+
+    moment_ns: int
+    gaps: Sequence[Gap]
+    next_ns: int
+
+
 class Evidence(Struct, frozen=True):
-    """What there is to judge an account's balances by. `breaks`: those no event has closed. `moment_ns`: as of when, if
-    not now; `later`: the gaps as they are known since then."""
+    """What there is to judge an account's balances by. `breaks`: those no event has closed, by asset. `later`: what else there is
+    where they are judged as of a moment."""
 
     whole: Whole
     gaps: Sequence[Gap]
-    breaks: Sequence[BreakRow]
-    moment_ns: int | None = None
-    later: Sequence[Gap] = ()
+    breaks: Mapping[str, Sequence[BreakRow]]
+    later: Later | None = None
 
 
 def verdict(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evidence) -> tuple[str, str]:
     """Completeness and reason of a balance. `history`: how many rows the venue's own history of the asset has, and
     where it last stood."""
-    rows, instants = history
-    missing = _missing(row, evidence) or _differs(row, evidence)
-    if missing:
+    missing = _missing(row, evidence)
+    if missing is not None:
         return GAP, missing
+    differing = _differing(row, evidence)
+    if differing and (differing[-1].stated_version or 0) >= row.settled:
+        return GAP, _differs(differing[-1])
+    word, reason = _evidence(row, history, evidence)
+    if differing:
+        before = "" if len(differing) == 1 else f" ({len(differing)} such)"
+        reason += f"; before version {row.settled} agreed, {_differs(differing[-1])}{before}"
+    return word, reason
+
+
+def _evidence(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evidence) -> tuple[str, str]:
+    """What there is to say of a balance that nothing is known to be missing of."""
+    rows, instants = history
     if rows and (proof := _closes(row, rows, instants)):
         return PROVEN, proof
     whole = evidence.whole
@@ -160,16 +179,8 @@ def _interval(gap: Gap) -> str:
 
 def _missing(row: Stated, evidence: Evidence) -> str | None:
     """The gap that touches a balance, in words."""
-    at = evidence.moment_ns
-    if at is not None:
-        for gap in evidence.later:
-            if gap.kind == "blind" and parse_time(gap.start) < at < parse_time(gap.end):
-                return f"nobody was listening at that moment: {_named(gap)}"
-    if at is not None and (hole := _hole_after(evidence, at)) is not None:
-        return (
-            f"number {hole.missing} of the venue's sequence {hole.subscription} was never received (found at version "
-            f"{hole.version}), and may be of before that moment"
-        )
+    if evidence.later is not None and (hidden := _at_that_moment(row, evidence, evidence.later)) is not None:
+        return hidden
     for gap in evidence.gaps:
         still = gap.state == "open"
         if gap.kind == "sequence" and still:
@@ -177,7 +188,7 @@ def _missing(row: Stated, evidence: Evidence) -> str | None:
                 f"number {gap.missing} of the venue's sequence {gap.subscription} was never received (found at "
                 f"version {gap.version}), and the whole account was not stated since"
             )
-        if gap.kind == "chain" and still and gap.missing.startswith(f"rows that change {row.asset} by "):
+        if gap.kind == "chain" and still and _is_of(gap, row.asset):
             return f"{gap.missing} are missing from its history (found at version {gap.version})"
         if gap.kind != "blind":
             continue
@@ -191,30 +202,54 @@ def _missing(row: Stated, evidence: Evidence) -> str | None:
     return None
 
 
-def _hole_after(evidence: Evidence, at: int) -> Gap | None:
-    """The hole that follows the last number known as of a moment: when what is missing was said, nobody knows."""
-    whole = evidence.whole
-    for gap in evidence.later:
-        if gap.kind != "sequence" or gap.subscription != whole.whole_subscription or gap.time_ns <= at:
-            continue
-        if int(gap.start) <= whole.numbered_sequence + 1 <= int(gap.end) and gap.closed_how != ARRIVED:
-            return gap
+def _at_that_moment(row: Stated, evidence: Evidence, later: Later) -> str | None:
+    """The gap that was found after a moment and may be of before it, in words: when what is missing was said, nobody
+    knows; only what was heard last before it and first after it."""
+    at = later.moment_ns
+    for gap in later.gaps:
+        if gap.kind == "blind" and parse_time(gap.start) < at < parse_time(gap.end):
+            return f"nobody was listening at that moment: {_named(gap)}"
+        if gap.kind == "chain" and gap.state == "open" and _is_of(gap, row.asset):
+            if parse_time(gap.start) <= at < parse_time(gap.end):
+                return f"{gap.missing} are missing from its history around that moment (found at version {gap.version})"
+        if gap.kind == "sequence" and _is_next(gap, evidence.whole, later):
+            return (
+                f"number {gap.missing} of the venue's sequence {gap.subscription} was never received (found at version "
+                f"{gap.version}), and may be of before that moment"
+            )
     return None
 
 
-def _differs(row: Stated, evidence: Evidence) -> str | None:
-    """The break that touches a balance, in words."""
-    for found in evidence.breaks:
-        if found.subject != row.asset_id or explained(found, evidence.gaps) is not None:
-            continue
-        difference = EXACT.subtract(decimal(found.stated), decimal(found.expected))
-        before = "its history" if found.kind == "account" else "the statements before it"
-        return (
-            f"version {found.stated_version} (of {time_text(found.time_ns)}) states {found.part} {found.stated} "
-            f"where {before} came to {found.expected} (version {found.expected_version}): "
-            f"the difference of {difference:f} is not explained"
-        )
-    return None
+def _is_next(gap: Gap, whole: Whole, later: Later) -> bool:
+    """Whether a hole follows what was heard last by a moment: the last number of the subscription that counts; or, of
+    one that begins with it, anything."""
+    if gap.time_ns <= later.moment_ns or gap.closed_how == ARRIVED:
+        return False
+    first, last = int(gap.start), int(gap.end)
+    if gap.subscription == whole.whole_subscription:
+        return first <= whole.numbered_sequence + 1 <= last
+    return first == 1 and gap.time_ns <= later.next_ns
+
+
+def _is_of(gap: Gap, asset: str) -> bool:
+    return gap.missing.startswith(f"rows that change {asset} by ")
+
+
+def _differing(row: Stated, evidence: Evidence) -> list[BreakRow]:
+    """The breaks of a balance that nothing explains, the one of the latest statement last."""
+    found = [each for each in evidence.breaks.get(row.asset_id, ()) if explained(each, evidence.gaps) is None]
+    return sorted(found, key=lambda each: each.stated_version or 0)
+
+
+def _differs(found: BreakRow) -> str:
+    """A break, in words."""
+    difference = EXACT.subtract(decimal(found.stated), decimal(found.expected))
+    before = "its history" if found.kind == "account" else "the statements before it"
+    return (
+        f"version {found.stated_version} (of {time_text(found.time_ns)}) states {found.part} {found.stated} "
+        f"where {before} came to {found.expected} (version {found.expected_version}): "
+        f"the difference of {difference:f} is not explained"
+    )
 
 
 def _unproven(row: Stated, whole: Whole) -> str:

@@ -109,8 +109,11 @@ class Statements:
         return row
 
     def _page(self, recorded: Recorded, event: BalanceSnapshot) -> Full | None:
+        source = event.source
+        row = None if source.subscription is None else self._rows.get(recorded.account, source.subscription)
+        reached = 0 if row is None else row.reached or 0
         self._count(recorded)
-        row = self._pages(recorded, event)
+        row = self._pages(recorded, event, reached)
         if row is None:
             return None
         row.since_ns = min(row.since_ns, time_of(event))
@@ -136,8 +139,9 @@ class Statements:
             row.reached,
         )
 
-    def _pages(self, recorded: Recorded, event: BalanceSnapshot) -> PagesRow | None:
-        """The statement that a page is of; None where its beginning is not here, and cannot come late either."""
+    def _pages(self, recorded: Recorded, event: BalanceSnapshot, reached: int) -> PagesRow | None:
+        """The statement that a page is of; None where its beginning is not here, and cannot come late either.
+        `reached`: the highest number of its subscription before it."""
         source = event.source
         number = source.sequence if source.subscription is not None else None
         place = source.subscription if number is not None else event.part
@@ -145,7 +149,7 @@ class Statements:
         if row is not None and event.part is not None and row.part == event.part:
             if not event.begins or source.sequence is None:  # unnumbered, every page may say that it begins
                 return row
-            if number is not None and number <= (row.reached or 0):
+            if number is not None and number <= reached:
                 if row.begun:
                     return None  # an older statement
                 ranges = [each for each in _ranges.decode(row.missing) if each[0] > number or each == NEVER]

@@ -119,7 +119,7 @@ class Known:
     late_wholes: list[int] = field(default_factory=list)
     """When the first page came of a baseline that a late page made whole: one need not see that it is."""
     heard_ns: dict[str, int] = field(default_factory=dict)
-    """By account: when the first of its frames was sent."""
+    """By account: when the first of its frames came."""
     last_ns: int = 0
     """When the last of the frames that were read was sent."""
 
@@ -184,17 +184,21 @@ class Oracle:
         if message.kind != "control":
             known.last_ns = max(known.last_ns, message.sent_ns)
             for account in {said.account for said in message.said} or {self.run.exchange.account}:
-                known.heard_ns[account] = min(message.sent_ns, known.heard_ns.get(account, message.sent_ns))
+                heard_ns = arrival.received_ns
+                known.heard_ns[account] = min(heard_ns, known.heard_ns.get(account, heard_ns))
         if message.number is not None:
             reqid, number = message.number
             conversation += str(reqid)
             self._count(known.numbers[self.run.exchange.account, conversation], number)
         repeated = message.asked is not None and message in self._answers
+        counts = (not again or self._counts_again(message)) and not repeated
         self._answers.add(message)
-        if (not again or self._counts_again(message)) and not repeated:
+        if counts:
             whole = first and self.run.venue == "bitopro"
+            outdated = not whole and self._is_outdated(message)
             for said in message.said:
-                self._state(arrival, said, conversation, whole=whole, late=late)
+                self._state(arrival, said, conversation, whole=whole, late=late or outdated)
+            late = late or outdated
         if message.baseline is not None and self.run.venue == "kraken_prime" and not again:
             self._page(arrival, message.baseline, conversation, late=late)
         if message.order is not None:
@@ -211,9 +215,19 @@ class Oracle:
             chain(self.run.exchange.rows, known.rows) or chain(self.run.exchange.points, known.points)
         )
 
+    def _is_outdated(self, message: Message) -> bool:
+        """Whether a frame is older than a statement of the whole account that is known."""
+        return any(
+            message.sent_ns < whole.time_ns
+            for said in message.said
+            for whole in self.known.wholes[said.account]
+        )
+
     def _counts_again(self, message: Message) -> bool:
-        """Whether the same bytes are said anew: an answer is, and a push without time, id or number."""
-        return message.asked is not None or (self.run.venue == "deltadefi" and bool(message.said))
+        """Whether the same bytes are said anew: another answer is, and a push without time, id or number."""
+        if self.run.venue == "deltadefi" and message.said:
+            return True
+        return message.asked is not None and message not in self._answers
 
     def deficit(self, order: str) -> Decimal:
         """How much of an order's executed quantity no execution accounts for."""
@@ -237,6 +251,12 @@ class Oracle:
             stated = Stated(time_ns, self._step, parts, arrival.message)
             if late:
                 known.vague.add(asset)
+                if asset not in known.statements:
+                    known.compared += [
+                        Compared(asset, None, each.time_ns, each.time_ns, each.messages, late=False)
+                        for each in known.wholes[said.account]
+                        if asset_id not in each.named and each.time_ns > time_ns
+                    ]
             if whole or said.answer:
                 assert parts is not None
                 until_ns = arrival.received_ns if said.answer else time_ns
@@ -376,7 +396,7 @@ class Oracle:
         for opened_ns, end_ns in spans[1:]:
             if opened_ns > until_ns:
                 for account, first_ns in self.known.heard_ns.items():
-                    if first_ns < until_ns:
+                    if first_ns <= until_ns:
                         closed = any(each >= opened_ns for each in self.known.answered[account])
                         either = any(each >= opened_ns for each in self.known.late_wholes)
                         state = "closed" if closed else "either" if either else "open"

@@ -8,7 +8,7 @@ import pytest
 
 from ledger import Recorded
 from ledger.events import BalanceDelta, BalanceEventImported
-from projections.agreement import INSTANTS_MAX, Agreement, Instant, Parts, stood
+from projections.agreement import INSTANTS_MAX, Agreement, Instant, Known, stood
 from tests.scripted import MAIN, delta, imported
 
 INSTANTS = [Instant(10, "5", 1, []), Instant(20, "7", 2, []), Instant(30, "5.0", 3, [])]
@@ -62,6 +62,6 @@ def test_what_is_older_than_all_that_is_remembered_is_neither_agreement_nor_brea
     agreement = told([imported(at, "1", str(at)) for at in range(1, 3 * INSTANTS_MAX)])
     said = delta(5, {"USDC": "77"})
     assert isinstance(said, BalanceDelta)
-    parts: Parts = ("77", None, None, None, None)
-    assert agreement.stated(Recorded(MAIN, 999, said), "USDC", parts, 5, None, full=False) is None
+    known = Known(("77", None, None, None, None), 999, 5)
+    assert agreement.said(Recorded(MAIN, 999, said), "USDC", known, full=False) is None
     assert [] == list(agreement.breaks.rows())

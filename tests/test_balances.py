@@ -200,7 +200,7 @@ def test_a_new_whole_statement_overtakes_an_unfinished_one() -> None:
 def test_a_subscription_that_begins_again_overtakes_its_unfinished_statement() -> None:
     unfinished = page(2, "A", first=True, number=1)
     assert {"B": "3", "C": "4"} == held(
-        unfinished, page(3, "B", first=True, number=1), page(4, "C", last=True, number=2)
+        unfinished, page(3, "B", first=True, number=2), page(4, "C", last=True, number=3)
     )
 
 
@@ -482,7 +482,7 @@ def by_dictionary(events: Iterable[Recorded]) -> dict[tuple[str, str], tuple[str
     """Total and version of every balance held, by the rules as they are written down, in a dictionary."""
     known: dict[tuple[str, str], tuple[int, int, str | None]] = {}  # the total None: no longer held
     whole: dict[str, int] = {}
-    pages: dict[str, tuple[str | None, int, int, set[str]]] = {}
+    pages: dict[tuple[str, str | None], tuple[int, int, set[str]]] = {}
     for recorded in events:
         event, account, version = recorded.event, recorded.account, recorded.version
         if not isinstance(event, BalanceSnapshot | BalanceDelta):

@@ -156,9 +156,9 @@ def test_a_total_that_is_the_sum_of_its_parts_is_compared() -> None:
     assert {"available", "locked"} == {each.part for each in found_parts}
 
 
-def test_a_late_statement_makes_no_break() -> None:
-    assert [] == found(whole(5, {"A": "5"}), whole(3, {"A": "3"}), push(2, {"A": "2", "B": "1"}))
-    assert [] == found(whole(5, {"A": "5"}), whole(5, {"A": "6"}))  # of one instant, none is later
+def test_of_one_instant_no_statement_is_later() -> None:
+    assert [] == found(whole(5, {"A": "5"}), whole(5, {"A": "6"}))
+    assert [] == found(push(5, {"A": "5"}), whole(5, {"A": "6"}))
 
 
 def test_a_statement_told_again_makes_no_break() -> None:

@@ -38,13 +38,20 @@ def ingest(folder: Path, name: str, *frames: bytes) -> Ran:
     return run(folder, "ingest", "--db", "a.db", "bitopro", "main", name)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger, a key and a checkpoint, made by the commands themselves."""
-    assert 0 == ingest(tmp_path, "1.ndjson", FRAME).code
-    assert 0 == run(tmp_path, "keygen").code
-    assert 0 == run(tmp_path, "checkpoint", "--db", "a.db").code
-    return tmp_path
+    folder = tmp_path_factory.mktemp("made")
+    assert 0 == ingest(folder, "1.ndjson", FRAME).code
+    assert 0 == run(folder, "keygen").code
+    assert 0 == run(folder, "checkpoint", "--db", "a.db").code
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of them for one test."""
+    return shutil.copytree(made, tmp_path / "made")
 
 
 CHECKED: Final = ("--checkpoint", "a.db.checkpoint", "--public-key", "accountledger.pub")

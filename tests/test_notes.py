@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Final
 
@@ -115,6 +115,15 @@ def test_signatures_of_witnesses_may_stand_beside_ours() -> None:
         opened(text + b"\n\n" + witness, KEY.public)
     with pytest.raises(BadNote, match="cannot be read"):
         opened(NOTE + b"not a signature\n", KEY.public)
+
+
+def test_a_signature_that_is_written_in_another_way_is_refused() -> None:
+    """Base64 has bits to spare at its end: they are zero."""
+    assert NOTE.endswith(b"=\n")
+    changed = NOTE[:-3] + bytes([NOTE[-3] + 1]) + b"=\n"
+    assert b64decode(NOTE[-93:-1]) == b64decode(changed[-93:-1])
+    with pytest.raises(BadNote):
+        opened(changed, KEY.public)
 
 
 def test_two_signatures_of_ours_must_both_be_right() -> None:

@@ -271,6 +271,19 @@ def test_events_gone_from_the_end_without_their_seals_are_found_without_a_checkp
     assert ["missing"] == [each.what for each in subject.verify()]
 
 
+def test_a_frame_whose_last_event_is_gone_is_not_blamed_on_the_decoder(subject: Subject) -> None:
+    """With the checkpoint, what is gone is named; that the frame says more is no news then."""
+    with Ledger(subject.path.with_name("tail.db")) as ledger:
+        feed(ledger)
+        with ledger.intake(scripted.VENUE, "main", session="s2", opened_ns=T, now_ns=lambda: T) as intake:
+            intake.receive(says(delta(1, {"A": "1"}), delta(2, {"A": "2"})), T)
+            checkpoint = ledger.checkpoint("log")
+            for table, place in (("stored_events", "rowid"), ("seals", "position")):
+                ledger.write([(f"DELETE FROM {table} WHERE {place}=?", [(checkpoint.size,)])])
+            found = list(ledger.verify([scripted.VENUE], checkpoints=[checkpoint]))
+    assert [("missing", 5), ("missing", None)] == [(each.what, each.version) for each in found]
+
+
 def test_an_event_written_otherwise_but_saying_the_same_is_found(subject: Subject) -> None:
     """The bytes are sealed, not what they mean."""
     place = first_balance(subject)

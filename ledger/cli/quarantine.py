@@ -65,13 +65,14 @@ def _retry(db: str, account: str | None, as_json: bool) -> int:
     with Ledger(db) as ledger:
         waiting = [row for row in caught_up(ledger, Quarantine(ledger)).rows(account)]
         found: list[dict[str, Any]] = []
-        events = stays = 0
+        events = stays = known = 0
         with progress("retry", len(waiting)) as advance:
             for row in waiting:
                 retried = ledger.retry(VENUES.values(), row.account, row.version)
                 advance(1)
                 events += retried.events
                 stays += retried.result == "stays"
+                known += retried.result == "known"
                 told = {name: value for name, value in fields(row).items() if name != "reason"}
                 found.append(
                     {**told, "result": retried.result, "events": retried.events, "reason": retried.reason}
@@ -80,7 +81,8 @@ def _retry(db: str, account: str | None, as_json: bool) -> int:
     show(found, as_json=as_json, what="quarantined frames")
     if found and not as_json:
         click.echo(
-            f"{len(found)} decoded again: {len(found) - stays} can be read now ({events} events, marked late), "
+            f"{len(found)} decoded again: {len(found) - stays - known} can be read now ({events} events, marked late), "
             f"{stays} stay in quarantine"
+            + (f", {known} say nothing new (no event can tell: they stay listed)" if known else "")
         )
     return FINDINGS if stays else DONE

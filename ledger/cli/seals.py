@@ -18,7 +18,7 @@ from ledger.console import printable, progress, show
 from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
 from ledger.ledger import Ledger
 from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
-from ledger.verify import Finding, first_bad
+from ledger.verify import Finding, first_bad, weight
 from projections import compare
 from transports.session import changed_memories
 
@@ -141,7 +141,7 @@ def verify(db: str, note: Path | None, key: Path | None, export: BinaryIO | None
             raise
         report.take([Finding("missing", f"a checkpoint was signed, but its seals are gone: {error}")])
     if as_json:
-        show(map(asdict, report.shown), as_json=True, what="findings")
+        show(map(asdict, sorted(report.shown, key=weight)), as_json=True, what="findings")
     else:
         report.show("" if note is None else ", and the checkpoint")
     return FINDINGS if report.count else DONE
@@ -168,7 +168,7 @@ class _Report:
                 self.shown.append(finding)
 
     def show(self, beside: str) -> None:
-        for finding in self.shown:
+        for finding in sorted(self.shown, key=weight):
             click.echo(printable(f"{finding.what}: {finding.sentence()}"))
             for side, said in (("stored ", finding.stored), ("decoded", finding.decoded)):
                 if said is not None:

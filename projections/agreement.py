@@ -55,6 +55,9 @@ class BreakRow(Struct):
     closed_by: int | None = None
     closed_ns: int | None = None
     closed_how: str | None = None
+    since_subscription: str | None = None
+    since_sequence: int | None = None
+    """The place of what was expected in a sequence."""
 
 
 class SubjectRow(Struct):
@@ -207,6 +210,7 @@ class Agreement:
                 row = _break(recorded, "snapshot", full.asset_id, part, full.version, stated)
                 row.time_ns, row.upto_ns = full.time_ns, full.upto_ns
             row.expected, row.expected_version, row.since_ns = expected, known.version, known.time_ns
+            row.since_subscription, row.since_sequence = known.subscription, known.sequence
             self.breaks.put(row)
         for row in before.values():
             close(self.breaks, row, recorded, f"arrived late: version {recorded.version} says the same")
@@ -387,7 +391,9 @@ def opened(recorded: Recorded, kind: str, subject: str, time_ns: int) -> BreakRo
     return row
 
 
-def _break(recorded: Recorded, kind: str, subject: str, part: str, stated_version: int, stated: Amount) -> BreakRow:
+def _break(
+    recorded: Recorded, kind: str, subject: str, part: str, stated_version: int, stated: Amount
+) -> BreakRow:
     return BreakRow(
         recorded.account,
         kind,
@@ -418,9 +424,7 @@ def _compare(known: Parts, said: Parts) -> tuple[bool, list[tuple[str, Amount, A
         for part, one, other in zip(PARTS, known, said, strict=True)
         if one is not None and other is not None
     ]
-    differing = [
-        found for found in both if found[1] != found[2] and decimal(found[1]) != decimal(found[2])
-    ]
+    differing = [found for found in both if found[1] != found[2] and decimal(found[1]) != decimal(found[2])]
     return bool(both), differing[:1] if differing and differing[0][0] == "total" else differing
 
 

@@ -367,7 +367,13 @@ class _Fold:
         self._gone(row, said)
 
     def _gone(self, row: BalanceRow, said: Known) -> None:
-        row.held, row.version, row.time_ns, row.agreed, row.ends = False, said.version, said.time_ns, None, None
+        row.held, row.version, row.time_ns, row.agreed, row.ends = (
+            False,
+            said.version,
+            said.time_ns,
+            None,
+            None,
+        )
         row.subscription, row.sequence = said.subscription, said.sequence
         self._rows.put(row)
 
@@ -398,9 +404,13 @@ class _Fold:
             return
         agreed = self.agreement.said(recorded, asset_id, now, full=full)
         settled = 0 if row is None else row.settled
-        if full and (row is None or is_older(row, now) or (source.asked is not None and row.time_ns == time_ns)):
+        if full and (
+            row is None or is_older(row, now) or (source.asked is not None and row.time_ns == time_ns)
+        ):
             known = self._unnamed(recorded, time_ns) if row is None else _known(row)
-            agreed = self.agreement.full(recorded, asset_id, now, known, answer=source.asked is not None) or agreed
+            agreed = (
+                self.agreement.full(recorded, asset_id, now, known, answer=source.asked is not None) or agreed
+            )
         if agreed is not None:
             settled = recorded.version
         self._rows.put(
@@ -423,7 +433,7 @@ class _Fold:
         )
 
     def _unheld(self, recorded: Recorded, said: Balance, time_ns: int) -> BalanceRow | None:
-        """An asset of which nothing was known is not held where a whole statement, newer than this one, is without it."""
+        """An asset of which nothing was known: not held where a whole statement, newer than this one, is without it."""
         account, asset_id = recorded.account, said.asset_id
         statement = self.statement(account)
         if time_ns >= statement.whole_ns:

@@ -80,8 +80,8 @@ class Later(Struct, frozen=True):
 
 
 class Evidence(Struct, frozen=True):
-    """What there is to judge an account's balances by. `breaks`: those no event has closed, by asset. `later`: what else there is
-    where they are judged as of a moment."""
+    """What there is to judge an account's balances by. `breaks`: those no event has closed, by asset. `later`: what
+    else there is where they are judged as of a moment."""
 
     whole: Whole
     gaps: Sequence[Gap]
@@ -155,18 +155,28 @@ def explained(row: BreakRow, gaps: Iterable[Gap]) -> str | None:
 
 def _lies_between(row: BreakRow, gap: Gap) -> bool:
     """Whether something of the asset may have been missed in the gap: it was last stated before, and in full after."""
-    expected, stated = row.expected_version or 0, row.stated_version or 0
-    if gap.version > stated or gap.kind not in ("blind", "sequence"):
+    stated = row.stated_version or 0
+    if gap.version > stated or gap.kind not in ("blind", "sequence") or not _is_after(row, gap):
         return False
-    blind = gap.kind == "blind"
-    if expected > stated:  # stated before, and came late: versions do not tell
-        if row.since_ns >= (parse_time(gap.end) if blind else gap.time_ns):
-            return False
-    elif gap.version <= expected:
-        return False
-    if blind or gap.closed_by is None:
+    if gap.kind == "blind" or gap.closed_by is None:
         return True  # an answer that does not name the asset closes a blind interval, and leaves this open
-    return gap.closed_by > max(stated, expected) if gap.closed_how == ARRIVED else gap.closed_by >= stated
+    if gap.closed_how == ARRIVED:
+        return gap.closed_by > max(stated, row.expected_version or 0)
+    return gap.closed_by >= stated
+
+
+def _is_after(row: BreakRow, gap: Gap) -> bool:
+    """Whether a gap is of after what was expected; also where that came late."""
+    expected = row.expected_version or 0
+    if (
+        gap.kind == "sequence"
+        and row.since_sequence is not None
+        and row.since_subscription == gap.subscription
+    ):
+        return int(gap.end) > row.since_sequence
+    if gap.version > expected:
+        return True
+    return gap.kind == "blind" and expected > (row.stated_version or 0) and row.since_ns < parse_time(gap.end)
 
 
 def _named(gap: Gap) -> str:
@@ -209,9 +219,9 @@ def _at_that_moment(row: Stated, evidence: Evidence, later: Later) -> str | None
     for gap in later.gaps:
         if gap.kind == "blind" and parse_time(gap.start) < at < parse_time(gap.end):
             return f"nobody was listening at that moment: {_named(gap)}"
-        if gap.kind == "chain" and gap.state == "open" and _is_of(gap, row.asset):
-            if parse_time(gap.start) <= at < parse_time(gap.end):
-                return f"{gap.missing} are missing from its history around that moment (found at version {gap.version})"
+        chained = gap.kind == "chain" and gap.state == "open" and _is_of(gap, row.asset)
+        if chained and parse_time(gap.start) <= at < parse_time(gap.end):
+            return f"{gap.missing} are missing from its history around that moment (found at version {gap.version})"
         if gap.kind == "sequence" and _is_next(gap, evidence.whole, later):
             return (
                 f"number {gap.missing} of the venue's sequence {gap.subscription} was never received (found at version "

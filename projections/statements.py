@@ -47,8 +47,8 @@ class PagesRow(Struct):
 
 class Full(Struct, frozen=True):
     """A full statement: where it began (`since_*`, and the number of its first page where it has one), the version of
-    the page that made it whole, the assets it names, and the highest number of its subscription by then. `answer`: it is
-    full for the assets it names only (`ledger.events.is_answer`)."""
+    what made it whole, the assets it names, and the highest number of its subscription by then. `answer`: it is full
+    for the assets it names only (`ledger.events.is_answer`)."""
 
     account: str
     version: int
@@ -74,7 +74,7 @@ class Statements:
         if isinstance(event, BalanceSnapshot):
             return self._page(recorded, event)
         row = None if event.source.sequence is None else self._count(recorded)
-        if not is_answer(event):
+        if not isinstance(event, BalanceDelta) or not is_answer(event):
             return None if row is None else self._full(recorded, row)
         source = event.source
         return Full(

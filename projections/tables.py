@@ -9,6 +9,7 @@ import copy
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final, Generic, Protocol, TypeVar, get_args, get_type_hints
 
 from msgspec import Struct
@@ -63,6 +64,7 @@ class Table(Generic[R]):
         self._database = database
         self._row = row
         self._width = key
+        self._place: Final[Any] = attrgetter(*self.key)
         self._bools = [index for index, kind in enumerate(kinds) if kind is bool]
         self._cache: dict[str, dict[tuple[Cell, ...], R | None]] = {}
         self._cached = 0
@@ -87,8 +89,10 @@ class Table(Generic[R]):
     def get(self, *key: Cell) -> R | None:
         """The row with that key, or None."""
         account = str(key[0])
-        rows = self._cache.setdefault(account, {})
-        if key in rows:
+        rows = self._cache.get(account)
+        if rows is None:
+            rows = self._cache[account] = {}
+        elif key in rows:
             return rows[key]
         found: R | None = None
         if account not in self._whole and self._database is not None:
@@ -190,7 +194,8 @@ class Table(Generic[R]):
         return [(self.insert, kept), (f"DELETE FROM {self.name} WHERE {where}", gone)]
 
     def _key(self, row: R) -> tuple[Cell, ...]:
-        return tuple([getattr(row, field) for field in self.key])
+        key = self._place(row)  # of one field it is the value alone
+        return (key,) if self._width == 1 else tuple(key)
 
     def _load(self, stored: tuple[Cell, ...]) -> R:
         if not self._bools:

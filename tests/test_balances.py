@@ -159,6 +159,23 @@ def test_a_statement_whose_last_page_is_missing_drops_nothing() -> None:
     assert {"A": "2", "X": "1"} == held(delta(1, {"X": "1"}), page(2, "A", first=True))
 
 
+def test_a_numbered_statement_drops_when_every_number_is_there_however_they_come() -> None:
+    """A page that is lost may have named what the others do not."""
+    before = snapshot(1, {"A": "1", "B": "1", "X": "1"})
+    first, middle, last = (
+        page(2, "A", first=True, number=1),
+        page(3, "B", number=2),
+        page(4, "C", last=True, number=3),
+    )
+    assert {"A": "2", "B": "1", "C": "4", "X": "1"} == held(before, first, last)
+    whole = {"A": "2", "B": "3", "C": "4"}
+    assert whole == held(before, first, last, middle) == held(before, last, middle, first)
+    update = numbered(2, 3, {"A": "9"})
+    assert {"A": "9", "C": "4"} == held(before, first, last, update)
+    assert {"A": "2", "B": "9", "C": "4"} == held(before, first, last, numbered(2, 3, {"B": "9"}))
+    assert {**whole, "X": "7"} == held(before, first, last, delta(5, {"X": "7"}), middle)
+
+
 def test_what_is_stated_between_the_pages_stays() -> None:
     first, last = page(2, "A", first=True), page(4, "B", last=True)
     assert {"A": "2", "B": "4", "C": "3"} == held(first, delta(3, {"C": "3"}), last)
@@ -314,6 +331,12 @@ def test_a_withdrawal_without_its_sign_goes_before_what_follows_it() -> None:
 def test_rows_of_one_instant_that_do_not_follow_one_another_leave_the_last_to_arrive() -> None:
     assert {"USDC": "9"} == held(imported(1, "1", "4"), imported(1, "2", "9"))
     assert {"USDC": "4"} == held(imported(1, "2", "9"), imported(1, "1", "4"))
+
+
+def test_rows_after_a_statement_of_their_own_instant_begin_anew() -> None:
+    before, after = imported(5, "5", "5"), imported(5, "-2", "0")
+    assert {"USDC": "0"} == held(before, snapshot(5, {}), after)
+    assert {"USDC": "0"} == held(before, delta(5, {}, ["USDC"]), after)
 
 
 def test_a_late_row_is_not_held_after_a_whole_statement_without_its_asset() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from ledger import Ledger
 from ledger.events import Asked, Balance, BalanceDelta, BalanceSnapshot, Event, FillRecorded, OrderUpdated
 from projections import Balances, Breaks, catch_up, compare
+from projections.agreement import FULLS_MAX
 from projections.breaks import Break
 from tests.scripted import (
     MAIN,
@@ -284,7 +286,7 @@ def test_a_removal_that_arrives_late_resolves_that_it_is_gone() -> None:
     [
         push(3, {"A": "2"}),  # says something else
         push(3, {"B": "3"}),  # of another asset
-        push(0.5, {"A": "3"}),  # older than what was expected
+        push(1, {"B": "3"}),  # of the instant of what was expected, and of another asset
         push(9, {"A": "3"}),  # later than what was stated
         whole(5, {"A": "3", "B": "3"}),  # told no more than the one that found it
         whole(9, {"A": "3"}),
@@ -293,6 +295,146 @@ def test_a_removal_that_arrives_late_resolves_that_it_is_gone() -> None:
 def test_nothing_else_resolves_it(late: Event) -> None:
     held = found(whole(1, {"A": "1", "B": "3"}), whole(5, {"A": "3", "B": "3"}), late)
     assert [("A", "open")] == [(each.subject, each.state) for each in held if each.subject == "A"]
+
+
+# What comes late
+
+
+def sides(*frames: Event | bytes) -> list[tuple[str, str, int | None, int | None, str]]:
+    return [
+        (each.expected, each.stated, each.expected_version, each.stated_version, each.state)
+        for each in found(*frames)
+        if each.subject == "A"
+    ]
+
+
+def test_a_late_statement_that_a_full_one_after_it_differs_from_is_a_break() -> None:
+    assert [] == sides(whole(5, {"A": "7"}))
+    assert [("5", "7", 3, 2, "open")] == sides(whole(5, {"A": "7"}), push(3, {"A": "5"}))
+    assert [("5", "7", 4, 3, "open")] == sides(
+        whole(1, {"A": "7"}), whole(5, {"A": "7"}), push(3, {"A": "5"})
+    )
+    assert [("0", "7", 4, 3, "open")] == sides(whole(1, {"A": "7"}), whole(5, {"A": "7"}), push(3, {}, "A"))
+    assert [] == sides(whole(5, {"A": "7"}), push(3, {"A": "7.0"}))
+    assert [] == sides(push(5, {"A": "7"}), push(3, {"A": "5"}))  # none of these is full
+
+
+def test_it_is_compared_with_the_first_full_statement_after_it_alone() -> None:
+    frames = [whole(2, {"A": "2"}), whole(4, {"A": "4"}), whole(6, {"A": "6"})]
+    both = [("2", "4", 2, 3, "open"), ("4", "6", 3, 4, "open")]
+    assert both == sides(*frames)
+    assert [both[0], ("5", "6", 5, 4, "open")] == sides(*frames, push(5, {"A": "5"}))
+    assert [("3", "4", 5, 3, "open"), both[1]] == sides(*frames, push(3, {"A": "3"}))
+    assert [("1", "2", 5, 2, "open"), *both] == sides(*frames, push(1, {"A": "1"}))
+    assert both == sides(*frames, push(7, {"A": "7"}))
+    assert both == sides(*frames, push(7, {"A": "7"}), push(6.5, {"A": "9"}))
+
+
+def test_only_the_newest_before_the_full_one_counts_whichever_comes_first() -> None:
+    full, one, other = whole(5, {"A": "7"}), push(3, {"A": "3"}), push(4, {"A": "4"})
+    assert [("4", "7", 4, 2, "open")] == sides(full, one, other)
+    assert [("4", "7", 3, 2, "open")] == sides(full, other, one)
+    closed = sides(full, one, push(4, {"A": "7"}))
+    assert [("3", "7", 3, 2, "closed")] == closed
+    again = sides(full, one, push(3.5, {"A": "7"}), other)
+    assert [("4", "7", 5, 2, "open")] == again
+
+
+def test_a_full_statement_that_comes_late_is_compared_with_what_was_before_it_too() -> None:
+    early, late, last = whole(1, {"A": "1"}), whole(3, {"A": "3"}), whole(5, {"A": "5"})
+    assert [("1", "3", 2, 4, "open"), ("3", "5", 4, 3, "open")] == sides(early, last, late)
+    assert [("1", "3", 2, 4, "open"), ("3", "5", 4, 3, "open"), ("3", "4", 4, 5, "open")] != sides(
+        early, last, late, push(4, {"A": "4"})
+    )
+    assert [("1", "3", 2, 4, "open"), ("4", "5", 5, 3, "open")] == sides(
+        early, last, late, push(4, {"A": "4"})
+    )
+    assert [("2", "3", 5, 4, "open"), ("3", "5", 4, 3, "open")] == sides(
+        early, last, late, push(2, {"A": "2"})
+    )
+
+
+def test_a_late_statement_of_a_whole_account_says_what_it_does_not_name_is_not_held() -> None:
+    frames = [whole(1, {"A": "1"}), whole(5, {"A": "1"})]
+    assert [] == sides(*frames)
+    found = sides(*frames, whole(3, {}))
+    assert [("1", "0", 2, 4, "open"), ("0", "1", 4, 3, "open")] == found
+
+
+def test_an_asset_heard_of_late_was_held_before_a_whole_statement_without_it() -> None:
+    assert [("5", "0", 3, 2, "open")] == sides(whole(5, {"B": "1"}), push(3, {"A": "5"}))
+    assert [("5", "0", 3, 2, "closed")] == sides(whole(5, {"B": "1"}), push(3, {"A": "5"}), push(4, {}, "A"))
+    assert [("6", "0", 4, 2, "open")] == sides(whole(5, {"B": "1"}), push(3, {"A": "5"}), push(4, {"A": "6"}))
+    assert [] == sides(whole(5, {"B": "1"}), push(3, {"A": "0.0"}))
+
+
+def test_within_a_subscription_the_number_says_which_is_older() -> None:
+    base = whole(9, {"A": "7"}, part="7", sequence=2)
+    assert [("5", "7", 3, 2, "open")] == sides(
+        base, delta(T + 9 * SECOND_NS, {"A": "5"}, sequence=1, subscription="7")
+    )
+
+
+def test_a_recording_ingested_later_is_compared_and_the_blind_interval_between_explains_it() -> None:
+    with Ledger() as ledger:
+        listen(ledger, whole(21, {"A": "7"}), session="s2", since_s=20)
+        assert [] == breaks(ledger)
+        listen(ledger, whole(1, {"A": "5"}), session="s1")
+        (only,) = breaks(ledger)
+        assert ("5", "7", "2") == (only.expected, only.stated, only.difference)
+        assert "blind interval 2026-09-21T14:13:22Z–2026-09-21T14:13:40Z" == only.explained_by
+        assert ("closed", 2) == (only.state, only.closed_by)
+    with Ledger() as ledger:  # said after the interval: that explains nothing
+        listen(ledger, whole(1, {"A": "7"}))
+        listen(ledger, whole(25, {"A": "7"}), session="s2", since_s=20)
+        listen(ledger, push(23, {"A": "5"}), session="s2-again", since_s=20)
+        (only,) = breaks(ledger)
+        assert (None, "open") == (only.explained_by, only.state)
+
+
+def test_a_number_that_came_late_does_not_explain_what_differs_from_it_but_what_is_missing_still_does() -> (
+    None
+):
+    frames = [whole(1, {"A": "1"}, part="7", sequence=1), numbered(5, {"B": "1"})]
+    anew = whole(6, {"A": "9", "B": "1"}, part="8", sequence=1)
+    three, four = numbered(3, {"A": "3"}), numbered(4, {"A": "3"})
+    for came, left in (
+        ([*frames, three, anew], "sequence gap 4"),
+        ([*frames, anew, three], "sequence gap 2-4"),
+        ([*frames, four, anew], None),
+        ([*frames, anew, four], None),
+    ):
+        (only,) = [each for each in found(*came) if each.subject == "A"]
+        assert ("3", "9", left) == (only.expected, only.stated, only.explained_by)
+
+
+def test_only_the_last_full_statements_are_compared_with_what_comes_late() -> None:
+    many = [whole(10 * each, {"A": "1"}) for each in range(1, FULLS_MAX + 2)]
+    assert [] == sides(*many, push(5, {"A": "5"}), push(15, {"A": "1"}))  # the first is forgotten
+    assert 1 == len(sides(*many, push(15, {"A": "5"})))
+    assert 1 == len(sides(*many, push(10 * FULLS_MAX + 5, {"A": "5"})))
+
+
+def test_how_many_breaks_are_open_costs_a_statement_nothing() -> None:
+    """Ever different, and never explained: the thousandth costs what the tenth does."""
+    with Ledger() as ledger:
+        frames = [whole(each, {"A": str(each)}) for each in range(1, 400)]
+        listen(ledger, *frames, closed=False)
+        fold = Balances(ledger)
+        fold.rows()
+        reads: list[object] = []
+        table = fold.fold.agreement.breaks
+        get = table.get
+
+        def noted(*key: Any) -> Any:
+            reads.append(key)
+            return get(*key)
+
+        table.get = noted  # type: ignore[method-assign]
+        listen(ledger, push(500, {"A": "1"}), whole(501, {"A": "2"}), session="s2", closed=False)
+        fold.rows()
+        assert 399 == len(list(table.rows()))
+        assert len(reads) <= 10
 
 
 def test_what_an_answer_says_may_be_pushed_just_after_it() -> None:
@@ -374,6 +516,20 @@ def test_an_order_and_its_fills_in_one_frame_were_never_apart() -> None:
     assert [] == found(says(*filled, order("o1", T, "3")))
     assert [] == found(says(order("o1", T, "3"), *filled), order("o1", T, "3"))
     assert 1 == len(found(says(order("o1", T, "3"), filled[0])))
+
+
+def test_a_break_that_closes_shows_the_difference_as_the_frame_before_left_it() -> None:
+    """What is summed up within a frame was never told."""
+    fills = [fill(f"f{each}", each) for each in range(3)]
+    (only,) = found(order("o1", 1, "3"), says(*fills))
+    assert ("3", "0", "-3") == (only.expected, only.stated, only.difference)
+    assert ("closed", 5, 2, None) == (only.state, only.closed_by, only.expected_version, only.stated_version)
+    frames = [says(order("o1", 1, "3")), says(fills[0])]
+    (only,) = found(*frames, says(*fills[1:], order("o1", 2, "3")))
+    assert ("3", "1", "-2") == (only.expected, only.stated, only.difference)
+    assert ("closed", 2, 3) == (only.state, only.expected_version, only.stated_version)
+    (only,) = found(*frames, says(fills[1]))  # while it is open, as it is now
+    assert ("2", "open", 4) == (only.stated, only.state, only.stated_version)
 
 
 def test_an_order_that_comes_apart_again_is_another_break() -> None:

@@ -86,21 +86,45 @@ def test_a_frame_that_could_not_be_read_may_have_said_something() -> None:
 
 def test_a_full_statement_that_differs_and_is_not_explained_is_a_gap_for_that_asset() -> None:
     with Ledger() as ledger:
-        frames = [
-            whole(1, {"A": "1", "B": "1"}),
-            whole(2, {"A": "3", "B": "1"}),
-            whole(3, {"A": "3", "B": "1"}),
-        ]
-        listen(ledger, *frames, closed=False)
+        listen(ledger, whole(1, {"A": "1", "B": "1"}), whole(2, {"A": "3", "B": "1"}), closed=False)
         found = verdicts(ledger)
         assert ("gap", "consistent") == (found["A"][0], found["B"][0])
         assert all(each in found["A"][1] for each in ("version 3", "version 2", "total 3", "1", "2 is not"))
 
 
+def test_an_old_break_is_no_gap_once_a_later_full_statement_agreed_but_stays_in_the_reason() -> None:
+    with Ledger() as ledger:
+        frames = [whole(1, {"A": "1"}), whole(2, {"A": "3"}), whole(3, {"A": "3"})]
+        listen(ledger, *frames, closed=False)
+        word, reason = verdicts(ledger)["A"]
+        assert "consistent" == word
+        assert reason.endswith(
+            "and nothing was said of it since; before version 4 agreed, version 3 (of 2026-09-21T14:13:22Z) states "
+            "total 3 where the statements before it came to 1 (version 2): the difference of 2 is not explained"
+        )
+        assert ["open"] == [each.state for each in Breaks(ledger).rows()]
+        listen(ledger, push(4, {"A": "4"}), session="s2", since_s=3, closed=False)
+        word, reason = verdicts(ledger)["A"]
+        assert ("unprovable", True) == (word, "before version 4 agreed, version 3" in reason)
+        listen(ledger, whole(9, {"A": "5"}), session="s3", since_s=3, closed=False)
+        word, reason = verdicts(ledger)["A"]
+        assert ("gap", True) == (word, "the difference of 1 is not explained" in reason)
+        listen(ledger, whole(10, {"A": "5"}), session="s4", since_s=3, closed=False)
+        assert verdicts(ledger)["A"][1].endswith("the difference of 1 is not explained (2 such)")
+
+
 def test_a_break_that_is_resolved_is_no_gap_any_more() -> None:
+    """What came late is what was stated next."""
     with Ledger() as ledger:
         listen(ledger, whole(1, {"A": "1"}), whole(5, {"A": "3"}), push(3, {"A": "3"}), closed=False)
-        assert {"A": "unprovable"} == words(ledger)
+        word, reason = verdicts(ledger)["A"]
+        assert ("consistent", True) == (word, "by version 4, and" in reason)
+
+
+def test_what_comes_late_may_take_the_agreement_away() -> None:
+    with Ledger() as ledger:
+        listen(ledger, whole(1, {"A": "1"}), whole(5, {"A": "1"}), push(3, {"A": "3"}), closed=False)
+        assert {"A": "gap"} == words(ledger)
 
 
 # Blind intervals -----------------------------------------------------------------------------------------------------
@@ -282,8 +306,8 @@ def test_as_of_a_time_what_was_true_by_then_counts(told: Path) -> None:
         assert {"A": "unprovable", "B": "unprovable"} == at(ledger, 1)
         assert {"A": "gap", "B": "consistent"} == at(ledger, 3)  # a break
         assert {"A": "gap", "B": "gap"} == at(ledger, 10.5)  # a session began, and nothing is stated yet
-        assert {"A": "gap"} == at(ledger, 12)
-        assert {"A": "gap"} == at(ledger, 31)  # that break is open to this day
+        assert {"A": "unprovable"} == at(ledger, 12)  # a full statement agreed since
+        assert {"A": "gap"} == at(ledger, 31)  # the next number was never received
 
 
 def test_as_of_a_time_at_which_nobody_listened_is_a_gap() -> None:
@@ -306,6 +330,30 @@ def test_as_of_a_time_just_before_a_hole_was_found_is_a_gap() -> None:
         assert ["proven", "gap", "gap"] == [at(ledger, at_s)["A"] for at_s in (1.5, 4, 6)]
         listen(ledger, numbered(4, {"A": "4"}), numbered(3, {"A": "3"}), session="s2", closed=False)
         assert ["proven"] * 3 == [at(ledger, at_s)["A"] for at_s in (1.5, 4, 6)]
+
+
+def test_as_of_a_time_between_the_first_numbers_that_were_lost_and_what_was_heard_before_is_a_gap() -> None:
+    """A subscription whose first numbers are missing began nobody knows when."""
+    with Ledger() as ledger:
+        listen(ledger, base(1, {"A": "1"}), numbered(2, {"A": "2"}, "7"), closed=False)
+        listen(ledger, numbered(6, {"A": "6"}, "8"), session="s2", since_s=2, closed=False)
+        assert ["proven", "gap", "gap"] == [at(ledger, at_s)["A"] for at_s in (1.5, 4, 6)]
+        assert ["proven", "proven"] == [
+            at(ledger, at_s, known_at="2026-09-21T14:13:22.5Z")["A"] for at_s in (1.5, 4)
+        ]
+        listen(ledger, numbered(5, {"B": "2"}, "7"), session="s3", since_s=2, closed=False)
+        assert "number 3-4" in Balances(ledger).at("2026-09-21T14:13:24Z", MAIN)[MAIN]["A"].reason
+
+
+def test_as_of_a_time_between_the_rows_around_a_hole_in_a_history_is_a_gap() -> None:
+    with Ledger() as ledger:
+        listen(ledger, row(1, "1", "1"), row(2, "1", "2"), row(5, "1", "9"), row(6, "1", "10"), closed=False)
+        assert ["proven", "gap", "gap", "gap"] == [at(ledger, at_s)["USDC"] for at_s in (1.5, 2, 4.9, 6)]
+        reason = Balances(ledger).at("2026-09-21T14:13:24Z", MAIN)[MAIN]["USDC"].reason
+        assert reason.startswith("rows that change USDC by 6 are missing from its history around that moment")
+        assert "proven" == at(ledger, 4.9, known_at="2026-09-21T14:13:22Z")["USDC"]
+        listen(ledger, row(3, "6", "8"), session="s2", closed=False)
+        assert ["proven"] * 4 == [at(ledger, at_s)["USDC"] for at_s in (1.5, 2, 4.9, 6)]
 
 
 def test_as_known_at_a_time_only_what_we_had_by_then_counts() -> None:

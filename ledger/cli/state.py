@@ -224,11 +224,11 @@ def gaps(db: str, account: str | None, open_only: bool, everything: bool, as_jso
         bring_up(ledger, projection.projections)
         found = [gap for gap in projection.rows(account, open_only) if everything or not gap.healed]
         rows = map(fields, found)
-        show(rows if as_json else map(_gap_for_people, rows), as_json=as_json, what="gaps")
+        show(rows if as_json else map(_for_people, rows), as_json=as_json, what="gaps")
     return FINDINGS if any(gap.state == "open" for gap in found) else DONE
 
 
-def _gap_for_people(row: dict[str, Any]) -> dict[str, Any]:
+def _for_people(row: dict[str, Any]) -> dict[str, Any]:
     state = "OPEN" if row["state"] == "open" else "closed"
     return {"state": state, **{name: value for name, value in row.items() if name != "state"}}
 
@@ -246,13 +246,8 @@ def breaks(db: str, account: str | None, open_only: bool, as_json: bool) -> int:
         bring_up(ledger, projection.projections)
         found = projection.rows(account, open_only=open_only)
         rows = map(fields, found)
-        show(rows if as_json else map(_break_for_people, rows), as_json=as_json, what="breaks")
+        show(rows if as_json else map(_for_people, rows), as_json=as_json, what="breaks")
     return FINDINGS if any(each.state == "open" for each in found) else DONE
-
-
-def _break_for_people(row: dict[str, Any]) -> dict[str, Any]:
-    state = "OPEN" if row["state"] == "open" else "closed"
-    return {"state": state, **{name: value for name, value in row.items() if name != "state"}}
 
 
 @cli.command()

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ledger import Recorded
-from ledger.events import Amount, BalanceEventImported, known_ns
+from ledger.events import Amount, BalanceEventImported, is_answer, known_ns, time_of
 from ledger.wire import EXACT, decimal
 from projections.tables import Database, Table
 
@@ -169,10 +169,7 @@ class Agreement:
         subject = self._subject(recorded.account, asset_id)
         if subject.rows:
             return None
-        upto_ns = said.time_ns
-        if answer:  # it holds from the question to the answer
-            upto_ns = max(upto_ns, known_ns(recorded.event)) + ANNOUNCED_NS_MAX
-        row = self._keep(subject, said, upto_ns)
+        row = self._keep(subject, said, _upto_ns(recorded, said, answer=answer))
         _expect(row, known)
         return self._judge(recorded, subject, row)
 
@@ -190,7 +187,7 @@ class Agreement:
         if known is not None and is_older(said, known):
             return None
         if full:
-            row = self._keep(subject, said, said.time_ns)
+            row = self._keep(subject, said, _upto_ns(recorded, said, answer=is_answer(recorded.event)))
             _expect(row, known)
             self._judge(recorded, subject, row)
         _expect(first, said)
@@ -335,6 +332,13 @@ class Agreement:
         keys = ((full.account, full.broken, full.asset_id, full.version, part) for part in PARTS)
         rows = (self.breaks.get(*key) for key in keys)
         return [row for row in rows if row is not None and row.closed_by is None]
+
+
+def _upto_ns(recorded: Recorded, said: Known, *, answer: bool) -> int:
+    """Until when a full statement holds: an answer, from the question until it came; one in pages, to its last page."""
+    if answer:
+        return max(said.time_ns, known_ns(recorded.event)) + ANNOUNCED_NS_MAX
+    return max(said.time_ns, time_of(recorded.event))
 
 
 def _expect(full: FullRow, known: Known | None) -> None:

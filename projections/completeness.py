@@ -158,6 +158,8 @@ def _lies_between(row: BreakRow, gap: Gap) -> bool:
     stated = row.stated_version or 0
     if gap.version > stated or gap.kind not in ("blind", "sequence") or not _is_after(row, gap):
         return False
+    if (gap.time_ns if gap.kind == "sequence" else parse_time(gap.start)) > row.upto_ns:
+        return False  # of after what was stated, which came late
     if gap.kind == "blind" or gap.closed_by is None:
         return True  # an answer that does not name the asset closes a blind interval, and leaves this open
     if gap.closed_how == ARRIVED:

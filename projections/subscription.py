@@ -6,6 +6,7 @@ written in one transaction, so each event is folded exactly once, whatever is ki
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -71,6 +72,7 @@ class Settling(Protocol):
 
 
 Place: TypeAlias = tuple[str, int]
+Change: TypeAlias = tuple[str, Sequence[Sequence[Cell]]]
 
 
 def frame_of(event: Event) -> Place:
@@ -78,6 +80,10 @@ def frame_of(event: Event) -> Place:
     events of a frame follow one another in the ledger."""
     source = event.source
     return (source.session, source.ordinal if source.evidence else -1)
+
+
+_opening: Final = threading.Lock()
+"""Tables are made by one thread at a time: the next finds them. (One process writes at a time.)"""
 
 
 class Subscription:
@@ -97,15 +103,15 @@ class Subscription:
             self._open(database)
 
     def _open(self, database: Database) -> None:
-        if not database.read_only:
-            database.write([(_POSITIONS, [()])])
-        stored = self._read(database)
-        if stored is not None:
-            self.position = self._stored = stored
-        elif database.read_only:
-            self._detach()
-        else:
-            self.reset()
+        with _opening:
+            stored = self._read(database)
+            if stored is not None:
+                self.position = self._stored = stored
+            elif database.read_only:
+                self._detach()
+            else:
+                database.write([(_POSITIONS, [()])])
+                self.reset()
 
     def _read(self, database: Database) -> int | None:
         """How far the stored rows go; None where there are none of this version."""
@@ -165,21 +171,23 @@ class Subscription:
 
     def flush(self) -> None:
         """Write what changed, and how far it goes, in one transaction. The frame folded last is over."""
+        flush([self])
+
+    def changes(self) -> tuple[Database, list[Change]] | None:
+        """What is to be written, and where to; None where nothing is. The frame folded last is over."""
         if isinstance(self._projection, Settling):
-            try:
-                self._projection.settle()
-            except BaseException:  # half a frame may be in the rows
-                self._go_on_from(self._stored)
-                raise
+            self._projection.settle()
         if self._database is None or self._database.read_only:
-            return
+            return None
         changes = [change for table in self._projection.tables for change in table.changes() if change[1]]
-        try:
-            self._database.write([*changes, self._mark()])
-        except BaseException:  # neither rows nor position were written
+        return self._database, [*changes, self._mark()]
+
+    def settled(self, *, written: bool) -> None:
+        """Whether what `changes` gave was written; else it is forgotten, and folded again."""
+        if written:
+            self._stored = self.position
+        else:
             self._go_on_from(self._stored)
-            raise
-        self._stored = self.position
 
     def catch_up(self) -> None:
         """Fold what the ledger has and this projection has not."""
@@ -188,6 +196,29 @@ class Subscription:
     def _mark(self) -> tuple[str, list[tuple[Cell, ...]]]:
         place = (self._projection.name, self._projection.version, self.position)
         return ("INSERT OR REPLACE INTO projection_positions VALUES (?,?,?)", [place])
+
+
+def flush(subscriptions: Sequence[Subscription]) -> None:
+    """Write what several projections folded, in one transaction for each database."""
+    databases: dict[int, tuple[Database, list[Change]]] = {}
+    written = False
+    try:
+        writing = [each for each in subscriptions if _gather(each, databases)]
+        for database, changes in databases.values():
+            database.write(changes)
+        written = True
+    finally:
+        for each in writing if written else subscriptions:  # what failed may have left half a frame in the rows
+            each.settled(written=written)
+
+
+def _gather(subscription: Subscription, databases: dict[int, tuple[Database, list[Change]]]) -> bool:
+    found = subscription.changes()
+    if found is None:
+        return False
+    database, changes = found
+    databases.setdefault(id(database), (database, []))[1].extend(changes)
+    return True
 
 
 def catch_up(
@@ -235,8 +266,7 @@ def _fold(
 def _flush(
     subscriptions: Sequence[Subscription], events: int, progress: Callable[[int], None] | None
 ) -> None:
-    for each in subscriptions:
-        each.flush()
+    flush(subscriptions)
     if progress is not None:
         progress(events)
 

@@ -167,7 +167,10 @@ def again_of(exchange: Exchange) -> list[str | bytes]:
 @EACH
 async def test_what_is_told_again_after_a_reconnection_changes_nothing(kind: type[Exchange]) -> None:
     with exchange_of(kind) as exchange, Ledger() as ledger:
-        async with live(ledger, feed_of(exchange)) as running:
+        login: dict[str, str] = {}
+        if isinstance(exchange, Pacifica):  # without a key so few requests are allowed that the test would wait
+            login["key"] = exchange.api_key = "test-pacifica-key"
+        async with live(ledger, feed_of(exchange, **login)) as running:
             await until_agreed(ledger, exchange)
             for amount in ("2.5", "3.5"):
                 change(exchange, amount)
@@ -200,7 +203,8 @@ async def test_what_is_told_again_after_a_reconnection_changes_nothing(kind: typ
 
 
 def told(ledger: Ledger) -> int:
-    return len(statements(ledger))
+    """How many statements there are, but for the account's own balance, which is asked for now and then."""
+    return len([each for each in statements(ledger) if each.event.source.channel != "account"])
 
 
 @EACH

@@ -180,7 +180,7 @@ class Pacifica(Exchange):
             "account_equity": format(self.balance + 1, "f"),
             "available_to_spend": balance,
             "pending_balance": self.rows[-1].pending_balance if self.rows else "0",
-            "updated_at": self.rows[-1].created_at if self.rows else self.now_ms(),
+            "updated_at": self.rows[-1].created_at if self.rows else 1_700_000_000_000,
         }
         return Answer(200, json.dumps({"success": True, "data": data, "error": None, "code": None}).encode())
 

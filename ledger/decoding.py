@@ -11,11 +11,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from ledger.errors import Malformed
-from ledger.events import Event, FrameQuarantined, Statement
+from ledger.events import LATE, Event, FrameQuarantined, Statement
 from ledger.venue import Frame, Venue
 
 REASON_CHARS_MAX: Final = 500
-_LATE: Final = "late:"
 
 
 def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
@@ -47,7 +46,7 @@ def late_statement(said: Statement, number: int, late_ns: int) -> Statement:
     it must not be recorded twice, however often the frame is decoded."""
     account, event = said
     source = event.source
-    key = event.key or f"{_LATE}{source.session}:{source.ordinal}:{number}"
+    key = event.key or f"{LATE}{source.session}:{source.ordinal}:{number}"
     return account, replace(event, source=replace(source, late_ns=late_ns), key=key)
 
 
@@ -55,7 +54,7 @@ def as_decoded(event: Event) -> Event:
     """An event without the mark that it is late: as the venue module makes it."""
     if event.source.late_ns is None:
         return event
-    key = "" if event.key.startswith(_LATE) else event.key
+    key = "" if event.key.startswith(LATE) else event.key
     return replace(event, source=replace(event.source, late_ns=None), key=key)
 
 

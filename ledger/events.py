@@ -217,13 +217,17 @@ TOPICS: Final[dict[str, type[Event]]] = {
 """The closed table of topics: the only names a store may hold, and what each decodes to."""
 
 
+LATE: Final = "late:"
+"""How the key begins that an event gets whose frame was quarantined first, where it has none of its own: its place."""
+
+
 def keyed_ns(event: Event) -> int:
     """The instant a natural key belongs to: told again, the same statement has the same one. 0 where no instant is part
     of it (an execution is its id alone, however its time is written).
 
     Keys are kept and looked up by it, so that a statement newer than all before it needs no look-up.
     """
-    if isinstance(event, FillRecorded | SessionOpened | SessionClosed):
+    if isinstance(event, FillRecorded | SessionOpened | SessionClosed) or event.key.startswith(LATE):
         return 0
     if isinstance(event, BalanceEventImported):
         return event.time_ns or 0

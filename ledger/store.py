@@ -53,6 +53,8 @@ KEYS_ASKED_MAX: Final = 500
 """At once: SQLite takes at least 999 parameters."""
 TABLES: Final = frozenset({"stored_events", "evidence", "natural_keys"})
 """Without which a file is no ledger. The seals came later: a ledger of 0.2.0 gets them when first written to."""
+SEALED: Final = 1
+"""The `user_version` of a file that has seals: without them it is damaged, not old."""
 WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 2))
 """First and last SQLite release in which a WAL reset can corrupt a file that two connections write at once
 (sqlite.org/wal.html, fixed in 3.51.3)."""
@@ -232,6 +234,9 @@ class Store:
                     self._seal_what_is_there()
                 with self._errors():
                     self._recorder.create_table()
+                if self.select("PRAGMA user_version") != [(SEALED,)]:
+                    with self._errors(), self._datastore.transaction(commit=True) as cursor:
+                        cursor.execute(f"PRAGMA user_version={SEALED}")
         except BaseException:
             self.close()
             raise
@@ -262,7 +267,11 @@ class Store:
         """Whether the store is older than seals."""
         # The cast: a name that one flipped bit made bytes is damage, not age.
         sql = "SELECT CAST(name AS TEXT) FROM sqlite_master WHERE CAST(name AS TEXT) IN ('stored_events', 'seals')"
-        return self.select(sql) == [("stored_events",)]
+        if self.select(sql) != [("stored_events",)]:
+            return False
+        if self.select("PRAGMA user_version") == [(SEALED,)]:
+            raise Corrupt(f"{self.name}: a damaged ledger (its seals are gone)")
+        return True
 
     def _seal_what_is_there(self) -> None:
         """Seal the events of a ledger that is older than seals, and make their table: both or nothing."""
@@ -359,7 +368,16 @@ class Store:
         )
         newest_ns = self.select("SELECT max(at_ns) FROM natural_keys WHERE account=?", (name,))
         version, sealed = (head[0][1], head[0][5]) if head else (0, None)
-        return Account(name, version, newest_ns[0][0] or 0, sealed)
+        return Account(name, version, newest_ns[0][0] or 0, sealed or self._made(name))
+
+    def _made(self, account: str) -> bytes:
+        """The seal that an account's last event ought to have; where it is gone, verify says so."""
+        made, after = genesis(account), 0
+        while page := self.sealed(account, after=after):
+            for each in page:
+                made = each.seal or seal(made, leaf(each.version, each.topic, each.state))
+            after = page[-1].version
+        return made
 
     def evidence(self, session: str, ordinal: int) -> bytes | None:
         """The raw bytes of a frame, or None where no event was made of it."""

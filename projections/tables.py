@@ -6,11 +6,13 @@ Knows rows and SQL; knows no event. A table with no database keeps its rows in m
 from __future__ import annotations
 
 import copy
+import sqlite3
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Final, Generic, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, get_args, get_type_hints
 
 from msgspec import Struct
 
@@ -42,6 +44,36 @@ class Database(Protocol):
         ...
 
 
+class Scratch:
+    """A database of nobody's: SQLite keeps it in a file without a name, gone when it is closed. Of one thread."""
+
+    def __init__(self) -> None:
+        self._connection: Final = sqlite3.connect("")
+        for pragma in ("journal_mode=OFF", "synchronous=OFF"):
+            self._connection.execute(f"PRAGMA {pragma}").close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    @property
+    def read_only(self) -> bool:
+        """It never is."""
+        return False
+
+    def select(self, sql: str, params: Sequence[Cell] = (), /) -> list[tuple[Cell, ...]]:
+        """The rows of a query."""
+        return self._connection.execute(sql, params).fetchall()
+
+    def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]], /) -> None:
+        """Statements with their rows of parameters. After an error the database is of no use."""
+        for sql, rows in statements:
+            self._connection.executemany(sql, rows)
+        self._connection.commit()
+
+
 R = TypeVar("R", bound=Struct)
 
 
@@ -53,11 +85,7 @@ class Table(Generic[R]):
     """
 
     def __init__(self, database: Database | None, name: str, row: type[R], *, key: int) -> None:
-        hints = get_type_hints(row)
-        kinds = [
-            next(kind for kind in (*get_args(hints[field]), hints[field]) if kind in _SQL_TYPES)
-            for field in hints
-        ]
+        kinds = _kinds(row)
         fields = row.__struct_fields__
         self.name: Final = name
         self.key: Final = fields[:key]
@@ -329,6 +357,16 @@ class Ordered(Table[R]):
             if len(page) < rows_max:
                 return
             at += len(page)
+
+
+@cache
+def _kinds(row: type[Struct]) -> list[type]:
+    """What each field of a row holds, where it holds something."""
+    hints = get_type_hints(row)
+    return [
+        next(kind for kind in (*get_args(hints[field]), hints[field]) if kind in _SQL_TYPES)
+        for field in hints
+    ]
 
 
 def _alive(row: R | None) -> Iterator[R]:

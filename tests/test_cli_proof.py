@@ -218,10 +218,21 @@ def test_a_killed_sealing_is_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         assert ["frame"] == [finding.what for finding in ledger.verify()]  # made up, as above
 
 
-def test_seals_that_were_thrown_away_are_a_finding_where_there_is_a_checkpoint(folder: Path) -> None:
+def test_seals_that_were_thrown_away_are_a_finding(folder: Path) -> None:
+    """A ledger that had seals is damaged without them; one of 0.2.0 never had any."""
     change(folder, "DROP TABLE seals")
+    assert ["file"] == [finding["what"] for finding in findings(folder)]
+    change(folder, "PRAGMA user_version=0")
     assert 2 == verify(folder).code
     assert ["missing"] == [finding["what"] for finding in findings(folder, *CHECKED)]
+
+
+def test_no_file_is_written_over(folder: Path) -> None:
+    """Not the ledger itself, and not a key."""
+    before = (folder / "a.db").read_bytes()
+    ran = run(folder, "verify", "--db", "a.db", "--export", "a.db")
+    assert (2, "", 1) == (ran.code, ran.out, ran.err.count("\n"))
+    assert before == (folder / "a.db").read_bytes()
 
 
 def test_a_changed_decoder_is_listed_by_event_and_exported(

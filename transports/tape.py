@@ -270,7 +270,8 @@ def play(recording: Recording, intake: Intake, progress: Callable[[int], None] |
         if progress is not None:
             progress(recording.bytes_read - done)
         done = recording.bytes_read
-    intake.close(recording.cause, recording.closed_ns)
+    # A conversation of which nothing is known after its opening: nobody was heard any longer than that.
+    intake.close(recording.cause, recording.opened_ns if recording.closed_ns is None else recording.closed_ns)
     return intake.tally
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 import click
 from msgspec import json
@@ -26,6 +26,8 @@ KEY: Final = "accountledger.key"
 PUBLIC_KEY: Final = "accountledger.pub"
 KEY_BYTES_MAX: Final = 4096
 SHOWN_MAX: Final = 20
+
+K = TypeVar("K")
 
 _file = click.Path(dir_okay=False, path_type=Path)
 _existing = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -71,7 +73,7 @@ def checkpoint(db: str, key: Path, out: Path | None) -> int:
 
     Goes on from the checkpoint that is there before. Exit code 1: something is wrong with what is stored; not signed.
     """
-    signer = private_key(_key_text(key))
+    signer = _key(key, private_key)
     out = Path(f"{db}.checkpoint") if out is None else out
     before: list[Checkpoint] = []
     if str(out) != "-" and out.exists():
@@ -108,11 +110,13 @@ def _replace(path: Path, data: bytes) -> None:
         raise click.UsageError(f"{path}: {error.strerror}") from None
 
 
-def _key_text(path: Path) -> str:
+def _key(path: Path, read: Callable[[str], K]) -> K:
     try:
-        return path.read_bytes()[:KEY_BYTES_MAX].decode()
+        return read(path.read_bytes()[:KEY_BYTES_MAX].decode())
     except (OSError, UnicodeDecodeError) as error:
         raise BadKey(f"{path}: not a key ({type(error).__name__})") from None
+    except BadKey as error:
+        raise BadKey(f"{path}: {error}") from None
 
 
 @cli.command()
@@ -120,7 +124,9 @@ def _key_text(path: Path) -> str:
 @click.option("--checkpoint", "note", type=_existing, help="What was signed before, from where you kept it.")
 @click.option("--public-key", "key", type=_existing, help="Whose signature it has to have.")
 @click.option(
-    "--export", type=click.File("wb"), help="Write every finding to this file, one JSON object a line."
+    "--export",
+    type=click.File("xb", lazy=False),
+    help="Write every finding to this file, one JSON object a line.",
 )
 @json_option
 def verify(db: str, note: Path | None, key: Path | None, export: BinaryIO | None, as_json: bool) -> int:
@@ -128,7 +134,7 @@ def verify(db: str, note: Path | None, key: Path | None, export: BinaryIO | None
     projections folded again; and, with a checkpoint, that nothing is gone from the end. Exit code 1: a finding."""
     if (note is None) != (key is None):
         raise click.UsageError("--checkpoint and --public-key go together")
-    trusted = None if key is None else public_key(_key_text(key))
+    trusted = None if key is None else _key(key, public_key)
     report = _Report(export, SHOWN_MAX if not as_json else None)
     try:
         with Ledger(db, read_only=True) as ledger:

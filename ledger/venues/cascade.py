@@ -183,8 +183,8 @@ def _queried(asked: Asked, name: str) -> str:
 
 
 def _stated(source: Source, account: str, index: int, balance: str, updated_at: int | UnsetType) -> Statement:
-    """Requests may be checksummed (mixed case), pushes are lower case: the account is the same. A push that names its time
-    is the same, however often it comes; an answer is news each time it is asked for: that it is so still."""
+    """Requests may be checksummed (mixed case), pushes are lower case: the account is the same. A push that names its
+    time is the same, however often it comes; an answer is news each time it is asked for: that it is so still."""
     place = f"{account.lower()}/{index}"
     key = "" if updated_at is UNSET else f"statement:{place}:{updated_at}:{balance}"
     if source.asked is not None:

@@ -15,18 +15,22 @@ from typing import IO, Any, Final
 from msgspec import Struct
 
 from ledger import verify_bundle
-from ledger.errors import BadNote, Corrupt
-from ledger.events import BalanceDelta, BalanceEventImported, BalanceSnapshot, is_answer
+from ledger.errors import BadNote, Corrupt, LedgerError
+from ledger.events import BalanceDelta, BalanceEventImported, BalanceSnapshot, Event, is_answer, time_of
 from ledger.ledger import Ledger
 from ledger.notes import Head, parsed
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.spans import spans_of
 from ledger.store import recorded
 from ledger.venue import Venue
-from ledger.verify_bundle import Word, unpacked
+from ledger.verify_bundle import Order, Refused, Word, unpacked
 
 FORMAT: Final = "accountledger bundle v1"
 VERIFIER: Final = Path(verify_bundle.__file__)
+
+
+class Unprovable(LedgerError):  # noqa: N818
+    """What a bundle may hold does not prove the balance. The message says why."""
 
 
 class Claim(Struct, frozen=True):
@@ -67,7 +71,8 @@ def write_bundle(
     earlier `version`, and of what was true up to `time_ns`, where they are given.
 
     The store is hashed again on the way. Raises Corrupt naming the first event that is not as it was sealed, or whose
-    amounts today's decoder does not find in its frame; BadNote where the checkpoint does not reach the version.
+    amounts today's decoder does not find in its frame; BadNote where the checkpoint does not reach the version;
+    Unprovable where the verifier would not conclude it, as where a page of a whole statement came late.
     """
     head = _head(note, account)
     as_of = head.version if version is None else version
@@ -121,38 +126,89 @@ def _head(note: bytes, account: str) -> Head:
     return heads[account]
 
 
+class _Before(Struct):
+    """Of all that was stated: the latest time, and the highest number of each subscription."""
+
+    latest_ns: int = 0
+    numbers: dict[str | None, int] = {}
+
+    def hear(self, event: Event) -> None:
+        source = event.source
+        self.latest_ns = max(self.latest_ns, time_of(event))
+        if source.sequence is not None:
+            before = self.numbers.get(source.subscription, source.sequence)
+            self.numbers[source.subscription] = max(before, source.sequence)
+
+    def allows(self, order: Order) -> bool:
+        """Whether none of it has a higher number than this."""
+        return order[2] is None or self.numbers.get(order[1], order[2]) <= order[2]
+
+
+class _Try:
+    """The last word by the verifier's rules, of the events from `first` on. `why`: why it is none."""
+
+    def __init__(self, asked: _Asked, first: int, before: _Before) -> None:
+        self.first: Final = first
+        self.word: Final = Word(asked.asset_id, asked.time_ns, first)
+        self._before: Final = _Before(before.latest_ns, dict(before.numbers))
+        self.why = ""
+
+    def hear(self, version: int, topic: str, stored: list[Any]) -> None:
+        if self.why:
+            return
+        try:
+            self.word.hear(version, topic, stored)
+        except Refused as why:
+            self.why = str(why)
+            return
+        order = self.word.order
+        if self.word.version == version and order is not None and not self._before.allows(order):
+            self.why = f"an event before version {self.first} has a higher number than version {version}"
+
+    @property
+    def concludes(self) -> bool:
+        return not self.why and self.word.rests and self.word.order is not None
+
+
 def _last_word(ledger: Ledger, asked: _Asked) -> tuple[int, Word]:
-    """The last word on the asset, and the version of the full statement from which on the events lead to it; 1 where
-    there is none."""
-    word = Word(asked.asset_id, asked.time_ns)
-    first, rest = 1, word
-    begun: tuple[int, Word] | None = None
+    """The last word on the asset, and the version with which the events that lead to it begin: that of the last full
+    statement that names the asset, where nothing before it is later, else 1. Raises Unprovable."""
+    before = _Before()
+    whole = _Try(asked, 1, before)
+    begun: _Try | None = None
+    rest: _Try | None = None
     for each in _checked(ledger, asked, genesis(asked.account), 1):
         if each.version > asked.as_of:
             continue
         event = recorded(each.account, each.version, each.topic, each.state, each.position).event
-        if isinstance(event, BalanceSnapshot) and event.begins:
-            begun = (each.version, Word(asked.asset_id, asked.time_ns))
-        answers = (
-            isinstance(event, BalanceDelta)
-            and is_answer(event)
-            and asked.asset_id in {balance.asset_id for balance in event.balances}
-        )
-        if answers:
-            begun = (each.version, Word(asked.asset_id, asked.time_ns))
+        if asked.time_ns is not None and time_of(event) > asked.time_ns:
+            continue
+        if _begins(event, asked.asset_id) and before.latest_ns <= time_of(event):
+            begun = _Try(asked, each.version, before)
         stored = unpacked(each.state)
-        for every in {id(one): one for one in (word, rest, begun[1] if begun else word)}.values():
-            every.hear(each.version, each.topic, stored)
-        whole = answers or (isinstance(event, BalanceSnapshot) and not event.more)
-        if whole and begun is not None and word.version >= begun[0]:
-            first, rest = begun
-    same = (rest.version, rest.order, rest.parts, rest.held) == (
-        word.version,
-        word.order,
-        word.parts,
-        word.held,
-    )
-    return (first, rest) if same else (1, word)
+        for every in (whole, rest, begun):
+            if every is not None:
+                every.hear(each.version, each.topic, stored)
+        if isinstance(event, BalanceSnapshot | BalanceDelta | BalanceEventImported):
+            before.hear(event)
+        if begun is not None and begun.concludes:
+            rest, begun = begun, None
+    if rest is not None and rest.concludes and (whole.why or _said(rest.word) == _said(whole.word)):
+        return rest.first, rest.word
+    if whole.why:
+        raise Unprovable(whole.why)
+    return 1, whole.word
+
+
+def _begins(event: Event, asset_id: str) -> bool:
+    """Whether a full statement begins, which may name the asset."""
+    if isinstance(event, BalanceDelta):
+        return is_answer(event) and asset_id in {balance.asset_id for balance in event.balances}
+    return isinstance(event, BalanceSnapshot) and event.begins
+
+
+def _said(word: Word) -> tuple[Any, ...]:
+    return word.version, word.order, word.parts, word.held
 
 
 def _checked(ledger: Ledger, asked: _Asked, before: bytes, first: int) -> Iterator[Sealed]:

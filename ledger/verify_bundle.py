@@ -11,6 +11,8 @@ What is concluded, each from the one before:
 2. The events are the account's, all from `first_version` on, unchanged and in order: hashed one into the next (leaf =
    SHA-256(0x00, version, topic, stored bytes), seal = SHA-256(0x01, seal before, leaf)) they end in exactly that seal.
 3. Of what they state of the asset, the claim is the last word: later events do not name it, or are of an earlier time.
+   Where they do not begin with the account's first event, they begin with a full statement that names the asset, and
+   it is said what is taken on trust of those before.
 4. The frame is the one which that event was made from (SHA-256), and has the digits at the places shown.
 The places themselves are covered by the last line only: who writes them anew must still name bytes with those digits.
 """
@@ -182,12 +184,28 @@ def plus(a: str, b: str) -> str:
     return format(EXACT.add(Decimal(a), Decimal(b)), "f")
 
 
+def is_older(one: Order, other: Order) -> bool:
+    if one[2] is not None and other[2] is not None and one[1] == other[1]:
+        return one[2] < other[2]
+    return one[0] < other[0]
+
+
+class Pages:
+    """A statement of the whole account of which a page is to come. `sound`: its first page is here, and since then
+    every number of its subscription."""
+
+    def __init__(self, part: str | None, begin: Order, since: int, sound: bool = True) -> None:
+        self.part, self.begin, self.since, self.sound = part, begin, since, sound
+        self.reached = begin[2] or 0
+        self.named = False
+
+
 class Word:
     """The last word on one asset. A statement older than it changes nothing: older by the venue's own number where both
     have one of the same subscription, else by time; of one instant, the last to arrive counts."""
 
-    def __init__(self, asset_id: str, until_ns: int | None) -> None:
-        self.asset_id, self.until_ns = asset_id, until_ns
+    def __init__(self, asset_id: str, until_ns: int | None, first: int = 1) -> None:
+        self.asset_id, self.until_ns, self.first = asset_id, until_ns, first
         self.version = 0
         self.order: Order | None = None
         self.held = False
@@ -196,23 +214,28 @@ class Word:
         """Those of the parts that the venue itself wrote."""
         self.source: Event = []
         self.complete_ns = 0
-        self.pages: Any = None
+        self.open: dict[str | None, Pages] = {}
         self.ends: Any = None
+        self.begin: Order | None = None
+        """Of the event that the history here begins with, where that is not the account's first."""
+        self.rests = first == 1
+        """Whether it begins with the account's first event, or with a full statement that names the asset."""
 
     def hear(self, version: int, topic: str, event: Event) -> None:
-        if topic not in ("BalanceSnapshot", "BalanceDelta", "BalanceEventImported"):
-            return
         source = event[0]
         time_ns = source[4] if source[6] is None else source[6]
-        order: Order = (time_ns, source[8], source[7])
-        if topic == "BalanceEventImported":
-            if event[9] or event[2] != self.asset_id:
-                return
-            order = (time_ns if event[8] is None else event[8], None, None)
-        if self.until_ns is not None and order[0] > self.until_ns:
+        if topic == "BalanceEventImported" and event[8] is not None:
+            time_ns = event[8]
+        if self.until_ns is not None and time_ns > self.until_ns:
             return
-        if topic == "BalanceEventImported":
-            return self.row(version, order, source, event)
+        order: Order = (time_ns, source[8], source[7])
+        if version == self.first > 1:
+            self.begin = order
+        self.count(topic, order)
+        if topic == "BalanceEventImported" and event[2] == self.asset_id and not event[9]:
+            self.row(version, (time_ns, None, None), source, event)
+        if topic not in ("BalanceSnapshot", "BalanceDelta"):
+            return
         named = [balance for balance in event[2] if balance[0] == self.asset_id]
         for balance in named:
             parts: Parts = dict(zip(PARTS, balance[2:7], strict=True))
@@ -222,38 +245,73 @@ class Word:
             if not self.late(order):
                 self.state(version, order, source, parts, read)
         if topic == "BalanceSnapshot":
-            self.whole(version, order, source, event, bool(named))
-        elif self.asset_id in event[3] and not self.late(order):
+            self.whole(version, order, event, bool(named))
+            return
+        if self.asset_id in event[3] and not self.late(order):
             self.state(version, order, source, None, {})
+        asked = source[10] if len(source) > 10 else None
+        self.rests = self.rests or (version == self.first and asked is not None and bool(named))
 
     def late(self, order: Order) -> bool:
         if self.order is None:
             return order[0] < self.complete_ns
-        if order[2] is not None and self.order[2] is not None and order[1] == self.order[1]:
-            return order[2] < self.order[2]
-        return order[0] < self.order[0]
+        return is_older(order, self.order)
 
     def state(self, version: int, order: Order, source: Event, parts: Parts | None, read: Parts) -> None:
+        if self.first > 1:
+            check(
+                self.begin is not None and not is_older(order, self.begin) and order[0] >= self.begin[0],
+                f"what version {version} states is older than version {self.first}, with which the events begin",
+            )
         self.held, self.parts = parts is not None, parts or dict.fromkeys(PARTS)
         self.version, self.order, self.source, self.read, self.ends = version, order, source, read, None
 
-    def whole(self, version: int, order: Order, source: Event, event: Event, named: bool) -> None:
-        """A page of a statement of the whole account: when the last is there, what none named is not held."""
-        part, more, begins = event[3], event[4], event[5]
-        if part is None or self.pages is None or self.pages[0] != part or (begins and source[7] is not None):
-            if not begins:
-                return
-            self.pages = [part, order, version, False]
-        first = self.pages[1] = (min(self.pages[1][0], order[0]), *self.pages[1][1:])
-        self.pages[3] = self.pages[3] or named
-        if more:
+    def count(self, topic: str, order: Order) -> None:
+        """A number of a subscription in which a statement of the whole account is not complete."""
+        pages = self.open.get(order[1])
+        if pages is None or order[2] is None:
             return
-        _, _, since, named = self.pages
-        self.pages, self.complete_ns = None, max(self.complete_ns, first[0])
+        again = order[2] == pages.reached and topic != "BalanceSnapshot"
+        check(
+            again or order[2] > pages.reached, f"a page of a whole statement may have come late ({order[1]})"
+        )
+        check(
+            topic != "FrameQuarantined" or not pages.sound,
+            f"a frame within a whole statement could not be read ({order[1]})",
+        )
+        pages.sound = pages.sound and order[2] <= pages.reached + 1
+        pages.reached = order[2]
+
+    def whole(self, version: int, order: Order, event: Event, named: bool) -> None:
+        """A statement of the whole account, or a page of one: when all are there, what none named is not held. Pages
+        are complete by their numbers, in order and without a hole; with a hole they take nothing away."""
+        part, more, begins = event[3], event[4], event[5]
+        if not order[1] or order[2] is None:
+            check(begins and not more, "pages of a whole statement have no numbers: one may be missing")
+            check(part not in self.open, f"a page of a whole statement has no number ({part})")
+            return self.complete(version, Pages(part, order, version), event[0], named)
+        pages = self.open.get(order[1])
+        if begins or pages is None:
+            check(begins or self.first == 1, f"a whole statement begins before the events here ({order[1]})")
+            pages = self.open[order[1]] = Pages(part, order, version, begins)
+        else:
+            check(
+                part is not None and part == pages.part, f"pages of two whole statements mixed ({order[1]})"
+            )
+        pages.begin = (min(pages.begin[0], order[0]), *pages.begin[1:])
+        pages.named = pages.named or named
+        if not more and pages.sound:
+            del self.open[order[1]]
+            self.complete(version, pages, event[0], pages.named)
+
+    def complete(self, version: int, pages: "Pages", source: Event, named: bool) -> None:
+        first = pages.begin
+        self.rests = self.rests or (named and pages.since == self.first)
+        self.complete_ns = max(self.complete_ns, first[0])
         if not named and self.order is not None:
             numbered = first[2] is not None and self.order[2] is not None and first[1] == self.order[1]
             mark = 2 if numbered else 0
-            if (self.order[mark], self.version) < (first[mark], since):
+            if (self.order[mark], self.version) < (first[mark], pages.since):
                 self.state(version, first, source, None, {})
 
     def row(self, version: int, order: Order, source: Event, event: Event) -> None:
@@ -262,6 +320,7 @@ class Word:
         cause, amount, balance, pending = event[4:8]
         if order[0] < self.complete_ns or (self.order is not None and order[0] < self.order[0]):
             return
+        check(self.first == 1, "rows of a history are a proof only with all events before them")
         same_instant = self.order is not None and self.order[0] == order[0]
         ends = self.ends if same_instant and self.ends is not None else []
         change = Decimal(amount)
@@ -349,7 +408,7 @@ def verify(file: IO[bytes], key_text: str) -> list[str]:
     before = seal = data(header["seal_before"])
     genesis = hashlib.sha256(b"accountledger seal v1\n" + account.encode()).digest()
     check(first > 1 or before == genesis, "the first seal is not the one an account begins with")
-    word = Word(asset_id, as_of["time_ns"])
+    word = Word(asset_id, as_of["time_ns"], first)
     for version in range(first, last + 1):
         line = line_of(file, digest, "state", "topic", "version")
         check(
@@ -365,6 +424,7 @@ def verify(file: IO[bytes], key_text: str) -> list[str]:
         check(len(leaf) == 32, "a leaf hash is not of 32 bytes")
         seal = hashlib.sha256(b"\1" + seal + leaf).digest()
     check(word.order is not None, "no event states the asset")
+    check(word.rests, f"version {first} does not begin a full statement that names the asset")
     made = {**word.parts, "held": word.held, "version": word.version}
     check(canonical(claim) == canonical(made), f"the events say {made}, not what is claimed")
     shown = check_spans(line_of(file, digest, "frame", "spans"), word)
@@ -390,6 +450,13 @@ def report(header: dict[str, Any], log: str, word: Word, shown: list[str]) -> li
     derived = word.held and word.parts["total"] is not None and "total" not in word.read
     lines = [
         f"PROVED: {header['account']} {header['asset_id']} as of {moment}: {stated if word.held else 'not held'}",
+    ]
+    if first > 1:
+        lines += [
+            f"  TAKEN ON TRUST: that nothing stated before version {first} has a later time than version {first}, or a",
+            "    higher number than what is stated here in the same subscription; the events before it are not here.",
+        ]
+    lines += [
         f"  signed: a checkpoint of {log} has the account at version {head}",
         f"  sealed: versions {first} to {as_of['version']} are here whole, none missing, none changed, in order",
         f"  stated: by version {word.version}; no later one that counts names the asset",
@@ -402,10 +469,6 @@ def report(header: dict[str, Any], log: str, word: Word, shown: list[str]) -> li
         "NOT PROVED: that the venue said the truth, or sent this frame (venues sign nothing), or that all it said was",
         "  heard; that these digits are the field they were booked as (read the frame); anything after the checkpoint.",
     ]
-    if first > 1:
-        lines.append(
-            f"  TAKEN ON TRUST: that nothing stated before version {first} is of a later time than the claim."
-        )
     return lines
 
 

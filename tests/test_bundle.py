@@ -5,24 +5,35 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ledger import Ledger
-from ledger.bundle import write_bundle
+from ledger.bundle import Unprovable, write_bundle
 from ledger.errors import BadNote, Corrupt
-from ledger.events import BalanceEventImported, Event
+from ledger.events import Event
 from ledger.venues import bitopro, deltadefi
-from ledger.verify_bundle import PARTS, Word, unpacked, verify
+from ledger.verify_bundle import PARTS, Refused, Word, unpacked, verify
 from projections import Balances
 from tests import scripted
 from tests.golden import FRAMES, frame_of
-from tests.proving import KEY, LATER, OTHER, VENUES, WHOLE, T, bundle_of, note_of, take_in
-from tests.scripted import MAIN, delta, feed, imported, says, snapshot
+from tests.proving import (
+    ASSETS,
+    KEY,
+    LATER,
+    OTHER,
+    VENUES,
+    WHOLE,
+    any_history,
+    bundle_of,
+    note_of,
+    orderly_history,
+    say,
+    take_in,
+)
+from tests.scripted import MAIN, delta, fault, feed, says, snapshot
 
 PUBLIC = KEY.public.text()
 ACCOUNT = "bitopro:main"
@@ -192,71 +203,178 @@ def test_every_balance_of_the_golden_frames_is_proved() -> None:
 
 # The rules of the last word are written twice: in the projection, and in the verifier ---------------------------------
 
-_times = st.integers(1, 6)
-_text = st.sampled_from(["0", "1", "2.50", "-3", "1e1"])
-_held = st.dictionaries(st.sampled_from(["ADA", "BTC"]), _text, max_size=2)
+Stored = tuple[int, str, list[Any]]
+LOST = (
+    (snapshot(1, {"A": "5"}, part="p", sequence=1), False),
+    (snapshot(2, {"B": "1"}, part="q", more=True, sequence=1), False),
+    (snapshot(2, {"C": "1"}, part="q", begins=False, sequence=3), False),
+)
+"""A whole statement, and another in pages of which the second did not come."""
 
 
-@st.composite
-def _statements(draw: st.DrawFn) -> Event:
-    kind = draw(st.integers(0, 4))
-    numbered: dict[str, Any] = {}
-    part = draw(st.sampled_from([None, "p", "q"]))
-    if part is not None and draw(st.booleans()):
-        numbered["sequence"] = draw(st.integers(1, 6))
-    if kind == 0:
-        more = part is not None and draw(st.booleans())
-        return snapshot(
-            draw(_times), draw(_held), part=part, more=more, begins=draw(st.booleans()), **numbered
-        )
-    if kind == 1:
-        if numbered:
-            numbered["subscription"] = part
-        removed = draw(st.lists(st.sampled_from(["ADA", "BTC"]), max_size=1))
-        return delta(draw(_times), draw(_held), removed, **numbered)
-    amount, balance = draw(_text), draw(_text)
-    cause = draw(st.sampled_from(["trade", "withdraw"]))
-    return imported(
-        draw(_times), amount, balance, cause=cause, asset=draw(st.sampled_from(["ADA", "BTC"])), pending="0"
-    )
+def stored(ledger: Ledger) -> list[Stored]:
+    return [(each.version, each.topic, unpacked(each.state)) for each in ledger.sealed(MAIN)]
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(_statements(), min_size=1, max_size=12), st.none() | _times)
-def test_the_verifier_and_the_balances_agree_whatever_was_said(
-    said: Sequence[Event], until_ns: int | None
+def held_of(ledger: Ledger, until_ns: int | None = None) -> dict[str, dict[str, str | None]]:
+    """What the balances say is held: of now, or of a time."""
+    balances = Balances(ledger)
+    text = f"1970-01-01T00:00:00.{until_ns or 0:09d}Z"
+    rows = balances.rows(MAIN) if until_ns is None else balances.at(text, MAIN).rows(MAIN)
+    return {row.asset_id: {name: getattr(row, name) for name in PARTS} for row in rows}
+
+
+def concluded(events: Sequence[Stored], asset: str, first: int, until_ns: int | None) -> Word | None:
+    """What the verifier concludes of the events from `first` on, where what it takes on trust of those before is so."""
+    word = Word(asset, until_ns, first)
+    lowest: dict[str | None, int] = {}
+    try:
+        for version, topic, event in events[first - 1 :]:
+            word.hear(version, topic, event)
+            if word.version == version and word.order is not None and word.order[2] is not None:
+                lowest[word.order[1]] = min(word.order[2], lowest.get(word.order[1], word.order[2]))
+    except Refused:
+        return None
+    if not word.rests or word.order is None:
+        return None
+    for _, topic, event in events[: first - 1]:
+        time_ns = event[0][4] if event[0][6] is None else event[0][6]
+        time_ns = event[8] if topic == "BalanceEventImported" else time_ns
+        if not topic.startswith("Balance") or (until_ns is not None and time_ns > until_ns):
+            continue
+        assert word.begin is not None
+        number, subscription = event[0][7:9]
+        higher = number is not None and number > lowest.get(subscription, number)
+        if time_ns > word.begin[0] or higher:
+            return None
+    return word
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_verifier_concludes_is_what_the_balances_say_wherever_the_events_begin(seed: int) -> None:
+    """The first version is the attacker's choice; half of the histories are such that most are proved."""
+    proved_from_one = proved_from_later = 0
+    for number in range(80):
+        random = Random(1_000 * seed + number)
+        until_ns = None if random.random() < 0.8 else random.randint(1, 9)
+        with Ledger() as ledger:
+            say(ledger, any_history(random) if number % 2 else orderly_history(random))
+            held, events = held_of(ledger, until_ns), stored(ledger)
+        for asset in ASSETS:
+            for first in range(1, len(events) + 1):
+                word = concluded(events, asset, first, until_ns)
+                if word is None:
+                    continue
+                assert held.get(asset) == (word.parts if word.held else None), (number, asset, first)
+                proved_from_one += first == 1
+                proved_from_later += first > 1
+    assert proved_from_one > 100
+    assert proved_from_later > 100
+
+
+def test_what_is_claimed_is_what_the_balances_say_and_the_verifier_agrees() -> None:
+    claims = refusals = 0
+    for number in range(60):
+        with Ledger() as ledger:
+            say(ledger, any_history(Random(number)))
+            held, note = held_of(ledger), note_of(ledger)
+            for asset in ASSETS:
+                try:
+                    bundle, claim = bundle_of(ledger, MAIN, asset, note=note)
+                except Unprovable:
+                    refusals += 1
+                    continue
+                except BadNote:  # nothing is said of it
+                    assert asset not in held
+                    continue
+                assert held.get(asset) == (claim.parts if claim.held else None)
+                claims += 1
+                if number % 4 == 0:
+                    assert proved(bundle).startswith(f"PROVED: {MAIN} {asset} ")
+    assert refusals < claims / 2
+
+
+def test_where_every_number_is_in_order_every_balance_has_a_proof() -> None:
+    for number in range(40):
+        with Ledger() as ledger:
+            say(ledger, orderly_history(Random(number)))
+            note = note_of(ledger)
+            for asset, parts in held_of(ledger).items():
+                assert parts == bundle_of(ledger, MAIN, asset, note=note)[1].parts
+
+
+def test_a_statement_of_which_a_page_is_lost_takes_nothing_away() -> None:
+    with Ledger() as ledger:
+        say(ledger, LOST)
+        bundle, claim = bundle_of(ledger, MAIN, "A")
+    assert (True, 2) == (claim.held, claim.version)
+    assert f"PROVED: {MAIN} A as of version 5: total 5" == proved(bundle)
+
+
+@pytest.mark.parametrize(
+    ("late", "why"),
+    [
+        (snapshot(2, {}, part="q", more=True, begins=False, sequence=2), "may have come late"),
+        (delta(2, {}, sequence=2, subscription="q"), "may have come late"),
+        (snapshot(2, {}, part="q", begins=False), "have no numbers"),
+        (snapshot(2, {}, part="q"), "has no number"),
+        (snapshot(2, {}, part="r", more=True), "have no numbers"),
+        (snapshot(2, {}, part="r", begins=False), "have no numbers"),
+    ],
+)
+def test_what_may_complete_a_statement_is_no_proof(late: Event, why: str) -> None:
+    with Ledger() as ledger:
+        say(ledger, [*LOST, (late, False)])
+        with pytest.raises(Unprovable, match=why):
+            bundle_of(ledger, MAIN, "A")
+
+
+def test_a_frame_within_a_statement_that_could_not_be_read_is_no_proof() -> None:
+    """It may have been the page that names the asset."""
+    first, second, _ = LOST
+    last = snapshot(2, {"C": "1"}, part="q", begins=False, sequence=3)
+    with Ledger() as ledger:
+        say(ledger, [first, second, (fault(2, "q"), False), (last, False)])
+        with pytest.raises(Unprovable, match="could not be read"):
+            bundle_of(ledger, MAIN, "A")
+
+
+def test_statements_in_pages_may_be_told_at_the_same_time() -> None:
+    pages: list[Event] = [
+        snapshot(1, {"A": "5", "B": "1"}),
+        snapshot(2, {"B": "1"}, part="p", more=True, sequence=1),
+        snapshot(3, {"B": "2"}, part="q", more=True, sequence=1),
+        snapshot(2, {}, part="p", begins=False, sequence=2),
+        delta(4, {"B": "3"}, sequence=2, subscription="q"),
+        snapshot(3, {}, part="q", begins=False, sequence=3),
+    ]
+    with Ledger() as ledger:
+        say(ledger, [(page, False) for page in pages])
+        assert {"B": "3"} == {asset: parts["total"] for asset, parts in held_of(ledger).items()}
+        gone, rest = bundle_of(ledger, MAIN, "A")[1], bundle_of(ledger, MAIN, "B")[1]
+    assert (False, "3") == (gone.held, rest.parts["total"])
+
+
+@pytest.mark.parametrize("number", [8, 10])
+def test_a_full_statement_after_what_is_no_proof_is_where_a_proof_begins_unless_a_higher_number_is_before(
+    number: int,
 ) -> None:
+    late = snapshot(2, {}, part="q", more=True, begins=False, sequence=2)
+    since: list[Event] = [
+        delta(3, {"A": "1"}, sequence=9, subscription="p"),
+        snapshot(4, {"A": "2"}),
+        delta(5, {"A": "3"}, sequence=number, subscription="p"),
+    ]
     with Ledger() as ledger:
-        feed(ledger, *(says(event) for event in said))
-        balances = Balances(ledger)
-        if until_ns is None:
-            rows = {row.asset_id: row for row in balances.rows(MAIN)}
+        say(ledger, [*LOST, (late, False), *((event, False) for event in since)])
+        assert "3" == held_of(ledger)["A"]["total"]
+        if number < 9:
+            with pytest.raises(Unprovable, match="may have come late"):
+                bundle_of(ledger, MAIN, "A")
         else:
-            text = f"1970-01-01T00:00:00.{until_ns:09d}Z"
-            rows = {row.asset_id: row for row in balances.at(text, MAIN).rows(MAIN)}
-        for asset_id in ("ADA", "BTC"):
-            word = Word(asset_id, until_ns)
-            for recorded in ledger.replay(MAIN):
-                topic = type(recorded.event).__name__
-                word.hear(recorded.version, topic, unpacked(msgspec.msgpack.encode(recorded.event)))
-            row = rows.get(asset_id)
-            assert (row is not None) == word.held
-            if row is not None:
-                assert {name: getattr(row, name) for name in PARTS} == word.parts
-                stated = next(ledger.replay(MAIN, after=word.version - 1)).event
-                if isinstance(stated, BalanceEventImported):
-                    assert stated.balance == row.total
-                else:
-                    assert row.version == word.version
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(_statements(), min_size=1, max_size=10))
-def test_every_balance_has_a_proof_whatever_was_said(said: Sequence[Event]) -> None:
-    with Ledger() as ledger:
-        feed(ledger, *(says(event) for event in said), received_ns=T)
-        note = note_of(ledger)
-        for row in Balances(ledger).rows(MAIN):
-            bundle, claim = bundle_of(ledger, MAIN, row.asset_id, note=note)
-            assert {name: getattr(row, name) for name in PARTS} == claim.parts
-            assert proved(bundle).startswith(f"PROVED: {MAIN} {row.asset_id} ")
+            bundle, claim = bundle_of(ledger, MAIN, "A")
+            assert (7, 8, f"PROVED: {MAIN} A as of version 9: total 3") == (
+                claim.first,
+                claim.version,
+                proved(bundle),
+            )

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ledger import Frame, Ledger, Malformed, Recorded, Venue
 from ledger.events import (
+    BalanceDelta,
     BalanceEventImported,
     BalanceSnapshot,
     Event,
@@ -252,3 +253,22 @@ def test_a_store_of_every_kind_of_event_reads_the_same_from_a_file(tmp_path: Pat
         record(ledger)
     with Ledger(tmp_path / "a.db", read_only=True) as ledger:
         assert [] == found(ledger, *VENUES)
+
+
+def test_a_late_frame_is_recorded_once_also_where_another_module_reads_another_time() -> None:
+    """A statement without a natural key is known by its place, whatever time it is read to be of."""
+    with Ledger() as ledger:
+        feed(ledger, says(snapshot(5, {"A": "1"}, key="k")), b"not yet")
+        (version,) = [each.version for each in ledger.replay() if isinstance(each.event, FrameQuarantined)]
+        results = []
+        for time_ns in (7, 9, 7):
+
+            class Later:
+                NAME = scripted.NAME
+
+                def decode(self, frame: Frame, /) -> Sequence[Statement]:
+                    source = frame.source(scripted.NAME, "script", time_ns=time_ns)  # noqa: B023 - used at once
+                    return [(MAIN, BalanceDelta(source, "", delta(1, {"A": "1"}).balances))]
+
+            results.append(ledger.retry([Later()], MAIN, version).result)
+        assert ["read", "known", "known"] == results

@@ -686,3 +686,23 @@ async def test_a_replay_keeps_the_recorded_pace_and_loses_nothing_to_a_cancel(tm
 def test_a_speed_is_no_less_than_nothing(tmp_path: Path, speed: float) -> None:
     with pytest.raises(ValueError, match="speed"):
         replay(tmp_path / "a.tape", speed=speed)
+
+
+def test_a_conversation_of_which_nothing_came_ends_where_it_began(tmp_path: Path) -> None:
+    """Its recorder was killed at once: nobody listened from then until today."""
+    tape = tmp_path / "a.tape"
+    header = {
+        "tape": 1,
+        "venue": "bitopro",
+        "account": "main",
+        "session": "s1",
+        "opened": "2026-01-10T12:00:00Z",
+    }
+    tape.write_text(json.dumps(header) + "\n")
+    with Ledger() as ledger:
+        with open_recording(tape) as recording:
+            opened_ns = recording.opened_ns
+            intake = ledger.intake(VENUE, "main", session="s1", opened_ns=opened_ns)
+            play(recording, intake)
+        opened, closed = (each.event.source.received_ns for each in ledger.replay())
+        assert (opened_ns, opened_ns) == (opened, closed)

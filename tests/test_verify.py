@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -406,3 +407,14 @@ def test_a_verify_that_does_not_compare_the_natural_keys_is_found_out(
 ) -> None:
     monkeypatch.setattr(verify._Keys, "end", lambda *_: iter(()))
     assert wrong(subject, "bit_of_a_cell", 60)
+
+
+def test_who_appends_after_a_seal_that_is_gone_is_not_blamed_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with Ledger(path) as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM seals WHERE position=3")
+    with Ledger(path) as ledger:
+        feed(ledger, says(delta(2, {"A": "2"})), session="s2")
+        assert [("seal", 3)] == [(finding.what, finding.version) for finding in ledger.verify()]

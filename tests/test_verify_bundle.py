@@ -24,7 +24,19 @@ from ledger.notes import new_key
 from ledger.seal import leaf, seal
 from ledger.venues import bitopro
 from ledger.verify_bundle import canonical, main, verify
-from tests.proving import KEY, LATER, OTHER, WHOLE, bundle_of, note_of, take_in
+from tests.proving import (
+    KEY,
+    LATER,
+    OTHER,
+    WHOLE,
+    Saying,
+    bundle_of,
+    forged,
+    note_of,
+    say,
+    take_in,
+)
+from tests.scripted import MAIN, delta, imported, snapshot
 
 PUBLIC: Final = KEY.public.text()
 ACCOUNT: Final = "bitopro:main"
@@ -351,6 +363,122 @@ def test_a_key_that_is_none_is_refused_in_one_line(
     bundle: bytes, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(bundle, tmp_path, capsys, key)
+
+
+# Where the events begin is the choice of whoever makes the bundle ----------------------------------------------------
+
+BEGINNINGS: Final[dict[str, tuple[list[Saying], str]]] = {
+    "rows of one instant, newest first": (
+        [
+            (imported(10, "100", "300", asset="A"), False),
+            (imported(10, "100", "200", asset="A"), False),
+        ],
+        "rows of a history",
+    ),
+    "a lower number of a later time": (
+        [
+            (delta(10, {"A": "999"}, sequence=7, subscription="p"), False),
+            (delta(11, {"A": "123"}, sequence=5, subscription="p"), False),
+        ],
+        "version 3 does not begin a full statement",
+    ),
+    "a full statement that does not name it": (
+        [
+            (delta(10, {"A": "999"}, sequence=7, subscription="p"), False),
+            (snapshot(11, {"B": "1"}, part="p", sequence=8), False),
+            (delta(12, {"A": "123"}, sequence=6, subscription="p"), False),
+        ],
+        "older than version 3",
+    ),
+    "a full statement that does not name it, and what came later": (
+        [
+            (delta(10, {"A": "999"}, sequence=7, subscription="p"), False),
+            (snapshot(11, {"B": "1"}, part="p", sequence=8), False),
+            (delta(12, {"A": "123"}, sequence=9, subscription="p"), False),
+        ],
+        "version 3 does not begin a full statement",
+    ),
+    "a full statement that is not complete": (
+        [
+            (delta(1, {"A": "999"}), False),
+            (snapshot(2, {"A": "123"}, part="p", more=True, sequence=1), False),
+        ],
+        "version 3 does not begin a full statement",
+    ),
+    "the second page of one": (
+        [
+            (snapshot(2, {"A": "123"}, part="p", more=True, sequence=1), False),
+            (snapshot(2, {"B": "1"}, part="p", begins=False, sequence=2), False),
+            (delta(3, {"A": "5"}, sequence=3, subscription="p"), False),
+        ],
+        "begins before the events here",
+    ),
+    "an answer that does not name it": (
+        [
+            (delta(1, {"A": "1"}), False),
+            (delta(2, {"B": "123"}), True),
+            (delta(3, {"A": "2"}), False),
+        ],
+        "version 3 does not begin a full statement",
+    ),
+    "an answer, and what is older than it": (
+        [
+            (delta(1, {"A": "1"}), False),
+            (delta(8, {"A": "123"}), True),
+            (delta(3, {"A": "2"}, ["A"]), False),
+            (delta(9, {"A": "5"}, sequence=4, subscription="p"), False),
+            (delta(4, {"A": "6"}, sequence=5, subscription="p"), False),
+        ],
+        "version 6 states is older than version 3",
+    ),
+    "an answer, and rows of a history": (
+        [
+            (delta(1, {"A": "1"}), False),
+            (delta(8, {"A": "123"}), True),
+            (imported(9, "1", "124", asset="A"), False),
+        ],
+        "rows of a history",
+    ),
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_history_that_begins_where_the_attacker_likes_is_no_proof(beginning: str) -> None:
+    """Every hash of it is right, and the checkpoint is signed."""
+    said, why = BEGINNINGS[beginning]
+    with Ledger() as told:
+        say(told, said)
+        made = forged(told, MAIN, "A", 3, note_of(told))
+    with pytest.raises(verify_bundle.Refused, match=why):
+        verify(io.BytesIO(made), PUBLIC)
+
+
+def test_a_history_that_begins_with_a_full_statement_is_a_proof_and_says_at_once_what_is_taken_on_trust() -> (
+    None
+):
+    for full in (snapshot(2, {"A": "5"}, part="p", sequence=1), delta(2, {"A": "5"})):
+        with Ledger() as told:
+            say(told, [(delta(1, {"A": "1"}), False), (full, True)])
+            proved = verify(io.BytesIO(forged(told, MAIN, "A", 3, note_of(told))), PUBLIC)
+            whole = verify(io.BytesIO(forged(told, MAIN, "A", 1, note_of(told))), PUBLIC)
+        assert f"PROVED: {MAIN} A as of version 4: total 5" == proved[0] == whole[0]
+        assert proved[1].startswith("  TAKEN ON TRUST: that nothing stated before version 3 has a later time")
+        assert "TRUST" not in "\n".join(whole)
+
+
+def test_that_an_asset_is_gone_is_no_proof_where_a_page_is_lost() -> None:
+    """The claim `not held` of one who takes no notice of numbers."""
+    with Ledger() as told:
+        say(told, [(snapshot(1, {"A": "5"}, part="p", sequence=1), False)])
+        say(told, [(snapshot(2, {"B": "1"}, part="q", more=True, sequence=1), False)], "s2")
+        say(told, [(snapshot(2, {"C": "1"}, part="q", begins=False, sequence=3), False)], "s3")
+        lines = lines_of(forged(told, MAIN, "A", 1, note_of(told)))
+    assert proves(closed(lines))
+    gone = dict.fromkeys(verify_bundle.PARTS)
+    version = next(line["version"] for line in lines[1:] if b"q" in base64.b64decode(line["state"]))
+    for stated in (version, version + 1, version + 3, version + 4):
+        lines[0]["claim"] = {**gone, "held": False, "version": stated}
+        assert not proves(closed(lines))
 
 
 # Signatures ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ledger.events import Event
 from ledger.venues import bitopro
 from projections import Balances
 from projections.why import EVENTS_MAX, PARTS, Unknown, Why, why
-from tests.proving import KEY, LATER, OTHER, VENUES, WHOLE, note_of, take_in
+from tests.proving import KEY, LATER, OTHER, VENUES, WHOLE, note_of, say, take_in
 from tests.scripted import MAIN, delta, feed, imported, says, snapshot
 from tests.terminal import Ran, run
 
@@ -300,3 +300,33 @@ def test_a_changed_store_makes_no_bundle_on_the_command_line(tmp_path: Path) -> 
     assert (2, 1) == (ran.code, ran.err.count("\n"))
     assert "bitopro:main version" in ran.err
     assert not (tmp_path / "b").exists()
+
+
+def test_a_balance_that_no_bundle_proves_is_said_to_be_one_and_the_checkpoint_is_not_blamed(
+    tmp_path: Path,
+) -> None:
+    pages = [
+        snapshot(1, {"A": "5"}),
+        snapshot(2, {"B": "1"}, part="q", more=True, sequence=1),
+        snapshot(2, {"C": "1"}, part="q", begins=False, sequence=3),
+        snapshot(2, {}, part="q", more=True, begins=False, sequence=2),
+    ]
+    with Ledger(tmp_path / "a.db") as made:
+        say(made, [(page, False) for page in pages])
+        (tmp_path / "a.db.checkpoint").write_bytes(note_of(made))
+    ran = run(tmp_path, "why", "--db", "a.db", MAIN, "B", "--bundle", "b")
+    assert (2, "", 1) == (ran.code, ran.out, ran.err.count("\n"))
+    assert "this balance cannot be proved by a bundle: a page of a whole statement may have come" in ran.err
+    assert "checkpoint" not in ran.err
+    assert [] == [*tmp_path.glob("b*")]
+
+
+def test_a_checkpoint_before_the_balance_is_said_to_be_too_old(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as made:
+        take_in(made, bitopro, "main", [WHOLE])
+        (tmp_path / "a.db.checkpoint").write_bytes(note_of(made))
+        take_in(made, bitopro, "main", [LATER], "s2")
+    ran = run(tmp_path, "why", "--db", "a.db", "bitopro:main", "ADA", "--bundle", "b")
+    assert (2, "", 1) == (ran.code, ran.out, ran.err.count("\n"))
+    assert "has bitopro:main at version 3; this balance is stated by version 5" in ran.err
+    assert [] == [*tmp_path.glob("b*")]

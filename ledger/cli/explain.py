@@ -13,7 +13,7 @@ import click
 import msgspec
 from rich.text import Text
 
-from ledger.bundle import VERIFIER, write_bundle
+from ledger.bundle import VERIFIER, Unprovable, write_bundle
 from ledger.cli.options import DONE, FINDINGS, VENUES, cli, db_option, reading
 from ledger.cli.state import _moment
 from ledger.console import fields, out, printable, table
@@ -135,11 +135,16 @@ def _prove(ledger: Ledger, said: Why, at: int | str | None, bundle: Path, checkp
             )
         stated = {name: getattr(said.row, name) if said.row.held else None for name in PARTS}
         if (claim.version, claim.parts, claim.held) != (said.stated_by, stated, said.row.held):
-            raise click.UsageError(
-                f"{checkpoint} has {said.account} at version {claim.head}; this balance is stated by version "
-                f"{said.stated_by}: {make}"
-            )
+            last = ledger.last(said.account)
+            if not isinstance(at, int) and last is not None and claim.head < last.version:
+                raise click.UsageError(
+                    f"{checkpoint} has {said.account} at version {claim.head}; this balance is stated by version "
+                    f"{said.stated_by}: {make}"
+                )
+            raise Unprovable(f"its events alone come to version {claim.version}")
         os.replace(part, bundle)
+    except Unprovable as error:
+        raise click.UsageError(f"this balance cannot be proved by a bundle: {error}") from None
     except BadNote as error:
         raise click.UsageError(f"{checkpoint}: {error}; {make}") from None
     except OSError as error:

@@ -24,10 +24,8 @@ from ledger.events import (
     BalanceDelta,
     BalanceEventImported,
     BalanceSnapshot,
-    FrameQuarantined,
     SessionClosed,
     SessionOpened,
-    Source,
     is_answer,
     known_ns,
     time_of,
@@ -47,7 +45,8 @@ from projections.completeness import UNPROVABLE, Evidence, Later, verdict
 from projections.gaps import Gap, Gaps, GapsFold
 from projections.statements import Full, Statements
 from projections.subscription import Projection, Subscription, catch_up
-from projections.tables import Database, Table
+from projections.tables import Database, Scratch, Table
+from projections.unread import Unread
 
 
 class BalanceRow(Struct):
@@ -75,6 +74,8 @@ class BalanceRow(Struct):
     """The last full statement that names it, also where it came late."""
     settled: int = 0
     """The last full statement that said what the statements before it had come to."""
+    position: int = 0
+    """Of the event that states what is held, in the ledger."""
 
 
 class HeldRow(BalanceRow):
@@ -94,14 +95,12 @@ class StatementRow(Struct):
     whole_subscription: str | None = None
     restated_version: int = 0
     """The last such to arrive, also where it is not the newest."""
-    numbered_version: int = 0
+    numbered_position: int = 0
     numbered_sequence: int = 0
     """The last numbered event of that subscription."""
     answered_ns: int = 0
     answered_version: int = 0
     """The last answer to a question about the account's balances."""
-    unread_version: int = 0
-    """The last frame without a number that could not be read."""
 
 
 ACCOUNTS_KEPT_MAX: Final = 64
@@ -134,7 +133,7 @@ class Balances:
     """
 
     name = "balances"
-    version = 3
+    version = 4
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger
@@ -142,7 +141,7 @@ class Balances:
         self.fold: Final = _Fold(database)
         self.gaps: Final = Gaps(ledger, database)
         self._known_at: tuple[int, ...] = ()
-        self._known_gaps: Final[dict[str | None, Sequence[Gap]]] = {}
+        self._known: Final[dict[str | None, tuple[Sequence[Gap], Mapping[str, set[str]]]]] = {}
         self.tables: Final = self.fold.tables
         self.apply: Final = self.fold.apply
         self.subscription: Final = Subscription(ledger, self, database)
@@ -158,19 +157,20 @@ class Balances:
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held, by account and asset id."""
         catch_up(self._ledger, self.projections)
-        return _judged(self.fold, self._gaps_of(account), account)
+        gaps, logins = self._known_of(account)
+        return _judged(self.fold, gaps, logins, account)
 
-    def _gaps_of(self, account: str | None) -> Sequence[Gap]:
-        """The gaps, worked out once for as long as nothing is recorded."""
+    def _known_of(self, account: str | None) -> tuple[Sequence[Gap], Mapping[str, set[str]]]:
+        """The gaps and the logins, worked out once for as long as nothing is recorded."""
         place = tuple(each.subscription.position for each in self.projections)
         if place != self._known_at:
             self._known_at = place
-            self._known_gaps.clear()
-        if account not in self._known_gaps:
-            if len(self._known_gaps) == ACCOUNTS_KEPT_MAX:
-                self._known_gaps.clear()
-            self._known_gaps[account] = self.gaps.folded(account)
-        return self._known_gaps[account]
+            self._known.clear()
+        if account not in self._known:
+            if len(self._known) == ACCOUNTS_KEPT_MAX:
+                self._known.clear()
+            self._known[account] = (self.gaps.folded(account), self.gaps.logins(account))
+        return self._known[account]
 
     def at(
         self,
@@ -185,23 +185,37 @@ class Balances:
         version, until_ns = (moment, None) if isinstance(moment, int) else (None, _ns(moment))
         known_until_ns = None if known_at is None else _ns(known_at)
         found = AsOf(until_ns)
-        for recorded in self._events(account):
-            if version is not None and recorded.version > version and account in (None, recorded.account):
-                if account is None:
-                    continue
-                break
-            if known_until_ns is None or known_ns(recorded.event) <= known_until_ns:
-                found._apply(recorded, account)
-            if version == recorded.version and account == recorded.account:
-                break  # what the logins it was heard through did after it does not count
+        with Scratch() as scratch:
+            gaps = GapsFold(scratch, fills=False)
+            for recorded in self._events(account):
+                if version is not None and recorded.version > version and account in (None, recorded.account):
+                    if account is None:
+                        continue
+                    break
+                known = known_until_ns is None or known_ns(recorded.event) <= known_until_ns
+                if known and found._apply(recorded, account):
+                    gaps.apply(recorded)
+                if version == recorded.version and account == recorded.account:
+                    break  # what the logins it was heard through did after it does not count
+            found._gaps, found._logins = gaps.rows(account), gaps.logins(account)
+        found._later = self._ever(account, known_until_ns) if found._is_over else found._gaps
         return found
+
+    def _ever(self, account: str | None, known_until_ns: int | None) -> Sequence[Gap]:
+        """The gaps as known now, or by a time; without those of fills."""
+        with Scratch() as scratch:
+            gaps = GapsFold(scratch, fills=False)
+            for recorded in self._events(account):
+                if known_until_ns is None or known_ns(recorded.event) <= known_until_ns:
+                    gaps.apply(recorded)
+            return gaps.rows(account)
 
     def _events(self, account: str | None) -> Iterator[Recorded]:
         """The events of an account, and of the logins it was heard through: they tell when nobody was listening."""
         if account is None:
             return self._ledger.replay()
-        catch_up(self._ledger, self.gaps.projections)
-        names = {account, *self.gaps.logins(account)}
+        self.gaps.sessions.subscription.catch_up()
+        names = {account}.union(*self.gaps.logins(account).values())
         return merge(*map(self._ledger.replay, sorted(names)), key=attrgetter("position"))
 
 
@@ -210,25 +224,31 @@ class AsOf:
 
     def __init__(self, moment_ns: int | None) -> None:
         self._fold: Final = _Fold(None)
-        self._gaps: Final = GapsFold()
-        self._later: Final = GapsFold()
+        self._gaps: Sequence[Gap] = ()
+        self._logins: Mapping[str, set[str]] = {}
+        self._later: Sequence[Gap] = ()
+        """Those known since then, too."""
+        self._is_over = False
+        """Whether anything was told of after the moment."""
         self._moment_ns: Final = moment_ns
         self._next: Final[dict[str, int]] = {}
         """When something was heard first after the moment, by account."""
 
-    def _apply(self, recorded: Recorded, account: str | None) -> None:
-        """Fold one event, in what was said by the moment if it was; and in what is known since."""
-        at = self._moment_ns
-        if at is not None:
-            self._later.apply(recorded)
-            time_ns = time_of(recorded.event)
-            if time_ns > at:
-                if not isinstance(recorded.event, SessionOpened | SessionClosed):
-                    self._next[recorded.account] = min(time_ns, self._next.get(recorded.account, time_ns))
-                return
-        self._gaps.apply(recorded)
+    def _apply(self, recorded: Recorded, account: str | None) -> bool:
+        """Fold one event, if it was said by the moment; whether it was."""
+        event, at = recorded.event, self._moment_ns
+        if at is not None and (time_ns := time_of(event)) > at:
+            self._is_over = True
+            if not isinstance(event, SessionOpened | SessionClosed):
+                self._next[recorded.account] = min(time_ns, self._next.get(recorded.account, time_ns))
+            if event.source.late_ns is not None:
+                self._fold.unread.apply(recorded)  # what that frame said is known by now, and is of later
+            return False
         if account in (None, recorded.account):
             self._fold.apply(recorded)
+        else:
+            self._fold.unread.apply(recorded)
+        return True
 
     def __getitem__(self, account: str) -> dict[str, Holding]:
         return _holdings(self.rows(account))
@@ -238,9 +258,9 @@ class AsOf:
         at = self._moment_ns
         later: dict[str, Later] = {}
         if at is not None:
-            ever = _by_account(self._later.rows(account))
+            ever = _by_account(self._later)
             later = {name: Later(at, ever[name], self._next.get(name, at)) for name in {*ever}}
-        return _judged(self._fold, self._gaps.rows(account), account, later)
+        return _judged(self._fold, self._gaps, self._logins, account, later)
 
 
 def _by_account(gaps: Iterable[Gap]) -> defaultdict[str, list[Gap]]:
@@ -253,21 +273,23 @@ def _by_account(gaps: Iterable[Gap]) -> defaultdict[str, list[Gap]]:
 def _judged(
     fold: _Fold,
     gaps: Sequence[Gap],
+    logins: Mapping[str, set[str]],
     account: str | None,
     later: Mapping[str, Later] | None = None,
 ) -> list[HeldRow]:
     """The rows held, each with its verdict; gaps and breaks are looked through once, not row by row."""
     ours, ever = _by_account(gaps), later or {}
-    breaks: defaultdict[str, defaultdict[str, list[BreakRow]]] = defaultdict(lambda: defaultdict(list))
+    breaks: defaultdict[str, list[BreakRow]] = defaultdict(list)
     for found in fold.agreement.breaks.rows(account):
         if found.closed_by is None:
-            breaks[found.account][found.subject].append(found)
+            breaks[found.account].append(found)
     evidence: dict[str, Evidence] = {}
     rows: list[HeldRow] = []
     for row in fold.held(account):
         name = row.account
         if name not in evidence:
-            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], ever.get(name))
+            unread = fold.unread.newest({name} | logins.get(name, set()))
+            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], unread, ever.get(name))
         word, reason = verdict(row, fold.agreement.history(name, row.asset_id), evidence[name])
         rows.append(HeldRow(**asdict(row), completeness=word, reason=reason))
     return rows
@@ -279,10 +301,12 @@ class _Fold:
         self._statements = Table(database, "balance_statements", StatementRow, key=1)
         self.agreement: Final = Agreement(database)
         self._pages = Statements(database, "balance_pages")
+        self.unread: Final = Unread(database)
         self.tables: Final[tuple[Table[Any], ...]] = (
             self._rows,
             self._statements,
             *self._pages.tables,
+            *self.unread.tables,
             *self.agreement.tables,
         )
 
@@ -304,22 +328,17 @@ class _Fold:
             self._imported(recorded, event)
         if full is not None and not full.answer:
             self._complete(recorded, full)
-        source = event.source
-        if source.sequence is not None or isinstance(event, FrameQuarantined):
-            self._count(recorded.account, recorded.version, source)
+        self.unread.apply(recorded)
+        if event.source.sequence is not None:
+            self._count(recorded, event.source.sequence)
 
-    def _count(self, account: str, version: int, source: Source) -> None:
-        """Note what a verdict needs to know: numbers that come, frames that cannot be read."""
-        statement = self.statement(account)
-        if source.sequence is None:
-            statement.unread_version = version
-        elif source.subscription == statement.whole_subscription:
-            if source.sequence < statement.numbered_sequence:
-                return
-            statement.numbered_version, statement.numbered_sequence = version, source.sequence
-        else:
-            return
-        self._statements.put(statement)
+    def _count(self, recorded: Recorded, number: int) -> None:
+        """Note the last number of the subscription in which the whole account was stated."""
+        statement = self.statement(recorded.account)
+        counts = recorded.event.source.subscription == statement.whole_subscription
+        if counts and number >= statement.numbered_sequence:
+            statement.numbered_position, statement.numbered_sequence = recorded.position, number
+            self._statements.put(statement)
 
     def _row(self, account: str, asset_id: str) -> BalanceRow | None:
         return self._rows.of(account).get((account, asset_id))
@@ -349,7 +368,7 @@ class _Fold:
             statement.whole_subscription = full.subscription if numbered else None
             # Where a page came late, a frame that could not be read may have been of a later number.
             in_order = recorded.event.source.sequence == full.reached
-            statement.numbered_version = version if in_order else full.since_version
+            statement.numbered_position = recorded.position if in_order else full.since_position
             statement.numbered_sequence = full.reached or 0
         self._statements.put(statement)
         said = Known(NOTHING, version, full.since_ns, full.subscription, full.sequence)
@@ -429,6 +448,7 @@ class _Fold:
                 agreed,
                 recorded.version if full else 0 if row is None else row.full,
                 settled,
+                recorded.position,
             )
         )
 
@@ -477,9 +497,9 @@ class _Fold:
         same = row is not None and row.time_ns == time_ns and row.ends is not None
         ends = _ends.decode(row.ends) if row is not None and row.ends is not None and same else []
         end = last_of_instant(ends, event)
-        version = recorded.version
+        version, position = recorded.version, recorded.position
         if row is not None and same and end.balance == row.total and end.balance != event.balance:
-            version = row.version  # what is known ends later than this row
+            version, position = row.version, row.position  # what is known ends later than this row
         self._rows.put(
             BalanceRow(
                 account,
@@ -496,6 +516,7 @@ class _Fold:
                 time_ns,
                 msgspec.json.encode(ends[-ENDS_MAX:]).decode(),
                 settled=0 if row is None else row.settled,
+                position=position,
             )
         )
 

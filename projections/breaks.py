@@ -28,7 +28,7 @@ from ledger.events import Amount, FillRecorded, OrderUpdated, time_of
 from ledger.wire import EXACT, decimal
 from projections.agreement import BreakRow, close, frame_text, opened
 from projections.balances import Balances
-from projections.completeness import explained
+from projections.completeness import Missed
 from projections.gaps import Gap
 from projections.subscription import Projection, Subscription, catch_up
 from projections.tables import Database, Table
@@ -214,7 +214,9 @@ def told(rows: Iterable[BreakRow], gaps: Sequence[Gap], now_ns: int) -> list[Bre
     of: dict[str, list[Gap]] = defaultdict(list)
     for gap in gaps:
         of[gap.account].append(gap)
-    found = [_shown(row, explained(row, of[row.account]), now_ns) for row in rows]
+    missed = {account: Missed(of[account]) for account in of}
+    nothing = Missed(())
+    found = [_shown(row, missed.get(row.account, nothing).explaining(row), now_ns) for row in rows]
     return sorted(found, key=lambda each: (each.state != "open", each.account, each.time_ns, each.kind))
 
 

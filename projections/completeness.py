@@ -11,7 +11,8 @@ Knows rows of balances, gaps and breaks as others found them; finds none itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from ledger.events import Amount
 from ledger.wire import EXACT, decimal, parse_time, time_text
 from projections.agreement import BreakRow, Instant, stood
 from projections.gaps import ARRIVED, Gap
+from projections.unread import NewestRow
 
 PROVEN: Final = "proven"
 CONSISTENT: Final = "consistent"
@@ -31,6 +33,8 @@ class Stated(Protocol):
     """What is asked of a balance."""
 
     @property
+    def account(self) -> str: ...
+    @property
     def asset_id(self) -> str: ...
     @property
     def asset(self) -> str: ...
@@ -38,6 +42,8 @@ class Stated(Protocol):
     def total(self) -> Amount | None: ...
     @property
     def version(self) -> int: ...
+    @property
+    def position(self) -> int: ...
     @property
     def time_ns(self) -> int: ...
     @property
@@ -64,11 +70,9 @@ class Whole(Protocol):
     @property
     def restated_version(self) -> int: ...
     @property
-    def numbered_version(self) -> int: ...
-    @property
     def numbered_sequence(self) -> int: ...
     @property
-    def unread_version(self) -> int: ...
+    def numbered_position(self) -> int: ...
 
 
 class Later(Struct, frozen=True):
@@ -79,14 +83,46 @@ class Later(Struct, frozen=True):
     next_ns: int
 
 
-class Evidence(Struct, frozen=True):
-    """What there is to judge an account's balances by. `breaks`: those no event has closed, by asset. `later`: what
-    else there is where they are judged as of a moment."""
+class Evidence:
+    """What there is to judge an account's balances by. `gaps`: those that may touch one. `breaks`: those no event has
+    closed and no gap explains, by asset, the one of the latest statement last. `unread`: the newest frame of the logins
+    it was heard through that could not be read. `later`: what else there is where they are judged as of a moment."""
 
-    whole: Whole
-    gaps: Sequence[Gap]
-    breaks: Mapping[str, Sequence[BreakRow]]
-    later: Later | None = None
+    def __init__(
+        self,
+        whole: Whole,
+        gaps: Sequence[Gap],
+        breaks: Iterable[BreakRow],
+        unread: NewestRow | None = None,
+        later: Later | None = None,
+    ) -> None:
+        self.whole: Final = whole
+        self.gaps: Final = [gap for gap in gaps if _may_touch(gap, whole)]
+        self.unread: Final = unread
+        self.later: Final = None if later is None else _near(later, whole)
+        self.breaks: Final[dict[str, list[BreakRow]]] = {}
+        missed = Missed(gaps)
+        for row in sorted(breaks, key=lambda each: each.stated_version or 0):
+            if missed.explaining(row) is None:
+                self.breaks.setdefault(row.subject, []).append(row)
+
+
+def _may_touch(gap: Gap, whole: Whole) -> bool:
+    """Whether a gap may touch a balance: an open one, or a blind interval after which one asset alone was stated."""
+    return gap.state == "open" or (gap.kind == "blind" and whole.restated_version < (gap.closed_by or 0))
+
+
+def _near(later: Later, whole: Whole) -> Later:
+    """Of the gaps known since a moment, those that may be of before it."""
+    at = later.moment_ns
+    near = [
+        gap
+        for gap in later.gaps
+        if (gap.kind == "blind" and parse_time(gap.start) < at < parse_time(gap.end))
+        or (gap.kind == "chain" and gap.state == "open" and parse_time(gap.start) <= at < parse_time(gap.end))
+        or (gap.kind == "sequence" and _is_next(gap, whole, later))
+    ]
+    return Later(at, near, later.next_ns)
 
 
 def verdict(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evidence) -> tuple[str, str]:
@@ -95,7 +131,7 @@ def verdict(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evide
     missing = _missing(row, evidence)
     if missing is not None:
         return GAP, missing
-    differing = _differing(row, evidence)
+    differing = evidence.breaks.get(row.asset_id, ())
     if differing and (differing[-1].stated_version or 0) >= row.settled:
         return GAP, _differs(differing[-1])
     word, reason = _evidence(row, history, evidence)
@@ -112,16 +148,17 @@ def _evidence(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evi
         return PROVEN, proof
     whole = evidence.whole
     numbered = row.sequence is not None and row.subscription == whole.whole_subscription
-    if numbered and whole.unread_version <= whole.numbered_version:
+    unread = evidence.unread
+    if numbered and (unread is None or unread.position <= whole.numbered_position):
         return PROVEN, (
             f"the venue's sequence has no hole since it stated the whole account (version "
             f"{whole.whole_version})"
         )
-    since = max(row.version, whole.numbered_version) if numbered else row.version
-    if whole.unread_version > since:
+    since = max(row.position, whole.numbered_position) if numbered else row.position
+    if unread is not None and unread.position > since:
+        of = "" if unread.account == row.account else f" of {unread.account}"
         return UNPROVABLE, (
-            f"a frame that could not be read came after it (version {whole.unread_version}): "
-            "what it said is not known"
+            f"a frame that could not be read came after it (version {unread.version}{of}): what it said is not known"
         )
     if row.agreed is not None:
         return CONSISTENT, (
@@ -145,40 +182,74 @@ def _closes(row: Stated, rows: int, instants: Sequence[Instant]) -> str | None:
     return f"the balance of version {row.version} is what the venue's own history comes to by version {agreed}: {over}"
 
 
-def explained(row: BreakRow, gaps: Iterable[Gap]) -> str | None:
-    """The gaps between what was expected and what was stated, in which the difference was missed; None where there is
-    none."""
-    if row.kind != "snapshot":
-        return None
-    return ", ".join(_named(gap) for gap in gaps if _lies_between(row, gap)) or None
+class Missed:
+    """The gaps of an account in which something may have been missed, in order, so that those between what was expected
+    and what was stated are found without looking at all of them."""
+
+    def __init__(self, gaps: Iterable[Gap]) -> None:
+        self._gaps: Final = [gap for gap in gaps if gap.kind in ("blind", "sequence")]
+        self._spans: Final = [_span(gap) for gap in self._gaps]
+        places = range(len(self._gaps))
+        self._found: Final = sorted(places, key=lambda place: self._gaps[place].version)
+        self._of: Final[dict[str | None, list[int]]] = {None: []}
+        """The places of blind intervals by time (None), and of holes by subscription and number."""
+        for place in sorted(places, key=lambda place: self._spans[place]):
+            self._of.setdefault(self._gaps[place].subscription, []).append(place)
+
+    def explaining(self, row: BreakRow) -> str | None:
+        """The gaps in which the difference was missed; None where there is none."""
+        if row.kind != "snapshot" or not self._gaps:
+            return None
+        near = sorted({place for place in self._near(row) if self._lies_between(row, place)})
+        return ", ".join(_named(self._gaps[place]) for place in near) or None
+
+    def _near(self, row: BreakRow) -> Iterator[int]:
+        """The places of gaps of after what was expected, found by what was stated; also where that came late."""
+        expected, stated = row.expected_version or 0, row.stated_version or 0
+        counted = row.since_sequence is not None
+        for place in self._between(self._found, expected, stated):
+            if not counted or self._gaps[place].subscription != row.since_subscription:
+                yield place
+        if row.since_sequence is not None and row.since_subscription is not None:
+            of = self._of.get(row.since_subscription, [])
+            first = bisect_right(of, row.since_sequence, key=lambda place: self._spans[place][1])
+            yield from self._upto(of, first, stated)
+        if expected > stated:
+            of = self._of[None]
+            first = bisect_right(of, row.since_ns, key=lambda place: self._spans[place][1])
+            last = bisect_right(of, row.upto_ns, key=lambda place: self._spans[place][0])
+            yield from of[first:last]
+
+    def _between(self, of: Sequence[int], after: int, upto: int) -> Iterator[int]:
+        return self._upto(of, bisect_right(of, after, key=lambda place: self._gaps[place].version), upto)
+
+    def _upto(self, of: Sequence[int], first: int, version: int) -> Iterator[int]:
+        """From a place on, those found by a version: what is missing later in a sequence was found later."""
+        for at in range(first, len(of)):
+            if self._gaps[of[at]].version > version:
+                return
+            yield of[at]
+
+    def _lies_between(self, row: BreakRow, place: int) -> bool:
+        """Whether something of the asset may have been missed in a gap of after what was expected: it was stated in
+        full after it."""
+        gap, stated = self._gaps[place], row.stated_version or 0
+        if gap.version > stated:
+            return False
+        if (gap.time_ns if gap.kind == "sequence" else self._spans[place][0]) > row.upto_ns:
+            return False  # of after what was stated, which came late
+        if gap.kind == "blind" or gap.closed_by is None:
+            return True  # an answer that does not name the asset closes a blind interval, not this
+        if gap.closed_how == ARRIVED:
+            return gap.closed_by > max(stated, row.expected_version or 0)
+        return gap.closed_by >= stated
 
 
-def _lies_between(row: BreakRow, gap: Gap) -> bool:
-    """Whether something of the asset may have been missed in the gap: it was last stated before, and in full after."""
-    stated = row.stated_version or 0
-    if gap.version > stated or gap.kind not in ("blind", "sequence") or not _is_after(row, gap):
-        return False
-    if (gap.time_ns if gap.kind == "sequence" else parse_time(gap.start)) > row.upto_ns:
-        return False  # of after what was stated, which came late
-    if gap.kind == "blind" or gap.closed_by is None:
-        return True  # an answer that does not name the asset closes a blind interval, and leaves this open
-    if gap.closed_how == ARRIVED:
-        return gap.closed_by > max(stated, row.expected_version or 0)
-    return gap.closed_by >= stated
-
-
-def _is_after(row: BreakRow, gap: Gap) -> bool:
-    """Whether a gap is of after what was expected; also where that came late."""
-    expected = row.expected_version or 0
-    if (
-        gap.kind == "sequence"
-        and row.since_sequence is not None
-        and row.since_subscription == gap.subscription
-    ):
-        return int(gap.end) > row.since_sequence
-    if gap.version > expected:
-        return True
-    return gap.kind == "blind" and expected > (row.stated_version or 0) and row.since_ns < parse_time(gap.end)
+def _span(gap: Gap) -> tuple[int, int]:
+    """The times of a blind interval, the numbers of a hole."""
+    if gap.kind == "blind":
+        return parse_time(gap.start), parse_time(gap.end)
+    return int(gap.start), int(gap.end)
 
 
 def _named(gap: Gap) -> str:
@@ -191,16 +262,16 @@ def _interval(gap: Gap) -> str:
 
 def _missing(row: Stated, evidence: Evidence) -> str | None:
     """The gap that touches a balance, in words."""
-    if evidence.later is not None and (hidden := _at_that_moment(row, evidence, evidence.later)) is not None:
+    if evidence.later is not None and (hidden := _at_that_moment(row, evidence.later)) is not None:
         return hidden
     for gap in evidence.gaps:
         still = gap.state == "open"
-        if gap.kind == "sequence" and still:
+        if gap.kind == "sequence":
             return (
                 f"number {gap.missing} of the venue's sequence {gap.subscription} was never received (found at "
                 f"version {gap.version}), and the whole account was not stated since"
             )
-        if gap.kind == "chain" and still and _is_of(gap, row.asset):
+        if gap.kind == "chain" and gap.asset == row.asset_id:
             return f"{gap.missing} are missing from its history (found at version {gap.version})"
         if gap.kind != "blind":
             continue
@@ -214,17 +285,15 @@ def _missing(row: Stated, evidence: Evidence) -> str | None:
     return None
 
 
-def _at_that_moment(row: Stated, evidence: Evidence, later: Later) -> str | None:
+def _at_that_moment(row: Stated, later: Later) -> str | None:
     """The gap that was found after a moment and may be of before it, in words: when what is missing was said, nobody
     knows; only what was heard last before it and first after it."""
-    at = later.moment_ns
     for gap in later.gaps:
-        if gap.kind == "blind" and parse_time(gap.start) < at < parse_time(gap.end):
+        if gap.kind == "blind":
             return f"nobody was listening at that moment: {_named(gap)}"
-        chained = gap.kind == "chain" and gap.state == "open" and _is_of(gap, row.asset)
-        if chained and parse_time(gap.start) <= at < parse_time(gap.end):
+        if gap.kind == "chain" and gap.asset == row.asset_id:
             return f"{gap.missing} are missing from its history around that moment (found at version {gap.version})"
-        if gap.kind == "sequence" and _is_next(gap, evidence.whole, later):
+        if gap.kind == "sequence":
             return (
                 f"number {gap.missing} of the venue's sequence {gap.subscription} was never received (found at version "
                 f"{gap.version}), and may be of before that moment"
@@ -241,16 +310,6 @@ def _is_next(gap: Gap, whole: Whole, later: Later) -> bool:
     if gap.subscription == whole.whole_subscription:
         return first <= whole.numbered_sequence + 1 <= last
     return first == 1 and gap.time_ns <= later.next_ns
-
-
-def _is_of(gap: Gap, asset: str) -> bool:
-    return gap.missing.startswith(f"rows that change {asset} by ")
-
-
-def _differing(row: Stated, evidence: Evidence) -> list[BreakRow]:
-    """The breaks of a balance that nothing explains, the one of the latest statement last."""
-    found = [each for each in evidence.breaks.get(row.asset_id, ()) if explained(each, evidence.gaps) is None]
-    return sorted(found, key=lambda each: each.stated_version or 0)
 
 
 def _differs(found: BreakRow) -> str:

@@ -5,6 +5,7 @@ Knows sequences, history rows, sessions and orders' executions; computes no bala
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -18,11 +19,20 @@ from projections.executions import ExecutionsFold, MissingRow
 from projections.history import ChainRow, ClosedChainRow, History, HistoryFold
 from projections.sessions import Blind, Sessions, SessionsFold
 from projections.statements import Full, Statements
-from projections.subscription import Projection, Subscription, catch_up
-from projections.tables import Database, Table
+from projections.subscription import (
+    BATCH_EVENTS_MAX,
+    Place,
+    Projection,
+    Subscription,
+    catch_up,
+    frame_of,
+)
+from projections.tables import Database, Scratch, Table
 
 ARRIVED: Final = "arrived late"
 STATED: Final = "the whole account was stated again"
+ACCOUNTS_KEPT_MAX: Final = 64
+"""Accounts of which the open holes are remembered in order."""
 _KINDS: Final = {"sequence": 0, "chain": 1, "blind": 2, "fills": 3}
 
 
@@ -83,6 +93,8 @@ class Gap(Struct, frozen=True, rename={"start": "from", "end": "to"}):
     closed_by: int | None = None
     closed_ns: int | None = None
     closed_how: str | None = None
+    asset: str | None = None
+    """The id of the asset whose history it is a gap of (`chain`); None of other kinds."""
 
     @property
     def healed(self) -> bool:
@@ -91,14 +103,16 @@ class Gap(Struct, frozen=True, rename={"start": "from", "end": "to"}):
 
 
 class _Fold:
-    """Holes in sequences, and executions without fills: what needs tables of its own."""
+    """Holes in sequences, and executions without fills (where asked for): what needs tables of its own."""
 
-    def __init__(self, database: Database | None) -> None:
+    def __init__(self, database: Database | None, *, fills: bool = True) -> None:
+        self._fills: Final = fills
         self._sequences: Final = Table(database, "sequences", SequenceRow, key=2)
         self._holes: Final = Table(database, "sequence_holes", HoleRow, key=3)
         self._filled: Final = Table(database, "sequence_holes_closed", FilledRow, key=3)
         self._statements: Final = Statements(database, "sequence_pages")
         self._executions: Final = ExecutionsFold(database)
+        self._firsts: Final[dict[str, dict[str, list[int]]]] = {}
         self.tables: Final[tuple[Table[Any], ...]] = (
             self._sequences,
             self._holes,
@@ -110,7 +124,7 @@ class _Fold:
     def apply(self, recorded: Recorded) -> None:
         event = recorded.event
         self._executions.turn(event)
-        if isinstance(event, OrderUpdated | FillRecorded):
+        if self._fills and isinstance(event, OrderUpdated | FillRecorded):
             self._executions.apply(recorded)
         source = event.source
         if source.sequence is not None and source.subscription is not None:
@@ -124,53 +138,70 @@ class _Fold:
 
     def forget(self) -> None:
         self._executions.forget()
+        self._firsts.clear()
 
     def _count(self, recorded: Recorded, subscription: str, number: int) -> None:
         account = recorded.account
         row = self._sequences.get(account, subscription)
         if row is None:
             row = SequenceRow(account, subscription, 0)
-        if number <= row.last:
+        if number == row.last:
+            return
+        if number < row.last:
             self._fill(recorded, subscription, number)
             return
         if number > row.last + 1:
             event = recorded.event
             session, version = event.source.session, recorded.version
-            self._holes.put(
+            self._put(
                 HoleRow(account, subscription, row.last + 1, number - 1, session, version, time_of(event))
             )
         row.last = number
         self._sequences.put(row)
 
     def _fill(self, recorded: Recorded, subscription: str, number: int) -> None:
-        """A number at or below the last came late: if it was missing, it is not any more."""
-        for hole in self._open_of(recorded.account):
-            if hole.subscription == subscription and hole.first <= number <= hole.last:
-                self._holes.drop(hole)
-                self._close(hole, number, number, recorded.version, known_ns(recorded.event), ARRIVED)
-                for first, last in ((hole.first, number - 1), (number + 1, hole.last)):
-                    if first <= last:
-                        self._holes.put(
-                            HoleRow(
-                                hole.account,
-                                subscription,
-                                first,
-                                last,
-                                hole.session,
-                                hole.version,
-                                hole.time_ns,
-                            )
-                        )
+        """A number below the last came late: if it was missing, it is not any more."""
+        firsts = self._open_of(recorded.account).get(subscription, [])
+        place = bisect_right(firsts, number) - 1
+        hole = self._holes.get(recorded.account, subscription, firsts[place]) if place >= 0 else None
+        if hole is None or number > hole.last:
+            return
+        self._drop(hole)
+        self._close(hole, number, number, recorded.version, known_ns(recorded.event), ARRIVED)
+        for first, last in ((hole.first, number - 1), (number + 1, hole.last)):
+            if first <= last:
+                self._put(replace(hole, first=first, last=last))
 
     def _restate(self, full: Full, event: Event) -> None:
         """The whole account was stated: what was missing before that is in it."""
-        for hole in self._open_of(full.account):
-            if _is_after(full, hole):
-                self._holes.drop(hole)
-                self._close(hole, hole.first, hole.last, full.version, known_ns(event), STATED)
+        for subscription, firsts in [*self._open_of(full.account).items()]:
+            for first in [*firsts]:
+                hole = self._holes.get(full.account, subscription, first)
+                if hole is not None and _is_after(full, hole):
+                    self._drop(hole)
+                    self._close(hole, hole.first, hole.last, full.version, known_ns(event), STATED)
 
-    def _open_of(self, account: str) -> list[HoleRow]:
-        return [row for row in self._holes.of(account).values() if row is not None]
+    def _open_of(self, account: str) -> dict[str, list[int]]:
+        """The first numbers of an account's open holes, in order, by subscription."""
+        if account not in self._firsts:
+            if len(self._firsts) == ACCOUNTS_KEPT_MAX:
+                self._firsts.clear()
+            of = self._firsts[account] = {}
+            for row in self._holes.rows(account):  # in order
+                of.setdefault(row.subscription, []).append(row.first)
+        return self._firsts[account]
+
+    def _put(self, hole: HoleRow) -> None:
+        insort(self._open_of(hole.account).setdefault(hole.subscription, []), hole.first)
+        self._holes.put(hole)
+
+    def _drop(self, hole: HoleRow) -> None:
+        of = self._open_of(hole.account)
+        firsts = of[hole.subscription]
+        del firsts[bisect_left(firsts, hole.first)]
+        if not firsts:
+            del of[hole.subscription]
+        self._holes.drop(hole)
 
     def _close(self, hole: HoleRow, first: int, last: int, by: int, closed_ns: int, how: str) -> None:
         place = (hole.account, hole.subscription, first, last, hole.session, hole.version, hole.time_ns)
@@ -183,18 +214,41 @@ class _Fold:
 
 
 class GapsFold:
-    """The gaps of a run of events, in memory: those of a moment. `apply` the events in order, then `settle`."""
+    """The gaps of a run of events: those of a moment. `apply` the events in order, then `settle`.
 
-    def __init__(self) -> None:
-        self._own: Final = _Fold(None)
-        self._history: Final = HistoryFold(None)
-        self._sessions: Final = SessionsFold(None)
+    In memory; with a scratch database only the latest events are, for as long as the run may be. Without `fills` those
+    are not looked for: they touch no balance.
+    """
+
+    def __init__(self, scratch: Scratch | None = None, *, fills: bool = True) -> None:
+        self._own: Final = _Fold(scratch, fills=fills)
+        self._history: Final = HistoryFold(scratch)
+        self._sessions: Final = SessionsFold(scratch)
+        self._tables: Final = (*self._own.tables, *self._history.tables, *self._sessions.tables)
+        self._scratch: Final = scratch
+        self._waiting = 0
+        self._frame: Place | None = None
+        if scratch is not None:
+            scratch.write([(table.create, [()]) for table in self._tables])
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
+        if self._scratch is not None:
+            self._wait(self._scratch, frame_of(recorded.event))
         self._own.apply(recorded)
         self._history.apply(recorded)
         self._sessions.apply(recorded)
+
+    def _wait(self, scratch: Scratch, frame: Place) -> None:
+        """Write what is waiting, once it is much, and forget it; at the end of a frame."""
+        if self._waiting >= BATCH_EVENTS_MAX and frame != self._frame:
+            self.settle()
+            scratch.write([change for table in self._tables for change in table.changes() if change[1]])
+            for table in self._tables:
+                table.forget()
+            self._waiting = 0
+        self._waiting += 1
+        self._frame = frame
 
     def settle(self) -> None:
         """That was the last event of its frame."""
@@ -206,12 +260,16 @@ class GapsFold:
         self.settle()
         return _gaps(self._own, self._history, self._sessions, account, open_only)
 
+    def logins(self, account: str | None = None) -> dict[str, set[str]]:
+        """As `Gaps.logins`."""
+        return _logins(self._sessions, account)
+
 
 class Gaps:
     """The gaps of all accounts, open and closed. Catches up when read."""
 
     name = "gaps"
-    version = 2
+    version = 3
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
@@ -239,11 +297,13 @@ class Gaps:
         """The gaps as far as `projections` have come."""
         return _gaps(self._fold, self.history.fold, self.sessions.fold, account, open_only)
 
-    def logins(self, account: str) -> set[str]:
-        """The logins an account was heard through, as far as `projections` have come."""
-        return {
-            session.account for each in self.sessions.fold.listening(account) for session in each.sessions
-        }
+    def logins(self, account: str | None = None) -> dict[str, set[str]]:
+        """The logins each account (or the one named) was heard through, as far as `projections` have come."""
+        return _logins(self.sessions.fold, account)
+
+
+def _logins(sessions: SessionsFold, account: str | None) -> dict[str, set[str]]:
+    return {each.account: {one.account for one in each.sessions} for each in sessions.listening(account)}
 
 
 def _gaps(
@@ -297,6 +357,7 @@ def _chain_gap(row: ChainRow | ClosedChainRow) -> Gap:
         None,
         row.version,
         row.time_ns,
+        asset=row.asset_id,
     )
     return gap if isinstance(row, ChainRow) else _closed(gap, row.closed_by, row.closed_ns, ARRIVED)
 

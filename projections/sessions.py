@@ -240,7 +240,7 @@ class Sessions:
     """Every session, and when each account was listened to. Catches up when read."""
 
     name = "sessions"
-    version = 1
+    version = 2
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database

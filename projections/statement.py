@@ -149,7 +149,16 @@ def statement(
         for each in assets
         if not each.adds_up
     ]
-    only = None if asset is None else [(asset_id, heard.labels[asset_id]) for asset_id in named]
+    only = None if asset is None else named
+    ends = [
+        f"{each.asset} at its {end}: {reason}"
+        for each in assets
+        for end, completeness, reason in (
+            ("opening", each.opening_completeness, each.opening_reason),
+            ("closing", each.closing_completeness, each.closing_reason),
+        )
+        if completeness == "gap"
+    ]
     return Statement(
         account,
         start_ns,
@@ -157,7 +166,7 @@ def statement(
         known_at_ns,
         not wrong,
         assets,
-        (*wrong, *heard.trouble.open_in(start_ns, end_ns, only)),
+        (*wrong, *(heard.trouble.open_in(start_ns, end_ns, only) or ends)),
     )
 
 
@@ -361,7 +370,7 @@ def _movement(
     time_ns, venue_time_ns, imported = time_of(event), source.time_ns, isinstance(event, BalanceEventImported)
     if isinstance(event, BalanceEventImported) and event.time_ns is not None:
         venue_time_ns = event.time_ns
-    suspect = heard.trouble.of(Moved(asset_id, label, recorded.version, source.received_ns, imported, cause))
+    suspect = heard.trouble.of(Moved(asset_id, recorded.version, source.received_ns, imported, cause))
     if cause == UNEXPLAINED:
         reason = "; ".join(each for each in (explains(suspect), reason) if each)
     return Movement(

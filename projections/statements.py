@@ -43,12 +43,13 @@ class PagesRow(Struct):
     """Whether the first page is there."""
     named: str = "[]"
     """The assets that its pages named so far (a JSON list)."""
+    since_position: int = 0
 
 
 class Full(Struct, frozen=True):
     """A full statement: where it began (`since_*`, and the number of its first page where it has one), the version of
     what made it whole, the assets it names, and the highest number of its subscription by then. `answer`: it is full
-    for the assets it names only (`ledger.events.is_answer`)."""
+    for the assets it names only (`ledger.events.is_answer`). `since_position`: in the ledger."""
 
     account: str
     version: int
@@ -59,6 +60,7 @@ class Full(Struct, frozen=True):
     answer: bool
     named: frozenset[str]
     reached: int | None = None
+    since_position: int = 0
 
 
 class Statements:
@@ -86,6 +88,7 @@ class Statements:
             source.sequence,
             True,
             _names(event),
+            since_position=recorded.position,
         )
 
     def _count(self, recorded: Recorded) -> PagesRow | None:
@@ -137,6 +140,7 @@ class Statements:
             False,
             _named(row),
             row.reached,
+            row.since_position,
         )
 
     def _pages(self, recorded: Recorded, event: BalanceSnapshot, reached: int) -> PagesRow | None:
@@ -170,6 +174,7 @@ class Statements:
             msgspec.json.encode(missing).decode(),
             None,
             event.begins,
+            since_position=recorded.position,
         )
 
 

@@ -208,7 +208,9 @@ def flush(subscriptions: Sequence[Subscription]) -> None:
             database.write(changes)
         written = True
     finally:
-        for each in writing if written else subscriptions:  # what failed may have left half a frame in the rows
+        for each in (
+            writing if written else subscriptions
+        ):  # what failed may have left half a frame in the rows
             each.settled(written=written)
 
 

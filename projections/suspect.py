@@ -17,13 +17,13 @@ from projections.balances import Balances, _Fold
 from projections.breaks import Break, Breaks, BreaksFold, told
 from projections.causes import UNEXPLAINED
 from projections.gaps import ARRIVED, Gap, Gaps, GapsFold
+from projections.tables import Scratch
 
 
 class Moved(Struct, frozen=True):
     """What is asked of a movement: the event that told it, and what of."""
 
     asset_id: str
-    asset: str
     version: int
     received_ns: int
     imported: bool
@@ -56,19 +56,14 @@ class Trouble:
             found += [self._quotes[fill_id] for fill_id in ids if fill_id in self._quotes]
         return tuple(_gap(each) if isinstance(each, Gap) else _break(each) for each in found)
 
-    def open_in(self, start_ns: int, end_ns: int, assets: Sequence[tuple[str, str]] | None) -> list[str]:
-        """What is open and touches a period; of some assets (id and label) only, where they are named."""
+    def open_in(self, start_ns: int, end_ns: int, ids: Sequence[str] | None) -> list[str]:
+        """What is open and touches a period; of some assets only, where their ids are named."""
         gaps = (gap for gap in self.gaps if gap.state == "open" and _is_in(gap, start_ns, end_ns))
         breaks = (each for each in self.breaks if each.state == "open" and start_ns < each.time_ns <= end_ns)
-        if assets is None:
+        if ids is None:
             return [*map(_gap, gaps), *map(_break, breaks)]
-        ids = {asset_id for asset_id, _ in assets}
         return [
-            *(
-                _gap(gap)
-                for gap in gaps
-                if gap.kind != "chain" or any(_is_of(gap, label) for _, label in assets)
-            ),
+            *(_gap(gap) for gap in gaps if gap.kind != "chain" or gap.asset in ids),
             *(_break(each) for each in breaks if each.kind in ("fills", "quote") or each.subject in ids),
         ]
 
@@ -77,14 +72,15 @@ def trouble(ledger: Ledger, account: str, known_at_ns: int | None) -> Trouble:
     """The gaps and breaks of an account, as known now, or as they were known then."""
     if known_at_ns is None:
         return Trouble(Gaps(ledger).rows(account), Breaks(ledger).rows(account))
-    gaps, balances, breaks = GapsFold(), _Fold(None), BreaksFold(None)
-    for recorded in Balances(ledger)._events(account):
-        if known_ns(recorded.event) <= known_at_ns:
-            gaps.apply(recorded)
-            if recorded.account == account:
-                balances.apply(recorded)
-                breaks.apply(recorded)
-    found = gaps.rows(account)
+    with Scratch() as scratch:
+        gaps, balances, breaks = GapsFold(scratch), _Fold(None), BreaksFold(None)
+        for recorded in Balances(ledger)._events(account):
+            if known_ns(recorded.event) <= known_at_ns:
+                gaps.apply(recorded)
+                if recorded.account == account:
+                    balances.apply(recorded)
+                    breaks.apply(recorded)
+        found = gaps.rows(account)
     rows = [*balances.agreement.breaks.rows(account), *breaks.rows(account)]
     return Trouble(found, told(rows, found, known_at_ns))
 
@@ -118,12 +114,8 @@ def _is_in(gap: Gap, start_ns: int, end_ns: int) -> bool:
 
 def _is_about(each: Gap | Break, moved: Moved) -> bool:
     if isinstance(each, Gap):
-        return moved.cause == UNEXPLAINED and _is_of(each, moved.asset)
+        return moved.cause == UNEXPLAINED and each.asset == moved.asset_id
     return each.subject == moved.asset_id
-
-
-def _is_of(gap: Gap, asset: str) -> bool:
-    return gap.missing.startswith(f"rows that change {asset} by ")
 
 
 def _gap(gap: Gap) -> str:

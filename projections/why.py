@@ -20,6 +20,7 @@ from ledger.events import (
     BalanceDelta,
     BalanceEventImported,
     BalanceSnapshot,
+    Source,
     is_answer,
     time_of,
 )
@@ -70,6 +71,8 @@ class Reason(Struct, frozen=True):
     spans: list[Read]
     evidence_sha256: str | None
     frame: bytes | None
+    damage: str | None
+    """What happened to the frame since: it is gone, or its bytes are not those the event was made of."""
 
 
 class Why(Struct, frozen=True):
@@ -334,7 +337,16 @@ def _reason(
         read,
         None if frame is None else sha256(frame).hexdigest(),
         frame,
+        _damage(source, frame),
     )
+
+
+def _damage(source: Source, frame: bytes | None) -> str | None:
+    if frame is None:
+        return "the frame it was made of is gone"
+    if sha256(frame).digest() != source.evidence:
+        return f"the frame was changed since: it had SHA-256 {source.evidence.hex()}"
+    return None
 
 
 def _findings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from ledger import Ledger, Malformed, Recorded
 from ledger.events import Balance, BalanceDelta, BalanceSnapshot, Event
 from projections import Balances, History, compare
-from tests.scripted import MAIN, RECEIVED_NS, VENUE, delta, feed, imported, says, snapshot
+from tests.scripted import MAIN, RECEIVED_NS, VENUE, delta, feed, fill, imported, says, snapshot
 
 SECOND_NS = 1_000_000_000
 Held = dict[str, str | None]
@@ -604,3 +605,29 @@ def _feed_batches(ledger: Ledger, frames: list[tuple[str, bytes]], dice: Random)
         intake._ordinal = ledger._last_ordinal(session)  # the conversation goes on where it was
         intake.receive_all([(payload, RECEIVED_NS) for _, payload in frames[at : at + run]])
         at += run
+
+
+@pytest.mark.parametrize("kind", ["rows", "fills"])
+def test_how_much_is_remembered_of_a_history_does_not_grow_with_it(kind: str) -> None:
+    def peak(events: int) -> int:
+        with Ledger() as ledger:
+            said = [
+                imported(each, "1", str(each), key=f"k{each}")
+                if kind == "rows"
+                else fill(f"f{each}", each, key=f"f{each}")
+                for each in range(1, events + 1)
+            ]
+            feed(
+                ledger,
+                *(says(*said[at : at + 50]) for at in range(0, events, 50)),
+                says(snapshot(None, {"A": "1"})),
+            )
+            Balances(ledger).rows()
+            tracemalloc.start()
+            try:
+                assert Balances(ledger).at("2026-09-21T14:13:20Z", MAIN).rows()
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    assert peak(6_000) < 1.3 * peak(2_000)

@@ -12,8 +12,9 @@ import pytest
 from ledger import Ledger
 from ledger.events import Asked, Balance, BalanceDelta, BalanceSnapshot, Event, FillRecorded, OrderUpdated
 from projections import Balances, Breaks, catch_up, compare
-from projections.agreement import FULLS_MAX
+from projections.agreement import FULLS_MAX, BreakRow
 from projections.breaks import Break
+from projections.completeness import Missed
 from tests.scripted import (
     MAIN,
     RECEIVED_NS,
@@ -435,6 +436,23 @@ def test_how_many_breaks_are_open_costs_a_statement_nothing() -> None:
         fold.rows()
         assert 399 == len(list(table.rows()))
         assert len(reads) <= 10
+
+
+def test_what_explains_a_break_is_found_without_looking_at_every_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    lies_between = Missed._lies_between
+
+    def noted(self: Missed, row: BreakRow, place: int) -> bool:
+        looked.append(place)
+        return lies_between(self, row, place)
+
+    monkeypatch.setattr(Missed, "_lies_between", noted)
+    with Ledger() as ledger:
+        for number in range(40):
+            held = {"A": str(number), "B": str(number)}
+            listen(ledger, whole(10 * number, held), session=f"s{number}", since_s=10 * number)
+        assert 78 == len([each for each in Breaks(ledger).rows() if each.explained_by is not None])
+        assert 78 == len(looked)
 
 
 def test_what_an_answer_says_may_be_pushed_just_after_it() -> None:

@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 
 from ledger import Ledger
-from ledger.events import Asked, Event
+from ledger.events import Asked, Event, FrameQuarantined
 from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import Balances, Breaks
-from tests.scripted import MAIN, delta, fault, imported, says
+from tests.scripted import MAIN, VENUE, delta, fault, imported, says
+from tests.tampering import LATE, LATER
 from tests.terminal import rows as printed
 from tests.terminal import run
 from tests.test_breaks import SECOND_NS, T, answer, listen, push, row, whole
+
+T_TEXT = "2026-09-21T14:13:{}Z"
+"""T is its second 20."""
 
 Verdict = tuple[str, str]
 
@@ -376,6 +380,64 @@ def test_as_of_a_moment_of_a_subaccount_the_sessions_of_its_login_count() -> Non
         listen(ledger, says(whole(11, {"A": "1"}), account="scripted:main/0"), session="s2", since_s=10)
         found = Balances(ledger).at("2026-09-21T14:13:26Z", "scripted:main/0").rows()
         assert ["gap"] == [each.completeness for each in found]
+
+
+# What could not be read ----------------------------------------------------------------------------------------------
+
+
+def test_a_frame_of_the_login_that_nobody_could_read_may_be_of_each_of_its_subaccounts() -> None:
+    def held(number: int) -> bytes:
+        return says(whole(number, {"A": "1"}), account=name)
+
+    name = "scripted:main/0"
+    with Ledger() as ledger:
+        listen(ledger, held(1), held(2), b"garbage", closed=False)
+        came = "a frame that could not be read came after it (version 2 of scripted:main)"
+        expected = f"{came}: what it said is not known"
+        assert {"A": ("unprovable", expected)} == verdicts(ledger, name)
+        for account in (name, None):
+            found = [
+                [each.completeness for each in Balances(ledger).at(T_TEXT.format(at_s), account).rows(name)]
+                for at_s in (22, 23)
+            ]
+            assert [["consistent"], ["unprovable"]] == found
+        assert ["consistent"] == [each.completeness for each in Balances(ledger).at(2, name).rows()]
+        listen(ledger, b"garbage", says(whole(9, {"A": "1"}), account="other:b/0"), session="s2", since_s=3)
+        listen(ledger, held(9), session="s3", since_s=8)
+        assert {"A": "consistent"} == words(ledger, name)
+
+
+def test_a_frame_of_another_login_says_nothing_of_an_account() -> None:
+    with Ledger() as ledger:
+        listen(ledger, says(whole(1, {"A": "1"}), account="scripted:b"), closed=False)
+        with ledger.intake(VENUE, "other", session="s2", opened_ns=T, now_ns=lambda: T) as intake:
+            intake.receive_all([(says(whole(2, {"A": "1"}), account="scripted:c"), T + 2 * SECOND_NS)])
+            intake.receive_all([(says(whole(3, {"A": "1"}), account="scripted:c"), T + 3 * SECOND_NS)])
+            listen(ledger, b"garbage", session="s3", since_s=4)
+            assert {"A": "consistent"} == words(ledger, "scripted:c")
+
+
+def test_a_frame_that_is_read_after_all_is_missed_no_more() -> None:
+    """As of a time too; as it was known before, it is."""
+    with Ledger() as ledger:
+        late = LATE + says(delta(T - SECOND_NS, {"B": "1"}), delta(T - SECOND_NS, {"B": "2"}))
+        listen(ledger, whole(1, {"A": "1"}), whole(2, {"A": "1"}), late, b"\xff", closed=False)
+        balances = Balances(ledger)
+        assert {"A": "unprovable"} == words(ledger)
+        quarantined = [each.version for each in ledger.replay() if isinstance(each.event, FrameQuarantined)]
+        assert "stays" == ledger.retry([LATER], MAIN, quarantined[1]).result
+        assert "read" == ledger.retry([LATER], MAIN, quarantined[0], now_ns=lambda: T + 60 * SECOND_NS).result
+        (row,) = balances.rows()
+        assert ("unprovable", True) == (row.completeness, f"(version {quarantined[1]})" in row.reason)
+        assert {"A": "consistent"} == at(ledger, 3.5)
+        assert {"A": "unprovable"} == at(ledger, 3.5, known_at=T_TEXT.format(30))
+    with Ledger() as ledger:
+        listen(ledger, whole(1, {"A": "1"}), whole(2, {"A": "1"}), late, LATE + says(push(3, {"C": "1"})))
+        assert {"A": "unprovable"} == words(ledger)
+        for newest in (5, 4):
+            assert {"A": "unprovable"} == {"A": words(ledger)["A"]}
+            assert "read" == ledger.retry([LATER], MAIN, newest).result
+        assert "consistent" == words(ledger)["A"]
 
 
 # What the venues really say ------------------------------------------------------------------------------------------

@@ -239,7 +239,7 @@ def test_gaps_are_listed_open_ones_first_and_the_exit_code_is_about_open_ones(re
     assert shown.out.splitlines()[1].startswith("closed ")
     (gap,) = rows(recorded, "gaps")
     names = "account kind from to missing suspect session subscription version time"
-    assert [*names.split(), "state", "closed_by", "closed", "closed_how"] == list(gap)
+    assert [*names.split(), "state", "closed_by", "closed", "closed_how", "asset"] == list(gap)
     assert (
         MAIN,
         "2026-09-21T14:15:00Z",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,9 @@ from ledger import Ledger
 from ledger.events import Asked, Event
 from ledger.ledger import Arrival
 from ledger.wire import parse_time
-from projections import Gaps, GapsFold
+from projections import Gaps, GapsFold, catch_up
 from projections.gaps import Gap
+from projections.tables import Scratch
 from tests.scripted import (
     MAIN,
     RECEIVED_NS,
@@ -22,7 +24,9 @@ from tests.scripted import (
     delta,
     fault,
     feed,
+    fill,
     imported,
+    order,
     said,
     says,
     snapshot,
@@ -205,6 +209,7 @@ def test_a_missing_row_is_one_gap_and_says_what_it_changed() -> None:
             None,
             3,
             3 * 10**9,
+            asset="USDC",
         )
         == gap
     )
@@ -581,6 +586,80 @@ def test_a_recording_without_times_was_read_not_listened_to() -> None:
 
 
 # As of a moment
+
+
+def anything(random: random.Random) -> bytes:
+    time_ns, asset = random.randint(1, 9) * 10**9, random.choice("AB")
+    return random.choice(
+        [
+            number(random.randint(1, 20)),
+            number(random.randint(1, 20), "8"),
+            says(imported(time_ns, "1", str(time_ns // 10**9 + 1), asset=asset, key=f"{asset}{time_ns}")),
+            says(order(random.choice(["o1", "o2"]), time_ns, str(random.randint(1, 3)))),
+            says(fill(f"f{random.randint(1, 5)}", time_ns, key=f"f{random.randint(1, 5)}")),
+            says(snapshot(time_ns, {"A": "1"})),
+            says(number_and(time_ns, asset), delta(time_ns, {"B": "1"})),
+            says(
+                order("o1", time_ns, "3"),
+                *(fill(f"f{each}", time_ns, key=f"f{each}") for each in range(6, 9)),
+            ),
+            b"garbage",
+        ]
+    )
+
+
+def number_and(time_ns: int, asset: str) -> Event:
+    return delta(time_ns, {asset: "1"}, sequence=time_ns // 10**9, subscription="9")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_fold_with_a_scratch_database_finds_the_same(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projections.gaps.BATCH_EVENTS_MAX", batch)
+    for seed in range(20):
+        of = random.Random(seed)
+        with Ledger() as ledger, Scratch() as scratch:
+            for name in "abc":
+                feed(ledger, *(anything(of) for _ in range(15)), session=name)
+            written, memory, neither = GapsFold(scratch), GapsFold(), GapsFold(fills=False)
+            for recorded in ledger.replay():
+                written.apply(recorded)
+                memory.apply(recorded)
+                neither.apply(recorded)
+            assert Gaps(ledger).rows() == memory.rows() == written.rows()
+            assert [gap for gap in memory.rows() if gap.kind != "fills"] == neither.rows()
+            assert Gaps(ledger).logins() == written.logins()
+
+
+def test_how_many_holes_are_open_costs_an_event_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ledger() as ledger:
+        feed(ledger, *(number(2 * each) for each in range(1, 301)))
+        live = Gaps(ledger)
+        live.rows()
+        table = live._fold._holes
+        reads: list[str] = []
+
+        def noted(name: str, rows: int) -> None:
+            method = getattr(table, name)
+
+            def reading(*key: Any) -> Any:
+                reads.extend([name] * rows)
+                return method(*key)
+
+            monkeypatch.setattr(table, name, reading)
+
+        noted("get", 1)
+        noted("of", 300)
+        noted("rows", 300)
+        again = [says(*(number_of(600),) * 50)]
+        feed(ledger, *again, *(number(each) for each in (3, 5, 8, 599)), session="s2")
+        catch_up(ledger, live.projections)
+        assert len(reads) <= 300 + 4  # once to put them in order
+        monkeypatch.undo()
+        assert 297 == len(live.rows(open_only=True))
+
+
+def number_of(number: int) -> Event:
+    return delta(number, {"A": "1"}, sequence=number, subscription="7")
 
 
 def test_the_gaps_of_a_prefix_are_those_of_that_moment() -> None:

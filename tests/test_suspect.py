@@ -24,12 +24,13 @@ CHAIN = Gap(
     None,
     10,
     100,
+    asset="A",
 )
 DAY_2 = 1_767_312_000_000_000_000
 BREAK = Break(
     "v:main", "snapshot", "A", "total", "1", "3", "2", 5, 10, 100, 0, None, "open", None, None, None
 )
-MOVED = Moved("A", "ADA", 10, DAY_2, False, "unexplained")
+MOVED = Moved("A", 10, DAY_2, False, "unexplained")
 
 
 def closed(gap: Gap, by: int, how: str = STATED) -> Gap:
@@ -73,7 +74,7 @@ def test_a_blind_interval_touches_what_came_after_it_and_no_history() -> None:
 
 
 def test_a_chain_gap_touches_the_missing_rows_of_its_asset() -> None:
-    assert not touched(moved(asset="BTC"), CHAIN)
+    assert not touched(moved(asset_id="B"), CHAIN)
     assert not touched(moved(cause="trade"), CHAIN)
 
 
@@ -96,7 +97,7 @@ def test_a_period_is_touched_by_what_is_open_in_it() -> None:
     assert ["sequence gap"] == kinds(trouble.open_in(100, 101, None))
     assert ["sequence gap", "blind interval", "chain gap"] == kinds(trouble.open_in(day_1, DAY_2, None))
     assert ["sequence gap", "blind interval"] == kinds(trouble.open_in(DAY_2, DAY_2 + 1, None))
-    assert ["sequence gap", "blind interval"] == kinds(trouble.open_in(day_1, DAY_2, [("B", "BTC")]))
+    assert ["sequence gap", "blind interval"] == kinds(trouble.open_in(day_1, DAY_2, ["B"]))
     assert [] == trouble.open_in(1, 99, None)
 
 

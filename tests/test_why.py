@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from projections.why import EVENTS_MAX, PARTS, Unknown, Why, why
 from tests.proving import KEY, LATER, OTHER, VENUES, WHOLE, note_of, say, take_in
 from tests.scripted import MAIN, delta, feed, imported, says, snapshot
 from tests.terminal import Ran, run
+from tests.terminal import feed as feed_files
 
 DEMO = Path(ledger.demo.__file__).parent
 S = 1_000_000_000
@@ -330,3 +333,34 @@ def test_a_checkpoint_before_the_balance_is_said_to_be_too_old(tmp_path: Path) -
     assert (2, "", 1) == (ran.code, ran.out, ran.err.count("\n"))
     assert "has bitopro:main at version 3; this balance is stated by version 5" in ran.err
     assert [] == [*tmp_path.glob("b*")]
+
+
+FIRST = (
+    b'{"event":"ACCOUNT_BALANCE","eventID":"e1","timestamp":1763712000250,'
+    b'"data":{"ADA":{"currency":"ADA","amount":"2.0","available":"2.0"}}}'
+)
+
+
+def test_a_frame_that_was_changed_or_is_gone_is_no_proof(tmp_path: Path) -> None:
+    """It is shown as what it is, and the exit code says so."""
+    feed_files(tmp_path, "bitopro", "main", [FIRST])
+    for change, told in (
+        ("UPDATE evidence SET payload=CAST(replace(payload,'2.0','9.0') AS BLOB)", "was changed since"),
+        ("DELETE FROM evidence", "is gone"),
+    ):
+        with closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:
+            connection.execute(change)
+        ran = run(tmp_path, "why", "--db", "a.db", "bitopro:main", "ADA")
+        assert (1, True) == (ran.code, told in ran.out)
+
+
+def test_a_proof_is_not_written_over_something_else(tmp_path: Path) -> None:
+    feed_files(tmp_path, "bitopro", "main", [FIRST])
+    assert 0 == run(tmp_path, "keygen").code
+    assert 0 == run(tmp_path, "checkpoint", "--db", "a.db").code
+    for name in ("a.db", "accountledger.key", "a.db.checkpoint"):
+        before = (tmp_path / name).read_bytes()
+        ran = run(tmp_path, "why", "--db", "a.db", "bitopro:main", "ADA", "--bundle", name)
+        assert (2, before) == (ran.code, (tmp_path / name).read_bytes())
+    for _ in range(2):  # an earlier proof may be
+        assert 0 == run(tmp_path, "why", "--db", "a.db", "bitopro:main", "ADA", "--bundle", "a.proof").code

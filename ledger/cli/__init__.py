@@ -17,7 +17,18 @@ from ledger.cli.options import BAD, DONE, INTERRUPTED, VENUES, cli
 from ledger.console import printable
 from ledger.errors import LedgerError
 
-__all__ = ["VENUES", "cli", "explain", "feeding", "main", "proof", "quarantine", "seals", "state", "statements"]
+__all__ = [
+    "VENUES",
+    "cli",
+    "explain",
+    "feeding",
+    "main",
+    "proof",
+    "quarantine",
+    "seals",
+    "state",
+    "statements",
+]
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -14,9 +14,9 @@ import msgspec
 from rich.text import Text
 
 from ledger.bundle import VERIFIER, Unprovable, write_bundle
-from ledger.cli.options import DONE, FINDINGS, VENUES, cli, db_option, reading
+from ledger.cli.options import DONE, FINDINGS, VENUES, cli, db_option, reading, replaceable
 from ledger.cli.state import _moment
-from ledger.console import fields, out, printable, table
+from ledger.console import fields, out, printable, show
 from ledger.errors import BadNote
 from ledger.ledger import Ledger
 from ledger.wire import parse_time, time_text
@@ -60,7 +60,7 @@ def why_command(
     checkpoint: Path | None,
 ) -> int:
     """Where the balance of ASSET comes from: the statements it was made from, the bytes they were read from, and what
-    may be wrong with it. Exit code 1: its completeness is `gap`."""
+    may be wrong with it. Exit code 1: its completeness is `gap`, or a frame is not what it was."""
     with reading(db, account) as (ledger, found):
         account = found or account
         at = None if moment is None else _moment(ledger, moment, account)
@@ -74,7 +74,8 @@ def why_command(
             sys.stdout.write(msgspec.json.encode(as_object(said, at)).decode() + "\n")
         else:
             _show(said, at)
-    return FINDINGS if said.held is not None and said.held.completeness == "gap" else DONE
+    damaged = any(each.damage for each in said.events)
+    return FINDINGS if damaged or (said.held is not None and said.held.completeness == "gap") else DONE
 
 
 def as_object(said: Why, at: int | str | None) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _prove(ledger: Ledger, said: Why, at: int | str | None, bundle: Path, checkp
         raise click.UsageError(
             f"{checkpoint}: {error.strerror}; a proof needs a signed checkpoint: {make}"
         ) from None
-    part = bundle.with_name(f"{bundle.name}.part")
+    part = replaceable(bundle).with_name(f"{bundle.name}.part")
     try:
         with part.open("wb") as file:
             claim = write_bundle(
@@ -177,8 +178,8 @@ def _show(said: Why, at: int | str | None) -> None:
         _show_event(said, each)
     for what, rows in (("gaps", said.gaps), ("breaks", said.breaks)):
         if rows:
-            out.print()
-            out.print(table([fields(row) for row in rows], f"{what} that touch it"))
+            out.print(Text(f"\n{what} that touch it", style="bold"))
+            show(map(fields, rows), as_json=False, what=what)
     if said.findings_before:
         out.print(Text(f"and {said.findings_before} more: accountledger gaps, accountledger breaks"))
 
@@ -206,6 +207,8 @@ def _show_event(said: Why, each: Reason) -> None:
         soft_wrap=True,
     )
     out.print(Text(f"  frame SHA-256 {each.evidence_sha256}"), soft_wrap=True)
+    if each.damage is not None:
+        out.print(Text(f"  {each.damage}: see accountledger verify", style="bold red"), soft_wrap=True)
     for line in _excerpts(each):
         out.print(line, soft_wrap=True)
 

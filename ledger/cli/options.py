@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -81,6 +82,20 @@ def json_option(command: F) -> F:
 
 def account_argument(command: F) -> F:
     return click.argument("account", required=False)(command)
+
+
+def replaceable(path: Path) -> Path:
+    """A file to write to: new, empty, or one that was written like this before (JSON). Nothing else is written over."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(2)
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror}") from None
+    if begins not in (b"", b'{"'):
+        raise click.UsageError(f"{path} exists and is something else; it is not written over")
+    return path
 
 
 @contextlib.contextmanager

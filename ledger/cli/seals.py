@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -12,7 +13,16 @@ import click
 from msgspec import json
 from msgspec.structs import asdict
 
-from ledger.cli.options import DONE, FINDINGS, PROJECTIONS, VENUES, cli, db_option, json_option
+from ledger.cli.options import (
+    DONE,
+    FINDINGS,
+    PROJECTIONS,
+    VENUES,
+    cli,
+    db_option,
+    json_option,
+    replaceable,
+)
 from ledger.cli.proof import refold
 from ledger.console import printable, progress, show
 from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
@@ -125,27 +135,32 @@ def _key(path: Path, read: Callable[[str], K]) -> K:
 @click.option("--public-key", "key", type=_existing, help="Whose signature it has to have.")
 @click.option(
     "--export",
-    type=click.File("xb", lazy=False),
+    type=_file,
     help="Write every finding to this file, one JSON object a line.",
 )
 @json_option
-def verify(db: str, note: Path | None, key: Path | None, export: BinaryIO | None, as_json: bool) -> int:
+def verify(db: str, note: Path | None, key: Path | None, export: Path | None, as_json: bool) -> int:
     """Check all that is stored: seals, evidence, natural keys, every frame decoded again by today's venue modules, the
     projections folded again; and, with a checkpoint, that nothing is gone from the end. Exit code 1: a finding."""
     if (note is None) != (key is None):
         raise click.UsageError("--checkpoint and --public-key go together")
     trusted = None if key is None else _key(key, public_key)
-    report = _Report(export, SHOWN_MAX if not as_json else None)
-    try:
-        with Ledger(db, read_only=True) as ledger:
-            report.events = _size(ledger) or 0
-            report.take(_findings(ledger, note, trusted))
-    except Corrupt as error:  # not even opened
-        report.take([Finding("file", str(error))])
-    except Unsealed as error:
-        if note is None:
-            raise
-        report.take([Finding("missing", f"a checkpoint was signed, but its seals are gone: {error}")])
+    with ExitStack() as stack:
+        try:
+            file = None if export is None else stack.enter_context(replaceable(export).open("wb"))
+        except OSError as error:
+            raise click.UsageError(f"{export}: {error.strerror}") from None
+        report = _Report(file, SHOWN_MAX if not as_json else None)
+        try:
+            with Ledger(db, read_only=True) as ledger:
+                report.events = _size(ledger) or 0
+                report.take(_findings(ledger, note, trusted))
+        except Corrupt as error:  # not even opened
+            report.take([Finding("file", str(error))])
+        except Unsealed as error:
+            if note is None:
+                raise
+            report.take([Finding("missing", f"a checkpoint was signed, but its seals are gone: {error}")])
     if as_json:
         show(map(asdict, sorted(report.shown, key=weight)), as_json=True, what="findings")
     else:

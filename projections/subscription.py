@@ -201,17 +201,16 @@ class Subscription:
 def flush(subscriptions: Sequence[Subscription]) -> None:
     """Write what several projections folded, in one transaction for each database."""
     databases: dict[int, tuple[Database, list[Change]]] = {}
-    written = False
     try:
         writing = [each for each in subscriptions if _gather(each, databases)]
         for database, changes in databases.values():
             database.write(changes)
-        written = True
-    finally:
-        for each in (
-            writing if written else subscriptions
-        ):  # what failed may have left half a frame in the rows
-            each.settled(written=written)
+    except BaseException:  # nothing was written, and half a frame may be in the rows
+        for each in subscriptions:
+            each.settled(written=False)
+        raise
+    for each in writing:
+        each.settled(written=True)
 
 
 def _gather(subscription: Subscription, databases: dict[int, tuple[Database, list[Change]]]) -> bool:

@@ -168,7 +168,9 @@ def again_of(exchange: Exchange) -> list[str | bytes]:
 async def test_what_is_told_again_after_a_reconnection_changes_nothing(kind: type[Exchange]) -> None:
     with exchange_of(kind) as exchange, Ledger() as ledger:
         login: dict[str, str] = {}
-        if isinstance(exchange, Pacifica):  # without a key so few requests are allowed that the test would wait
+        if isinstance(
+            exchange, Pacifica
+        ):  # without a key so few requests are allowed that the test would wait
             login["key"] = exchange.api_key = "test-pacifica-key"
         async with live(ledger, feed_of(exchange, **login)) as running:
             await until_agreed(ledger, exchange)

@@ -144,11 +144,13 @@ def verdict(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evide
 def _evidence(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evidence) -> tuple[str, str]:
     """What there is to say of a balance that nothing is known to be missing of."""
     rows, instants = history
-    if rows and (proof := _closes(row, rows, instants)):
+    whole, unread = evidence.whole, evidence.unread
+    heard = (
+        unread is None or unread.position <= row.position
+    )  # else newer rows may stand in what nobody could read
+    if rows and heard and (proof := _closes(row, rows, instants)):
         return PROVEN, proof
-    whole = evidence.whole
     numbered = row.sequence is not None and row.subscription == whole.whole_subscription
-    unread = evidence.unread
     if numbered and (unread is None or unread.position <= whole.numbered_position):
         return PROVEN, (
             f"the venue's sequence has no hole since it stated the whole account (version "

@@ -14,7 +14,7 @@ from ledger.events import Asked, Event, FrameQuarantined
 from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import Balances, Breaks
-from tests.scripted import MAIN, VENUE, delta, fault, imported, says
+from tests.scripted import MAIN, VENUE, delta, fault, feed, imported, says
 from tests.tampering import LATE, LATER
 from tests.terminal import rows as printed
 from tests.terminal import run
@@ -618,3 +618,12 @@ def test_where_all_is_proven_or_consistent_the_command_gives_no_reasons(tmp_path
         listen(ledger, push(1, {"A": "1"}), whole(2, {"A": "1"}), closed=False)
     ran = run(tmp_path, "balances", "--db", "a.db")
     assert (0, 2, True) == (ran.code, len(ran.out.splitlines()), "consistent" in ran.out)
+
+
+def test_a_history_after_which_a_page_could_not_be_read_proves_nothing_until_it_goes_on() -> None:
+    with Ledger() as ledger:
+        feed(ledger, says(imported(1, "5", "5"), imported(2, "1", "6")), b"a page cut off")
+        (held,) = Balances(ledger).rows()
+        assert ("unprovable", True) == (held.completeness, "could not be read" in held.reason)
+        feed(ledger, says(imported(3, "1", "7")), session="s2")
+        assert ["proven"] == [row.completeness for row in Balances(ledger).rows()]

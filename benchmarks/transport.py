@@ -352,7 +352,8 @@ def _seen(side: str, turns: Sequence[Seen]) -> Delays:
 
 def _delays(side: str, turns: Sequence[list[float]], per_s: Sequence[float], per_commit: float) -> Delays:
     waits = [wait for turn in turns for wait in turn]
-    cuts = quantiles(waits, n=1000, method="inclusive")
+    # To the nanosecond: between two equal times a quantile comes out a rounding away from them.
+    cuts = [round(cut, 6) for cut in quantiles(waits, n=1000, method="inclusive")]
     spread = Spread(median(per_s), min(per_s), max(per_s))
     return Delays(
         side, spread, None, None, len(waits), cuts[499], cuts[989], cuts[998], max(waits), per_commit

@@ -230,11 +230,7 @@ def test_times_to_the_disk_stand_beside_a_bare_commit_and_a_blocked_loop(
         assert "times below the loop's" in host["runs"][0]["note"]
     for result in (*loads, sleeping, computing):
         for each in result["runs"]:
-            told = [each[name] for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms")]
-            assert 0 < told[0]
-            assert told == pytest.approx(
-                sorted(told)
-            )  # a quantile between two equal times is off by a rounding
+            assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["p999_ms"] <= each["max_ms"] + 1e-6
             assert each["frames"] >= 50
             assert each["per_s"]["low"] <= each["per_s"]["median"] <= each["per_s"]["high"]
     assert "p99.9 ms" in printed

@@ -221,7 +221,7 @@ def folder() -> Generator[Path]:
         yield Path(name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(sessions=conversations(), data=st.data())
 def test_any_batching_redelivery_and_restart_gives_the_ledger_of_one_clean_pass(
     sessions: list[Session], data: st.DataObject

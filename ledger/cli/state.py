@@ -1,5 +1,4 @@
-"""Commands that show what the ledger says: accounts, balances, orders, fills, history, gaps, breaks,
-coverage, quarantine, audit."""
+"""Commands that show what the ledger says: accounts, balances, orders, fills, history, gaps, breaks, coverage, audit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that show what the ledger says: accounts, balances, orders, fills, history, gaps, breaks, coverage, audit."""
+"""Commands that show what the ledger says: from accounts and balances to gaps, breaks, coverage and the audit trail."""
 
 from __future__ import annotations
 

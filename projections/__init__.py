@@ -2,12 +2,13 @@
 
 from projections.accounts import Accounts
 from projections.audit import Audit
-from projections.balances import Balances, Holding
+from projections.balances import Balances
 from projections.breaks import Break, Breaks
 from projections.coverage import Coverage, Coverages
 from projections.fills import Fills
 from projections.gaps import Gap, Gaps, GapsFold
 from projections.history import History
+from projections.holdings import Holding
 from projections.orders import Orders
 from projections.quarantine import Quarantine
 from projections.sessions import Listening, Session, Sessions

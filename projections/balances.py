@@ -1,129 +1,28 @@
 """Balances as the venues last stated them: now, and as of any time or version; each with how complete it is.
 
-Knows balance events; computes no posting. A statement older than what is known of an asset changes nothing.
+Knows the fold of balance events and the projections its verdicts rest on; keeps their rows up to date.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from heapq import merge
 from operator import attrgetter
-from typing import Any, Final
-
-import msgspec
-from msgspec import Struct
-from msgspec.structs import asdict
+from typing import Final
 
 from ledger import Ledger, Recorded
-from ledger.events import (
-    Amount,
-    Balance,
-    BalanceDelta,
-    BalanceEventImported,
-    BalanceSnapshot,
-    SessionClosed,
-    SessionOpened,
-    is_answer,
-    known_ns,
-    time_of,
-)
-from ledger.wire import EXACT, decimal, parse_time
-from projections.agreement import (
-    ENDS_MAX,
-    NOTHING,
-    Agreement,
-    BreakRow,
-    End,
-    Known,
-    is_older,
-    last_of_instant,
-)
-from projections.completeness import UNPROVABLE, Evidence, Later, verdict
+from ledger.events import known_ns
+from ledger.wire import parse_time
+from projections.as_of import AsOf
+from projections.balances_fold import BalancesFold
 from projections.gaps import Gap, Gaps, GapsFold
-from projections.statements import Full, Statements
+from projections.holdings import HeldRow, Holding, holdings, judged
 from projections.subscription import Projection, Subscription, catch_up
-from projections.tables import Database, Scratch, Table
-from projections.unread import Unread
-
-
-class BalanceRow(Struct):
-    """One asset of one account, amounts as the venue's text. `held` False: the venue no longer names it."""
-
-    account: str
-    asset_id: str
-    asset: str
-    total: Amount | None
-    available: Amount | None
-    locked: Amount | None
-    staked: Amount | None
-    pending: Amount | None
-    tradable: bool | None
-    held: bool
-    version: int
-    time_ns: int
-    ends: str | None = None
-    """Where the history rows of this instant begin and end (JSON of `End`)."""
-    subscription: str | None = None
-    sequence: int | None = None
-    agreed: int | None = None
-    """This is a full statement, and says what the statements before it had come to by this version."""
-    full: int = 0
-    """The last full statement that names it, also where it came late."""
-    settled: int = 0
-    """The last full statement that said what the statements before it had come to."""
-    position: int = 0
-    """Of the event that states what is held, in the ledger."""
-
-
-class HeldRow(BalanceRow):
-    """A balance as it is shown: with how complete it is (`projections.completeness`), and why, in one sentence."""
-
-    completeness: str = UNPROVABLE
-    reason: str = ""
-
-
-class StatementRow(Struct):
-    """What is known of an account's full statements. `whole_*`: the newest of which no page is missing: when it began,
-    the version that made it whole, and its subscription where it is numbered."""
-
-    account: str
-    whole_ns: int = 0
-    whole_version: int = 0
-    whole_subscription: str | None = None
-    restated_version: int = 0
-    """The last such to arrive, also where it is not the newest."""
-    numbered_position: int = 0
-    numbered_sequence: int = 0
-    """The last numbered event of that subscription."""
-    answered_ns: int = 0
-    answered_version: int = 0
-    """The last answer to a question about the account's balances."""
-
+from projections.tables import Database, Scratch
 
 ACCOUNTS_KEPT_MAX: Final = 64
 """Accounts of which the gaps are remembered until something is recorded."""
-
-_ends: Final = msgspec.json.Decoder(list[End])
-
-
-class Holding(Struct, frozen=True):
-    """A balance as numbers. None where the venue does not state that part."""
-
-    asset_id: str
-    asset: str
-    total: Decimal | None
-    available: Decimal | None
-    locked: Decimal | None
-    staked: Decimal | None
-    pending: Decimal | None
-    version: int
-    time_ns: int
-    completeness: str = UNPROVABLE
-    """`proven`, `consistent`, `unprovable` or `gap` (`projections.completeness`)."""
-    reason: str = ""
 
 
 class Balances:
@@ -138,7 +37,7 @@ class Balances:
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger
         database = ledger if database is None else database
-        self.fold: Final = _Fold(database)
+        self.fold: Final = BalancesFold(database)
         self.gaps: Final = Gaps(ledger, database)
         self._known_at: tuple[int, ...] = ()
         self._known: Final[dict[str | None, tuple[Sequence[Gap], Mapping[str, set[str]]]]] = {}
@@ -152,13 +51,13 @@ class Balances:
         return (self, *self.gaps.projections)
 
     def __getitem__(self, account: str) -> dict[str, Holding]:
-        return _holdings(self.rows(account))
+        return holdings(self.rows(account))
 
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held, by account and asset id."""
         catch_up(self._ledger, self.projections)
         gaps, logins = self._known_of(account)
-        return _judged(self.fold, gaps, logins, account)
+        return judged(self.fold, gaps, logins, account)
 
     def _known_of(self, account: str | None) -> tuple[Sequence[Gap], Mapping[str, set[str]]]:
         """The gaps and the logins, worked out once for as long as nothing is recorded."""
@@ -217,355 +116,6 @@ class Balances:
         self.gaps.sessions.subscription.catch_up()
         names = {account}.union(*self.gaps.logins(account).values())
         return merge(*map(self._ledger.replay, sorted(names)), key=attrgetter("position"))
-
-
-class AsOf:
-    """Balances as of a moment; indexed like Balances."""
-
-    def __init__(self, moment_ns: int | None) -> None:
-        self._fold: Final = _Fold(None)
-        self._gaps: Sequence[Gap] = ()
-        self._logins: Mapping[str, set[str]] = {}
-        self._later: Sequence[Gap] = ()
-        """Those known since then, too."""
-        self._is_over = False
-        """Whether anything was told of after the moment."""
-        self._moment_ns: Final = moment_ns
-        self._next: Final[dict[str, int]] = {}
-        """When something was heard first after the moment, by account."""
-
-    def _apply(self, recorded: Recorded, account: str | None) -> bool:
-        """Fold one event, if it was said by the moment; whether it was."""
-        event, at = recorded.event, self._moment_ns
-        if at is not None and (time_ns := time_of(event)) > at:
-            self._is_over = True
-            if not isinstance(event, SessionOpened | SessionClosed):
-                self._next[recorded.account] = min(time_ns, self._next.get(recorded.account, time_ns))
-            if event.source.late_ns is not None:
-                self._fold.unread.apply(recorded)  # what that frame said is known by now, and is of later
-            return False
-        if account in (None, recorded.account):
-            self._fold.apply(recorded)
-        else:
-            self._fold.unread.apply(recorded)
-        return True
-
-    def __getitem__(self, account: str) -> dict[str, Holding]:
-        return _holdings(self.rows(account))
-
-    def rows(self, account: str | None = None) -> list[HeldRow]:
-        """The balances held at that moment, by account and asset id."""
-        at = self._moment_ns
-        later: dict[str, Later] = {}
-        if at is not None:
-            ever = _by_account(self._later)
-            later = {name: Later(at, ever[name], self._next.get(name, at)) for name in {*ever}}
-        return _judged(self._fold, self._gaps, self._logins, account, later)
-
-
-def _by_account(gaps: Iterable[Gap]) -> defaultdict[str, list[Gap]]:
-    of: defaultdict[str, list[Gap]] = defaultdict(list)
-    for gap in gaps:
-        of[gap.account].append(gap)
-    return of
-
-
-def _judged(
-    fold: _Fold,
-    gaps: Sequence[Gap],
-    logins: Mapping[str, set[str]],
-    account: str | None,
-    later: Mapping[str, Later] | None = None,
-) -> list[HeldRow]:
-    """The rows held, each with its verdict; gaps and breaks are looked through once, not row by row."""
-    ours, ever = _by_account(gaps), later or {}
-    breaks: defaultdict[str, list[BreakRow]] = defaultdict(list)
-    for found in fold.agreement.breaks.rows(account):
-        if found.closed_by is None:
-            breaks[found.account].append(found)
-    evidence: dict[str, Evidence] = {}
-    rows: list[HeldRow] = []
-    for row in fold.held(account):
-        name = row.account
-        if name not in evidence:
-            unread = fold.unread.newest({name} | logins.get(name, set()))
-            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], unread, ever.get(name))
-        word, reason = verdict(row, fold.agreement.history(name, row.asset_id), evidence[name])
-        rows.append(HeldRow(**asdict(row), completeness=word, reason=reason))
-    return rows
-
-
-class _Fold:
-    def __init__(self, database: Database | None) -> None:
-        self._rows = Table(database, "balances", BalanceRow, key=2)
-        self._statements = Table(database, "balance_statements", StatementRow, key=1)
-        self.agreement: Final = Agreement(database)
-        self._pages = Statements(database, "balance_pages")
-        self.unread: Final = Unread(database)
-        self.tables: Final[tuple[Table[Any], ...]] = (
-            self._rows,
-            self._statements,
-            *self._pages.tables,
-            *self.unread.tables,
-            *self.agreement.tables,
-        )
-
-    def held(self, account: str | None) -> list[BalanceRow]:
-        return [row for row in self._rows.rows(account) if row.held]
-
-    def statement(self, account: str) -> StatementRow:
-        return self._statements.get(account) or StatementRow(account)
-
-    def apply(self, recorded: Recorded) -> None:
-        event = recorded.event
-        full = self._pages.apply(recorded)
-        if isinstance(event, BalanceDelta):
-            self._delta(recorded, event)
-        elif isinstance(event, BalanceSnapshot):
-            for balance in event.balances:
-                self._state(recorded, balance, time_of(event), full=True)
-        elif isinstance(event, BalanceEventImported) and not event.memo:
-            self._imported(recorded, event)
-        if full is not None and not full.answer:
-            self._complete(recorded, full)
-        self.unread.apply(recorded)
-        if event.source.sequence is not None:
-            self._count(recorded, event.source.sequence)
-
-    def _count(self, recorded: Recorded, number: int) -> None:
-        """Note the last number of the subscription in which the whole account was stated."""
-        statement = self.statement(recorded.account)
-        counts = recorded.event.source.subscription == statement.whole_subscription
-        if counts and number >= statement.numbered_sequence:
-            statement.numbered_position, statement.numbered_sequence = recorded.position, number
-            self._statements.put(statement)
-
-    def _row(self, account: str, asset_id: str) -> BalanceRow | None:
-        return self._rows.of(account).get((account, asset_id))
-
-    def _delta(self, recorded: Recorded, event: BalanceDelta) -> None:
-        account, time_ns = recorded.account, time_of(event)
-        answer = is_answer(event)
-        for balance in event.balances:
-            self._state(recorded, balance, time_ns, full=answer)
-        for asset_id in event.removed:
-            self._remove(recorded, asset_id, time_ns)
-        if answer:
-            statement = self.statement(account)
-            if time_ns > statement.answered_ns:
-                statement.answered_ns, statement.answered_version = time_ns, recorded.version
-                self._statements.put(statement)
-
-    def _complete(self, recorded: Recorded, full: Full) -> None:
-        """Every page is there. What no page names is not held from when the statement began, unless stated since; what
-        was not held before is so from then on too, so that nothing late brings it back."""
-        account, version = full.account, full.version
-        statement = self.statement(account)
-        statement.restated_version = version
-        if full.since_ns >= statement.whole_ns:
-            statement.whole_ns, statement.whole_version = full.since_ns, version
-            numbered = full.sequence is not None
-            statement.whole_subscription = full.subscription if numbered else None
-            # Where a page came late, a frame that could not be read may have been of a later number.
-            in_order = recorded.event.source.sequence == full.reached
-            statement.numbered_position = recorded.position if in_order else full.since_position
-            statement.numbered_sequence = full.reached or 0
-        self._statements.put(statement)
-        said = Known(NOTHING, version, full.since_ns, full.subscription, full.sequence)
-        for row in list(self._rows.of(account).values()):
-            if row is None or row.asset_id in full.named:
-                continue
-            if _is_before(row, full):
-                self._drop(recorded, row, said)
-            elif is_older(said, row):
-                self._late(recorded, row, said, full=True)
-
-    def _drop(self, recorded: Recorded, row: BalanceRow, said: Known) -> None:
-        if is_older(row, said):
-            self.agreement.full(recorded, row.asset_id, said, _known(row), answer=False)
-        self._gone(row, said)
-
-    def _gone(self, row: BalanceRow, said: Known) -> None:
-        row.held, row.version, row.time_ns, row.agreed, row.ends = (
-            False,
-            said.version,
-            said.time_ns,
-            None,
-            None,
-        )
-        row.subscription, row.sequence = said.subscription, said.sequence
-        self._rows.put(row)
-
-    def _late(self, recorded: Recorded, row: BalanceRow, said: Known, *, full: bool) -> None:
-        """A statement came that is older than what is known: a full statement after it may agree with it, or not."""
-        judged = self.agreement.late(recorded, row.asset_id, said, full=full)
-        if judged is None:
-            return
-        if judged.version == row.version:
-            row.agreed = judged.agreed
-        if judged.agreed is not None:
-            row.settled = max(row.settled, judged.version)
-        self._rows.put(row)
-
-    def _state(self, recorded: Recorded, said: Balance, time_ns: int, *, full: bool) -> None:
-        account, source, asset_id = recorded.account, recorded.event.source, said.asset_id
-        row = self._row(account, asset_id)
-        parts = (_total(said), said.available, said.locked, said.staked, said.pending)
-        now = Known(parts, recorded.version, time_ns, source.subscription, source.sequence)
-        if row is None:
-            row = self._unheld(recorded, said, time_ns)
-        if row is not None and is_older(now, row):
-            if full:
-                row.full = recorded.version
-                self._rows.put(row)
-            self._late(recorded, row, now, full=full)
-            self.agreement.said(recorded, asset_id, now, full=full)
-            return
-        agreed = self.agreement.said(recorded, asset_id, now, full=full)
-        settled = 0 if row is None else row.settled
-        if full and (
-            row is None or is_older(row, now) or (source.asked is not None and row.time_ns == time_ns)
-        ):
-            known = self._unnamed(recorded, time_ns) if row is None else _known(row)
-            agreed = (
-                self.agreement.full(recorded, asset_id, now, known, answer=source.asked is not None) or agreed
-            )
-        if agreed is not None:
-            settled = recorded.version
-        self._rows.put(
-            BalanceRow(
-                account,
-                asset_id,
-                said.asset,
-                *parts,
-                said.tradable,
-                True,
-                recorded.version,
-                time_ns,
-                None,
-                source.subscription,
-                source.sequence,
-                agreed,
-                recorded.version if full else 0 if row is None else row.full,
-                settled,
-                recorded.position,
-            )
-        )
-
-    def _unheld(self, recorded: Recorded, said: Balance, time_ns: int) -> BalanceRow | None:
-        """An asset of which nothing was known: not held where a whole statement, newer than this one, is without it."""
-        account, asset_id = recorded.account, said.asset_id
-        statement = self.statement(account)
-        if time_ns >= statement.whole_ns:
-            return None
-        whole = Known(NOTHING, statement.whole_version, statement.whole_ns)
-        self.agreement.full(recorded, asset_id, whole, None, answer=False)
-        row = BalanceRow(account, asset_id, said.asset, None, None, None, None, None, None, False, 0, 0)
-        self._gone(row, whole)
-        return row
-
-    def _unnamed(self, recorded: Recorded, time_ns: int) -> Known | None:
-        """That an asset was not named by the full statement before; None where there was none."""
-        statement = self.statement(recorded.account)
-        if 0 < statement.whole_ns < time_ns:
-            return Known(NOTHING, statement.whole_version, statement.whole_ns)
-        if is_answer(recorded.event) and 0 < statement.answered_ns < time_ns:
-            return Known(NOTHING, statement.answered_version, statement.answered_ns)
-        return None
-
-    def _remove(self, recorded: Recorded, asset_id: str, time_ns: int) -> None:
-        account, source = recorded.account, recorded.event.source
-        said = Known(NOTHING, recorded.version, time_ns, source.subscription, source.sequence)
-        row = self._row(account, asset_id)
-        if row is None:
-            if time_ns < self.statement(account).whole_ns:
-                return
-            row = BalanceRow(account, asset_id, asset_id, None, None, None, None, None, None, False, 0, 0)
-        elif is_older(said, row):
-            self._late(recorded, row, said, full=False)
-            self.agreement.said(recorded, asset_id, said, full=False)
-            return
-        self.agreement.said(recorded, asset_id, said, full=False)
-        self._gone(row, said)
-
-    def _imported(self, recorded: Recorded, event: BalanceEventImported) -> None:
-        account, time_ns = recorded.account, time_of(event)
-        self.agreement.imported(recorded, event, time_ns)
-        row = self._row(account, event.asset_id)
-        if time_ns < self.statement(account).whole_ns or (row is not None and time_ns < row.time_ns):
-            return
-        same = row is not None and row.time_ns == time_ns and row.ends is not None
-        ends = _ends.decode(row.ends) if row is not None and row.ends is not None and same else []
-        end = last_of_instant(ends, event)
-        version, position = recorded.version, recorded.position
-        if row is not None and same and end.balance == row.total and end.balance != event.balance:
-            version, position = row.version, row.position  # what is known ends later than this row
-        self._rows.put(
-            BalanceRow(
-                account,
-                event.asset_id,
-                event.asset,
-                end.balance,
-                None,
-                None,
-                None,
-                end.pending,
-                None,
-                True,
-                version,
-                time_ns,
-                msgspec.json.encode(ends[-ENDS_MAX:]).decode(),
-                settled=0 if row is None else row.settled,
-                position=position,
-            )
-        )
-
-
-def _known(row: BalanceRow) -> Known:
-    """What a row says is held; nothing, where it is not."""
-    parts = (row.total, row.available, row.locked, row.staked, row.pending) if row.held else NOTHING
-    return Known(parts, row.version, row.time_ns, row.subscription, row.sequence)
-
-
-def _is_before(row: BalanceRow, full: Full) -> bool:
-    """Whether a row was stated before a whole statement began: by sequence or time as above, then by arrival."""
-    ours, first = row.sequence, full.sequence
-    if ours is not None and first is not None and row.subscription == full.subscription:
-        return (ours, row.version) < (first, full.since_version)
-    return (row.time_ns, row.version) < (full.since_ns, full.since_version)
-
-
-def _total(said: Balance) -> Amount | None:
-    if said.total is not None or said.available is None or said.locked is None:
-        return said.total
-    return format(EXACT.add(decimal(said.available), decimal(said.locked)), "f")
-
-
-def _holdings(rows: Sequence[HeldRow]) -> dict[str, Holding]:
-    found = {row.asset_id: _holding(row) for row in rows}
-    labels = Counter(row.asset for row in rows)
-    for row in rows:
-        if labels[row.asset] == 1:
-            found.setdefault(row.asset, found[row.asset_id])
-    return found
-
-
-def _holding(row: HeldRow) -> Holding:
-    parts = (row.total, row.available, row.locked, row.staked, row.pending)
-    total, available, locked, staked, pending = (None if part is None else decimal(part) for part in parts)
-    return Holding(
-        row.asset_id,
-        row.asset,
-        total,
-        available,
-        locked,
-        staked,
-        pending,
-        row.version,
-        row.time_ns,
-        row.completeness,
-        row.reason,
-    )
 
 
 def _ns(moment: str | datetime) -> int:

@@ -1,6 +1,6 @@
 """What an account stood at, at one instant after the other: as `Balances.at` says it for each, in one pass.
 
-Knows balance events and the fold of `projections.balances`; knows no movement and no cause.
+Knows balance events and the fold of balances; knows no movement and no cause.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ledger.events import (
     Event,
     Source,
 )
-from projections.balances import BalanceRow, _Fold
+from projections.balances_fold import BalanceRow, BalancesFold
 
 KEPT_EVERY_EVENTS: Final = 1_000
 """So many events lie between two states kept, from which a late event is folded in where it belongs."""
@@ -55,9 +55,9 @@ class Course:
 
     def __init__(self, account: str) -> None:
         self._account = account
-        self._fold = _Fold(None)
+        self._fold = BalancesFold(None)
         self._folded: list[Recorded] = []  # by version: what may have to be folded again
-        self._kept: list[tuple[int, _Fold]] = []  # after so many of them, folded as they came
+        self._kept: list[tuple[int, BalancesFold]] = []  # after so many of them, folded as they came
         self._as_came = True
         self._last = 0
         self._snapshot = 0

@@ -26,9 +26,10 @@ from ledger.events import (
     time_of,
 )
 from ledger.wire import EXACT, decimal, parse_time, time_text
-from projections.balances import Balances, HeldRow
+from projections.balances import Balances
 from projections.causes import UNEXPLAINED, Effect, effects, meant, told
 from projections.course import Course, Standing, standing
+from projections.holdings import HeldRow
 from projections.suspect import Moved, Trouble, explains, trouble
 
 BalanceEvent: TypeAlias = BalanceSnapshot | BalanceDelta | BalanceEventImported

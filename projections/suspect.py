@@ -13,7 +13,8 @@ from msgspec import Struct
 from ledger import Ledger
 from ledger.events import known_ns
 from ledger.wire import parse_time
-from projections.balances import Balances, _Fold
+from projections.balances import Balances
+from projections.balances_fold import BalancesFold
 from projections.breaks import Break, Breaks, BreaksFold, told
 from projections.causes import UNEXPLAINED
 from projections.gaps import ARRIVED, Gap, Gaps, GapsFold
@@ -73,7 +74,7 @@ def trouble(ledger: Ledger, account: str, known_at_ns: int | None) -> Trouble:
     if known_at_ns is None:
         return Trouble(Gaps(ledger).rows(account), Breaks(ledger).rows(account))
     with Scratch() as scratch:
-        gaps, balances, breaks = GapsFold(scratch), _Fold(None), BreaksFold(None)
+        gaps, balances, breaks = GapsFold(scratch), BalancesFold(None), BreaksFold(None)
         for recorded in Balances(ledger)._events(account):
             if known_ns(recorded.event) <= known_at_ns:
                 gaps.apply(recorded)

@@ -1,6 +1,6 @@
 """Why a balance is what it is: the statements it was made from, down to the bytes, and what may be wrong with it.
 
-Knows balance events, the fold of `projections.balances`, and where in a frame an amount stands; knows of a venue only
+Knows balance events, the fold of balances, and where in a frame an amount stands; knows of a venue only
 that it decodes.
 """
 
@@ -26,9 +26,11 @@ from ledger.events import (
 )
 from ledger.spans import Place, Span, spans_of
 from ledger.wire import parse_time
-from projections.balances import BalanceRow, Balances, HeldRow, _Fold
+from projections.balances import Balances
+from projections.balances_fold import BalanceRow, BalancesFold
 from projections.breaks import Break, Breaks
 from projections.gaps import Gap
+from projections.holdings import HeldRow
 
 EVENTS_MAX: Final = 20
 """How many of the changes, and how many of the late statements, are told: the last ones."""
@@ -185,7 +187,7 @@ class _Story:
     def __init__(self, account: str, asset_id: str) -> None:
         self.account: Final = account
         self.asset_id: Final = asset_id
-        self._fold = _Fold(None)
+        self._fold = BalancesFold(None)
         self._page: Recorded | None = None
         """The page that names the asset, of a full statement that is still arriving."""
         self.row: BalanceRow | None = None

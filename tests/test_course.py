@@ -9,7 +9,7 @@ import pytest
 from ledger import Ledger, Recorded
 from ledger.events import Event, time_of
 from projections import course as course_module
-from projections.balances import _Fold
+from projections.balances_fold import BalancesFold
 from projections.course import NOTHING, Course, standing
 from tests.scripted import MAIN, delta, feed, imported, says, snapshot
 
@@ -24,12 +24,12 @@ def by_time(events: Sequence[Recorded]) -> list[Recorded]:
     return sorted(events, key=lambda each: (time_of(each.event), each.version))
 
 
-def held(fold: _Fold) -> dict[str, str]:
+def held(fold: BalancesFold) -> dict[str, str]:
     return {row.asset_id: standing(row).amount for row in fold.held(MAIN)}
 
 
 def as_they_came(events: Sequence[Recorded], until: int) -> dict[str, str]:
-    fold = _Fold(None)
+    fold = BalancesFold(None)
     for each in events:
         if time_of(each.event) <= until:
             fold.apply(each)
@@ -118,7 +118,7 @@ def test_what_was_never_stated_stands_at_nothing() -> None:
 
 def test_a_venue_without_totals_stands_at_the_part_it_states() -> None:
     (first,) = recorded(delta(1, {"A": "5"}))
-    fold = _Fold(None)
+    fold = BalancesFold(None)
     fold.apply(first)
     (row,) = fold.held(MAIN)
     row.total, row.available, row.locked = None, "3", "2"

@@ -16,7 +16,7 @@ from ledger import Ledger, Malformed, Venue
 from ledger.events import Event, known_ns, time_of
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from ledger.wire import decimal, time_text
-from projections.balances import _Fold
+from projections.balances_fold import BalancesFold
 from projections.course import standing
 from projections.statement import AssetStatement, Movement, Statement, statement
 from tests.scripted import MAIN, RECEIVED_NS, delta, feed, fill, imported, says, snapshot
@@ -110,7 +110,7 @@ moments = st.none() | st.integers(0, 9)
 
 
 def held_at(ledger: Ledger, until: int, known: int | None) -> dict[str, str]:
-    fold = _Fold(None)
+    fold = BalancesFold(None)
     for recorded in ledger.replay(MAIN):
         event = recorded.event
         if time_of(event) <= at(until) and (known is None or known_ns(event) <= at(known)):

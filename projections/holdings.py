@@ -1,0 +1,104 @@
+"""Balances as they are shown: rows that were folded, each with how complete it is, and as numbers.
+
+Knows folded rows, gaps and breaks; folds nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from ledger.wire import decimal
+from projections.agreement import BreakRow
+from projections.balances_fold import BalanceRow, BalancesFold
+from projections.completeness import UNPROVABLE, Evidence, Later, verdict
+from projections.gaps import Gap
+
+
+class HeldRow(BalanceRow):
+    """A balance as it is shown: with how complete it is (`projections.completeness`), and why, in one sentence."""
+
+    completeness: str = UNPROVABLE
+    reason: str = ""
+
+
+class Holding(Struct, frozen=True):
+    """A balance as numbers. None where the venue does not state that part."""
+
+    asset_id: str
+    asset: str
+    total: Decimal | None
+    available: Decimal | None
+    locked: Decimal | None
+    staked: Decimal | None
+    pending: Decimal | None
+    version: int
+    time_ns: int
+    completeness: str = UNPROVABLE
+    """`proven`, `consistent`, `unprovable` or `gap` (`projections.completeness`)."""
+    reason: str = ""
+
+
+def by_account(gaps: Iterable[Gap]) -> defaultdict[str, list[Gap]]:
+    """Gaps by the account they are of."""
+    of: defaultdict[str, list[Gap]] = defaultdict(list)
+    for gap in gaps:
+        of[gap.account].append(gap)
+    return of
+
+
+def judged(
+    fold: BalancesFold,
+    gaps: Sequence[Gap],
+    logins: Mapping[str, set[str]],
+    account: str | None,
+    later: Mapping[str, Later] | None = None,
+) -> list[HeldRow]:
+    """The rows held, each with its verdict; gaps and breaks are looked through once, not row by row."""
+    ours, ever = by_account(gaps), later or {}
+    breaks: defaultdict[str, list[BreakRow]] = defaultdict(list)
+    for found in fold.agreement.breaks.rows(account):
+        if found.closed_by is None:
+            breaks[found.account].append(found)
+    evidence: dict[str, Evidence] = {}
+    rows: list[HeldRow] = []
+    for row in fold.held(account):
+        name = row.account
+        if name not in evidence:
+            unread = fold.unread.newest({name} | logins.get(name, set()))
+            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], unread, ever.get(name))
+        word, reason = verdict(row, fold.agreement.history(name, row.asset_id), evidence[name])
+        rows.append(HeldRow(**asdict(row), completeness=word, reason=reason))
+    return rows
+
+
+def holdings(rows: Sequence[HeldRow]) -> dict[str, Holding]:
+    """Rows as numbers, by asset id, and by the venue's label where it is unambiguous."""
+    found = {row.asset_id: _holding(row) for row in rows}
+    labels = Counter(row.asset for row in rows)
+    for row in rows:
+        if labels[row.asset] == 1:
+            found.setdefault(row.asset, found[row.asset_id])
+    return found
+
+
+def _holding(row: HeldRow) -> Holding:
+    parts = (row.total, row.available, row.locked, row.staked, row.pending)
+    total, available, locked, staked, pending = (None if part is None else decimal(part) for part in parts)
+    return Holding(
+        row.asset_id,
+        row.asset,
+        total,
+        available,
+        locked,
+        staked,
+        pending,
+        row.version,
+        row.time_ns,
+        row.completeness,
+        row.reason,
+    )

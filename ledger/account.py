@@ -39,7 +39,7 @@ class Recorded(Struct, frozen=True, gc=False):
 
 
 class Account:
-    """One account as far as the rules need it. Advances by `evolve`, which is called after the commit only.
+    """One account as far as the rules need it. Advances by `Draft.settle`, which is called after the commit only.
 
     `newest_ns` is the latest instant a natural key was recorded for: a statement of a later one cannot be known.
     `seal` is that of its last version (`ledger.seal`).
@@ -57,35 +57,33 @@ class Account:
         """Whether the event could have been recorded before, so that the store must be asked."""
         return bool(event.key) and keyed_ns(event) <= self.newest_ns
 
-    def evolve(self, recorded: Recorded) -> None:
-        """Fold one stored event. Gapless: the version must follow."""
-        if recorded.version != self.version + 1:
-            raise AssertionError(f"{self.id}: version {recorded.version} after {self.version}")
-        self.version = recorded.version
-        if recorded.event.key:
-            self.newest_ns = max(self.newest_ns, keyed_ns(recorded.event))
-
 
 class Draft:
     """What a batch would add to one account; `known` are the natural keys of the batch, each with its instant, that are
     recorded already. The account itself is untouched until `settle`."""
 
-    __slots__ = ("_account", "_fresh", "_known", "recorded")
+    __slots__ = ("_account", "_fresh", "_known", "_newest_ns", "_version", "recorded")
 
     def __init__(self, account: Account, known: Container[Keyed]) -> None:
         self._account = account
         self._known = known
         self._fresh: set[Keyed] = set()
+        self._version = account.version
+        self._newest_ns = account.newest_ns
         self.recorded: list[Recorded] = []
 
     def record(self, event: Event) -> Recorded | None:
         """The event with its envelope, or None where its natural key says that it was recorded before."""
         if event.key:
-            keyed = (keyed_ns(event), event.key)
+            at_ns = keyed_ns(event)
+            keyed = (at_ns, event.key)
             if keyed in self._fresh or keyed in self._known:
                 return None
             self._fresh.add(keyed)
-        recorded = Recorded(self._account.id, self._account.version + len(self.recorded) + 1, event)
+            if at_ns > self._newest_ns:
+                self._newest_ns = at_ns
+        self._version += 1
+        recorded = Recorded(self._account.id, self._version, event)
         self.recorded.append(recorded)
         return recorded
 
@@ -95,7 +93,8 @@ class Draft:
         return self._account.seal
 
     def settle(self, seal: bytes) -> None:
-        """The batch is committed, its last event with this seal: advance the account."""
-        for recorded in self.recorded:
-            self._account.evolve(recorded)
-        self._account.seal = seal
+        """The batch is committed, its last event with this seal: advance the account. The batch must follow it."""
+        account, first = self._account, self._version - len(self.recorded) + 1
+        if self.recorded and first != account.version + 1:
+            raise AssertionError(f"{account.id}: version {first} after {account.version}")
+        account.version, account.newest_ns, account.seal = self._version, self._newest_ns, seal

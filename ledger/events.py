@@ -221,19 +221,24 @@ LATE: Final = "late:"
 """How the key begins that an event gets whose frame was quarantined first, where it has none of its own: its place."""
 
 
+_TIMELESS: Final = frozenset({FillRecorded, SessionOpened, SessionClosed})
+
+
 def keyed_ns(event: Event) -> int:
     """The instant a natural key belongs to: told again, the same statement has the same one. 0 where no instant is part
     of it (an execution is its id alone, however its time is written).
 
     Keys are kept and looked up by it, so that a statement newer than all before it needs no look-up.
     """
-    if isinstance(event, FillRecorded | SessionOpened | SessionClosed) or event.key.startswith(LATE):
-        return 0
-    if isinstance(event, BalanceEventImported):
-        return event.time_ns or 0
     if isinstance(event, OrderUpdated):
-        return event.updated_ns or 0
-    return event.source.time_ns or 0
+        at_ns = event.updated_ns
+    elif isinstance(event, BalanceEventImported):
+        at_ns = event.time_ns
+    elif type(event) in _TIMELESS:  # isinstance of several costs more, and this is asked of every event
+        return 0
+    else:
+        at_ns = event.source.time_ns
+    return 0 if at_ns is None or event.key.startswith(LATE) else at_ns
 
 
 def opened_key(session: str) -> str:

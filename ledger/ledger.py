@@ -59,14 +59,14 @@ class Tally(Struct):
     control: int = 0
     quarantined: int = 0
 
-    def count(self, fresh: Sequence[Recorded], statements: Sequence[Statement]) -> None:
-        """Count one frame: what of it was new, and what it said."""
+    def count(self, first: Recorded | None, statements: Sequence[Statement]) -> None:
+        """Count one frame: the first of what was new of it, and what it said."""
         self.frames += 1
         if not statements:
             self.control += 1
-        elif not fresh:
+        elif first is None:
             self.duplicates += 1
-        elif isinstance(fresh[0].event, FrameQuarantined):
+        elif isinstance(first.event, FrameQuarantined):
             self.quarantined += 1
         else:
             self.recorded += 1
@@ -311,20 +311,19 @@ class Ledger:
         events: list[Recorded] = []
         evidence: list[Evidence] = []
         for frame, statements in frames:
-            fresh = [
-                recorded
-                for account, event in statements
-                if (recorded := drafts[account].record(event)) is not None
-            ]
-            events += fresh
+            first: Recorded | None = None
+            for account, event in statements:
+                recorded = drafts[account].record(event)
+                if recorded is not None:
+                    events.append(recorded)
+                    first = first or recorded
             if frame is not None:
-                tally.count(fresh, statements)
-                if fresh:
+                tally.count(first, statements)
+                if first is not None:
                     evidence.append((frame.session, frame.ordinal, frame.payload))
         if events:
-            heads = self._store.append(
-                events, evidence, {account: draft.before for account, draft in drafts.items()}
-            )
+            before = {account: draft.before for account, draft in drafts.items()}
+            heads = self._store.append(events, evidence, before)
             for account, draft in drafts.items():
                 draft.settle(heads[account])
                 self._accounts.move_to_end(account)
@@ -334,14 +333,17 @@ class Ledger:
 
     def _drafts(self, frames: Sequence[Taken]) -> dict[str, Draft]:
         suspects: dict[str, list[Event]] = {}
+        accounts: dict[str, Account] = {}
         for _, statements in frames:
             for name, event in statements:
-                asked = suspects.setdefault(name, [])
-                if self._account(name).may_know(event):
-                    asked.append(event)
+                account = accounts.get(name)
+                if account is None:
+                    account = accounts[name] = self._account(name)
+                if account.may_know(event):
+                    suspects.setdefault(name, []).append(event)
         return {
-            name: Draft(self._account(name), self._store.known(name, asked) if asked else frozenset())
-            for name, asked in suspects.items()
+            name: Draft(account, self._store.known(name, suspects[name]) if name in suspects else frozenset())
+            for name, account in accounts.items()
         }
 
     def _account(self, name: str) -> Account:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import warnings
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
@@ -49,6 +51,8 @@ SYNCHRONOUS_FULL: Final = 2
 BUSY_TIMEOUT_S: Final = 5
 STATEMENTS_CACHED_MAX: Final = 128
 SEARCHED_MIB_MAX: Final = 1024
+ROWS_AT_ONCE: Final = (32, 8, 1)
+"""In one statement; few sizes, so that the statements stay prepared."""
 KEYS_ASKED_MAX: Final = 500
 """At once: SQLite takes at least 999 parameters."""
 TABLES: Final = frozenset({"stored_events", "evidence", "natural_keys"})
@@ -166,6 +170,31 @@ class _Datastore(SQLiteDatastore):
         self.originator_id_type = "text"
 
 
+class Rows(msgspec.Struct):
+    """The rows of one commit, each table's cells in one list, row after row; of `seals`, only the seals."""
+
+    events: list[Cell] = []
+    seals: list[bytes] = []
+    evidence: list[Cell] = []
+    keys: list[Cell] = []
+
+
+def _insert(cursor: sqlite3.Cursor, table: str, width: int, cells: Sequence[Cell]) -> None:
+    """Rows into a table. Many in one statement: each statement costs, and lets go of the interpreter's lock."""
+    at = 0
+    for rows in ROWS_AT_ONCE:
+        step = rows * width
+        while len(cells) - at >= step:
+            cursor.execute(_insert_statement(table, width, rows), cells[at : at + step])
+            at += step
+
+
+@cache
+def _insert_statement(table: str, width: int, rows: int) -> str:
+    row = f"({','.join('?' * width)})"
+    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"
+
+
 class Recorder(SQLiteApplicationRecorder):
     """The stock recorder and table, plus what must be in the same transaction: seals, evidence and natural keys."""
 
@@ -180,27 +209,33 @@ class Recorder(SQLiteApplicationRecorder):
             _SEALS,
         ]
 
+    def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
+        """All rows in one transaction; `committing` is called when all that is left to do is the commit."""
+        with self.datastore.transaction(commit=True) as c:
+            self._insert(c, rows)
+            committing()
+
     def _insert_events(
-        self,
-        c: SQLiteCursor,
-        stored_events: Sequence[StoredEvent],
-        seals: Iterable[bytes] = (),
-        evidence: Iterable[Evidence] = (),
-        keys: Iterable[Key] = (),
-        **_: Any,
+        self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any
     ) -> Sequence[int]:
-        c.executemany(
-            self.insert_events_statement,
-            [(str(s.originator_id), s.originator_version, s.topic, s.state) for s in stored_events],
-        )
+        rows = Rows()
+        for each in stored_events:
+            rows.events += (str(each.originator_id), each.originator_version, each.topic, each.state)
+        return list(self._insert(c, rows))
+
+    def _insert(self, c: SQLiteCursor, rows: Rows) -> range:
+        """The positions of the events."""
+        cursor = c.sqlite_cursor
+        _insert(cursor, "stored_events", 4, rows.events)
         # One writer and one transaction: the row ids just given are consecutive.
-        c.execute("SELECT last_insert_rowid()")
-        last = c.fetchone()[0]
-        positions = range(last - len(stored_events) + 1, last + 1)
-        c.executemany("INSERT INTO seals VALUES (?,?)", zip(positions, seals, strict=False))
-        c.executemany("INSERT INTO evidence VALUES (?,?,?)", evidence)
-        c.executemany("INSERT INTO natural_keys VALUES (?,?,?)", keys)
-        return list(positions)
+        last, count = cursor.lastrowid or 0, len(rows.events) // 4
+        positions = range(last - count + 1, last + 1)
+        sealed: list[Any] = [None] * (2 * len(rows.seals))
+        sealed[::2], sealed[1::2] = positions[: len(rows.seals)], rows.seals
+        _insert(cursor, "seals", 2, sealed)
+        _insert(cursor, "evidence", 3, rows.evidence)
+        _insert(cursor, "natural_keys", 3, rows.keys)
+        return positions
 
 
 class Store:
@@ -295,24 +330,28 @@ class Store:
         events: Sequence[Recorded],
         evidence: Sequence[Evidence],
         before: Mapping[str, bytes] | None = None,
+        committing: Callable[[], object] = lambda: None,
     ) -> dict[str, bytes]:
         """Store events, their seals, their natural keys and the frames they were made from: all of it, durably, or
-        nothing. `before` are the seals that the accounts go on from, if known; the new ones are returned.
+        nothing. `before` are the seals that the accounts go on from, if known; the new ones are returned. `committing`
+        is called when all that is left to do is the commit.
 
         Raises Conflict where an account was appended to by somebody else.
         """
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
-        stored = list(map(self._mapper.to_stored_event, events))
-        keys = [(each.account, keyed_ns(each.event), each.event.key) for each in events if each.event.key]
         heads = dict(before or {each.account: self.account(each.account).seal for each in events})
-        seals: list[bytes] = []
-        for each in stored:
-            account = str(each.originator_id)
-            heads[account] = seal(heads[account], leaf(each.originator_version, each.topic, each.state))
-            seals.append(heads[account])
+        rows = Rows(evidence=list(chain.from_iterable(evidence)))
+        for each in events:
+            account, version, event = each.account, each.version, each.event
+            topic, state = _topics[type(event)], _encode(event)
+            heads[account] = head = seal(heads[account], leaf(version, topic, state))
+            rows.events += (account, version, topic, state)
+            rows.seals.append(head)
+            if event.key:
+                rows.keys += (account, keyed_ns(event), event.key)
         with self._errors():
-            self._recorder.insert_events(stored, seals=seals, evidence=evidence, keys=keys)
+            self._recorder.insert(rows, committing)
         return heads
 
     def check(self, account: str, event: Event) -> None:

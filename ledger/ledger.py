@@ -11,11 +11,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, NamedTuple, Self, TypeAlias
 
 from msgspec import Struct
 
@@ -83,6 +85,8 @@ class Retried(Struct, frozen=True):
 
 Taken: TypeAlias = tuple[Frame | None, Sequence[Statement]]
 """A frame and what it says; no frame for the records of a session itself."""
+Done: TypeAlias = tuple[Tally, int]
+"""What became of the frames of a batch, and how many of their statements were new."""
 
 
 class Ledger:
@@ -95,6 +99,7 @@ class Ledger:
         self._store: Final = Store(None if path is None else Path(path), read_only=read_only)
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._writing = threading.Lock()
+        self._aside: ThreadPoolExecutor | None = None
         self._open = True
 
     def __enter__(self) -> Self:
@@ -108,6 +113,8 @@ class Ledger:
         with self._writing:
             self._open = False
             self._store.close()
+        if self._aside is not None:
+            self._aside.shutdown()
 
     @property
     def name(self) -> str:
@@ -140,16 +147,17 @@ class Ledger:
     ) -> Iterator[Recorded]:
         """Every stored event in order: of one account (`after` and `upto` are versions), or of all accounts in the
         order they were appended (`after` and `upto` are positions). Raises Corrupt on an event that cannot be read."""
-        while True:
-            store = self._store
-            page = store.all_events(after=after) if account is None else store.events(account, after=after)
-            for recorded in page:
-                after = recorded.position if account is None else recorded.version
-                if upto is not None and after > upto:
-                    return
-                yield recorded
-            if not page:
-                return
+        for page in self.pages(account, after=after, upto=upto):
+            yield from page
+
+    def pages(
+        self, account: str | None = None, *, after: int = 0, upto: int | None = None
+    ) -> Iterator[Sequence[Recorded]]:
+        """What `replay` gives, many events at once."""
+        read = self._store.all_events if account is None else partial(self._store.events, account)
+        while page := read(after=after, upto=upto):
+            after = page[-1].position if account is None else page[-1].version
+            yield page
 
     def session_of(self, account: str, frames: Callable[[], Iterable[bytes]]) -> str:
         """A name for a recording that has none of its own: the same whenever it is read, also when it has grown since,
@@ -292,20 +300,31 @@ class Ledger:
                 )
         return stored.keys()
 
-    def _record(self, frames: Sequence[Taken]) -> tuple[Tally, int]:
-        """Record the statements of a batch in one commit; what was recorded before is refused. What became of the
-        frames, and how many statements were new."""
+    def _record(self, frames: Sequence[Taken], committing: Callable[[], object] = lambda: None) -> Done:
+        """Record the statements of a batch in one commit; what was recorded before is refused. `committing` is called
+        when all that is left to do is the commit."""
         with self._writing:
             if not self._open:
                 raise Closed(f"{self.name}: the ledger is closed")
             for _ in range(CONFLICTS_MAX):
                 try:
-                    return self._append(frames)
+                    return self._append(frames, committing)
                 except Conflict:  # somebody else appended first: take their events in, try again
                     self._accounts.clear()
-            return self._append(frames)
+            return self._append(frames, committing)
 
-    def _append(self, frames: Sequence[Taken]) -> tuple[Tally, int]:
+    def _record_aside(self, frames: Sequence[Taken]) -> Future[Done]:
+        """Record a batch; back when all that is left to do is the commit, which goes on in a thread of its own: the
+        disk needs no interpreter. The result says when it is durable."""
+        if self._aside is None:
+            self._aside = ThreadPoolExecutor(1, f"{self.name} commits")
+        committing = threading.Event()
+        done = self._aside.submit(self._record, frames, committing.set)
+        done.add_done_callback(lambda _: committing.set())
+        committing.wait()
+        return done
+
+    def _append(self, frames: Sequence[Taken], committing: Callable[[], object]) -> Done:
         drafts = self._drafts(frames)
         tally = Tally()
         events: list[Recorded] = []
@@ -323,7 +342,7 @@ class Ledger:
                     evidence.append((frame.session, frame.ordinal, frame.payload))
         if events:
             before = {account: draft.before for account, draft in drafts.items()}
-            heads = self._store.append(events, evidence, before)
+            heads = self._store.append(events, evidence, before, committing)
             for account, draft in drafts.items():
                 draft.settle(heads[account])
                 self._accounts.move_to_end(account)
@@ -355,6 +374,15 @@ class Ledger:
 
 def _read(stored: Sealed) -> Recorded:
     return read(stored.account, stored.version, stored.topic, stored.state, stored.position)
+
+
+class _Batch(NamedTuple):
+    """Frames to be recorded in one commit: how many they are, the last one's place, and what those say that are not
+    recorded already."""
+
+    frames: int
+    last_ordinal: int
+    taken: list[tuple[Frame, Sequence[Statement]]]
 
 
 class Intake:
@@ -418,23 +446,40 @@ class Intake:
         return self.receive_all([(payload, self._now_ns() if received_ns is None else received_ns)])
 
     def receive_all(self, arrivals: Iterable[Arrival]) -> Tally:
-        """Take many frames in, in batches of one commit each (by count and bytes); returns when all are durable."""
+        """Take many frames in, in batches of one commit each (by count and bytes); returns when all are durable.
+
+        Of a sequence, a batch is decoded while the one before it is committed; an iterator is asked for more only when
+        what it gave before is durable.
+        """
         if self._closed:
             raise Closed(f"{self.account}: this intake is closed")
         tally = Tally()
         batch: list[Frame] = []
-        size = 0
+        size, ordinal = 0, self._ordinal
+        under_way: tuple[_Batch, Callable[[], Done]] | None = None
+        ahead = isinstance(arrivals, Sequence)
         try:
             for payload, received_ns, *asked in arrivals:
-                ordinal = self._ordinal + len(batch) + 1
+                ordinal += 1
                 batch.append(self._frame(payload, ordinal, received_ns, asked[0] if asked else None))
                 size += len(payload)
                 if len(batch) == BATCH_FRAMES_MAX or size >= BATCH_BYTES_MAX:
-                    full, batch, size = batch, [], 0
-                    self._commit(full, tally)
+                    full, batch, size = self._decoded(batch), [], 0  # while the one before it is committed
+                    if under_way is not None:
+                        before, under_way = under_way, None
+                        self._recorded(*before, tally)
+                    if ahead:
+                        under_way = full, self._ledger._record_aside(full.taken).result
+                    else:
+                        self._recorded(full, partial(self._ledger._record, full.taken), tally)
         finally:  # what came before `arrivals` failed is not lost
-            if batch:
-                self._commit(batch, tally)
+            try:
+                last = self._decoded(batch) if batch else None
+            finally:
+                if under_way is not None:
+                    self._recorded(*under_way, tally)
+            if last is not None:
+                self._recorded(last, partial(self._ledger._record, last.taken), tally)
         return tally
 
     def _frame(self, payload: bytes, ordinal: int, received_ns: int, asked: Asked | None) -> Frame:
@@ -465,34 +510,34 @@ class Intake:
         self._ledger._record([(None, [(self.account, closed)])])
         self._closed = True
 
-    def _commit(self, batch: Sequence[Frame], tally: Tally) -> None:
-        known = (
-            self._ledger._known_places(batch)
-            if batch[0].ordinal <= max(self._resumed_ordinal, self._unsure_ordinal)
-            else frozenset[int]()
+    def _decoded(self, frames: Sequence[Frame]) -> _Batch:
+        fresh = frames
+        if frames[0].ordinal <= max(self._resumed_ordinal, self._unsure_ordinal):
+            known = self._ledger._known_places(frames)
+            fresh = [frame for frame in frames if frame.ordinal not in known]
+        return _Batch(
+            len(frames), frames[-1].ordinal, [(frame, decoded(self._venue, frame)) for frame in fresh]
         )
-        fresh = [frame for frame in batch if frame.ordinal not in known]
-        taken: list[Taken] = [(frame, decoded(self._venue, frame)) for frame in fresh]
+
+    def _recorded(self, batch: _Batch, record: Callable[[], Done], tally: Tally) -> None:
+        """Count a batch, once `record` says that it is durable."""
         try:
-            done, new = self._ledger._record(taken)
+            done, new = record()
         except StoreError:  # whether it was stored after all is read back with the next try
-            self._unsure_ordinal = batch[-1].ordinal
+            self._unsure_ordinal = batch.last_ordinal
             raise
         except LedgerError:
             raise
         except Exception:  # the venue module made what cannot be stored: find its frame, keep the others
             check = self._ledger._store.check
-            checked = [
-                storable(self._venue, frame, said, check)
-                for frame, (_, said) in zip(fresh, taken, strict=True)
-            ]
-            done, new = self._ledger._record(list(zip(fresh, checked, strict=True)))
+            checked = [(frame, storable(self._venue, frame, said, check)) for frame, said in batch.taken]
+            done, new = self._ledger._record(checked)
         self.fresh += new
-        self._ordinal = batch[-1].ordinal
+        self._ordinal = batch.last_ordinal
         for each in (tally, self.tally):
-            each.frames += len(batch)
+            each.frames += batch.frames
             each.recorded += done.recorded
-            each.duplicates += done.duplicates + len(batch) - len(fresh)
+            each.duplicates += done.duplicates + batch.frames - len(batch.taken)
             each.control += done.control
             each.quarantined += done.quarantined
 

@@ -600,10 +600,10 @@ def watched(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Generator[list[i
     sizes: list[int] = []
     append = ledger._store.append
 
-    def counting(events: Any, evidence: Any, before: Any) -> Any:
+    def counting(events: Any, evidence: Any, *rest: Any) -> Any:
         if evidence:
             sizes.append(len(evidence))
-        return append(events, evidence, before)
+        return append(events, evidence, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger._store, "append", counting)
@@ -647,6 +647,82 @@ def test_a_frame_is_durable_before_the_next_batch_is_asked_for(ledger: Ledger, v
     with ledger.intake(venue, "main") as intake:
         intake.receive_all(coming())
     assert [BATCH_FRAMES_MAX, BATCH_FRAMES_MAX] == found[-2:]
+
+
+def test_of_a_list_the_next_batch_is_decoded_while_the_last_is_committed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = threading.Event()
+    overlapped: list[bool] = []
+
+    class Watched(Plain):
+        def decode(self, frame: Frame) -> Sequence[Statement]:
+            if frame.ordinal == BATCH_FRAMES_MAX + 1:
+                decoded.set()
+            return super().decode(frame)
+
+    append = ledger._store.append
+
+    def slow(events: Any, evidence: Any, before: Any, committing: Callable[[], object]) -> Any:
+        def waiting() -> None:
+            committing()
+            if len(evidence) == BATCH_FRAMES_MAX:
+                overlapped.append(decoded.wait(10))
+
+        return append(events, evidence, before, waiting)
+
+    with ledger.intake(Watched(), "main") as intake:
+        monkeypatch.setattr(ledger._store, "append", slow)
+        intake.receive_all(arrivals(*["state"] * (BATCH_FRAMES_MAX + 1)))
+    assert [True] == overlapped
+    assert BATCH_FRAMES_MAX + 1 == len(keys(ledger))
+    assert_whole(ledger)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored after all", "not stored"])
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+def test_a_list_of_batches_ends_with_the_one_that_failed_and_can_be_given_again_from_there(
+    ledger: Ledger, venue: Plain, monkeypatch: pytest.MonkeyPatch, fails_at: int, stored: bool
+) -> None:
+    frames = arrivals(*(f"fill:{at}" for at in range(3 * BATCH_FRAMES_MAX)))
+    append, batches = ledger._store.append, list[int]()
+
+    def fails(*args: Any) -> Any:
+        batches.append(1)
+        done = append(*args) if stored or len(batches) != fails_at else None
+        if len(batches) == fails_at:
+            raise StoreError("the disk is gone")
+        return done
+
+    with ledger.intake(venue, "main", session="s") as intake:
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger._store, "append", fails)
+            with pytest.raises(StoreError, match="the disk is gone"):
+                intake.receive_all(frames)
+        assert fails_at == len(batches)
+        durable = (fails_at - 1) * BATCH_FRAMES_MAX
+        assert durable == intake.tally.frames
+        assert durable + stored * BATCH_FRAMES_MAX == len(keys(ledger))
+        intake.receive_all(frames[durable:])
+        assert len(frames) == intake.tally.frames
+    assert [f"fill:{at}" for at in range(3 * BATCH_FRAMES_MAX)] == keys(ledger)
+    assert_whole(ledger)
+
+
+@pytest.mark.parametrize("at", [0, BATCH_FRAMES_MAX - 1, BATCH_FRAMES_MAX, 2 * BATCH_FRAMES_MAX])
+def test_in_a_list_of_batches_what_cannot_be_stored_costs_its_own_frame_only(ledger: Ledger, at: int) -> None:
+    class Unstorable(Plain):
+        def decode(self, frame: Frame) -> Sequence[Statement]:
+            if frame.ordinal == at + 1:
+                return [(frame.account, BalanceDelta(frame.source("plain", "words"), "\ud800", ()))]
+            return super().decode(frame)
+
+    with ledger.intake(Unstorable(), "main") as intake:
+        intake.receive_all(arrivals(*(f"fill:{n}" for n in range(2 * BATCH_FRAMES_MAX + 1))))
+    assert (2 * BATCH_FRAMES_MAX, 1) == (intake.tally.recorded, intake.tally.quarantined)
+    expected = ["" if n == at else f"fill:{n}" for n in range(2 * BATCH_FRAMES_MAX + 1)]
+    assert expected == keys(ledger)
+    assert_whole(ledger)
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()])

@@ -62,12 +62,12 @@ def held(monkeypatch: pytest.MonkeyPatch, seconds: float, commits: list[float] |
     """Every commit takes so much longer; when each began is put into `commits`."""
     append = Store.append
 
-    def slow(store: Store, events: Sequence[Any], evidence: Sequence[Any], before: Any) -> Any:
+    def slow(store: Store, events: Sequence[Any], evidence: Sequence[Any], *rest: Any) -> Any:
         if commits is not None:
             commits.append(time.monotonic())
         if evidence:
             time.sleep(seconds)
-        return append(store, events, evidence, before)
+        return append(store, events, evidence, *rest)
 
     monkeypatch.setattr(Store, "append", slow)
 
@@ -130,10 +130,10 @@ async def test_what_waits_for_the_disk_is_bounded_and_the_venue_waits(
     go_on = threading.Event()
     append = Store.append
 
-    def stuck(store: Store, events: Sequence[Any], evidence: Sequence[Any], before: Any) -> Any:
+    def stuck(store: Store, events: Sequence[Any], evidence: Sequence[Any], *rest: Any) -> Any:
         if evidence:
             go_on.wait(20)
-        return append(store, events, evidence, before)
+        return append(store, events, evidence, *rest)
 
     monkeypatch.setattr("transports.connection.INBOX_BYTES_MAX", INBOX_BYTES)
     with BitoPro(ping_every_s=None) as exchange, Ledger() as ledger:

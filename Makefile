@@ -1,5 +1,5 @@
 # make demo | test | check | bench | clean. Each creates its own environment in .venv on first use; nothing is
-# installed anywhere else. Another Python: make PYTHON=python3.12 test
+# installed anywhere else. Another Python: make PYTHON=python3.12 test. A part: make bench ARGS='decode --quick'
 
 PYTHON ?= python3
 PACKAGES := ledger transports projections tests $(if $(wildcard benchmarks/*.py),benchmarks)
@@ -37,7 +37,7 @@ check: .venv/project
 	@$(BIN)/lint-imports --no-logo
 
 bench: .venv/project
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	@echo "clean: .venv, caches and builds"

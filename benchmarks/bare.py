@@ -1,137 +1,150 @@
-"""An alternative to our decoders: bare msgspec, into structs of the same fields.
+"""Alternatives to our decoders: bare msgspec, into structs of the same fields, and only to the end of the frame.
 
 Knows the venues' wire forms; guards nothing: no size, no digits, no doubled key, no hash of the bytes, no natural key.
-Amounts stay text (`Raw` where the venue sends JSON numbers).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from decimal import Decimal
+from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Raw, Struct, field
 from msgspec.json import Decoder
 
 from benchmarks.samples import Sample
 
+A = TypeVar("A")
+"""What becomes of an amount: a Decimal, or its text (`Raw` where the venue sends JSON numbers)."""
 
-class _DeltaRow(Struct, gc=False):
+
+class _DeltaRow(Struct, Generic[A], gc=False):
     asset: str
     asset_unit: str
-    free: Raw
-    locked: Raw
+    free: A
+    locked: A
 
 
-class _DeltaBalance(Struct, gc=False):
+class _DeltaBalance(Struct, Generic[A], gc=False):
     type: str
     sub_type: str
-    balance: list[_DeltaRow]
+    balance: list[_DeltaRow[A]]
 
 
-class _Execution(Struct, gc=False):
+class _Execution(Struct, Generic[A], gc=False):
     id: str
     order_id: str
-    execution_price: str
-    filled_base_qty: str
-    filled_quote_qty: str
-    commission: str
+    execution_price: A
+    filled_base_qty: A
+    filled_quote_qty: A
+    commission: A
     commission_unit: str
     role: str
     counter_party_order_id: str
     created_at: str
 
 
-class _Order(Struct, gc=False):
+class _Order(Struct, Generic[A], gc=False):
     id: str
     status: str
     symbol: str
     side: str
     type: str
-    base_qty: str
-    executed_base_qty: str
-    quote_qty: str
-    executed_quote_qty: str
-    price: str
-    executed_price: str
-    commission: str
+    base_qty: A
+    executed_base_qty: A
+    quote_qty: A
+    executed_quote_qty: A
+    price: A
+    executed_price: A
+    commission: A
     commission_unit: str
     created_at: str
     updated_at: str
-    order_execution_records: list[_Execution]
+    order_execution_records: list[_Execution[A]]
 
 
-class _DeltaOrder(Struct, gc=False):
+class _DeltaOrder(Struct, Generic[A], gc=False):
     type: str
     sub_type: str
-    order: _Order
+    order: _Order[A]
 
 
-class _BitoproEntry(Struct, gc=False):
+class _BitoproEntry(Struct, Generic[A], gc=False):
     currency: str
-    amount: str
-    available: str
-    stake: str
+    amount: A
+    available: A
+    stake: A
     tradable: bool
 
 
-class _Bitopro(Struct, gc=False):
+class _Bitopro(Struct, Generic[A], gc=False):
     event: str
     timestamp: int
-    data: dict[str, _BitoproEntry]
+    data: dict[str, _BitoproEntry[A]]
     event_id: str = field(name="eventID")
 
 
-class _KrakenRow(Struct, gc=False, rename="pascal"):
+class _KrakenRow(Struct, Generic[A], gc=False, rename="pascal"):
     currency: str
-    amount: str
-    available_amount: str
+    amount: A
+    available_amount: A
 
 
-class _Kraken(Struct, gc=False):
+class _Kraken(Struct, Generic[A], gc=False):
     reqid: int
     type: str
     ts: str
-    data: list[_KrakenRow]
+    data: list[_KrakenRow[A]]
     initial: bool
     action: str
     seq_num: int = field(name="seqNum")
 
 
-class _CascadeData(Struct, gc=False, rename="camel"):
+class _CascadeData(Struct, Generic[A], gc=False, rename="camel"):
     account: str
     subaccount_index: int
-    balance: str
+    balance: A
     updated_at: int
 
 
-class _Cascade(Struct, gc=False):
+class _Cascade(Struct, Generic[A], gc=False):
     type: str
-    data: _CascadeData
+    data: _CascadeData[A]
 
 
-class _PacificaRow(Struct, gc=False):
-    amount: str
-    balance: str
-    pending_balance: str
+class _PacificaRow(Struct, Generic[A], gc=False):
+    amount: A
+    balance: A
+    pending_balance: A
     event_type: str
     created_at: int
 
 
-class _Pacifica(Struct, gc=False):
+class _Pacifica(Struct, Generic[A], gc=False):
     success: bool
-    data: list[_PacificaRow]
+    data: list[_PacificaRow[A]]
 
 
-def decoder(sample: Sample) -> Callable[[bytes], Struct]:
-    """bytes to wire struct, by msgspec alone."""
-    return _BARE[sample.form]
-
-
-_BARE: Final[dict[str, Callable[[bytes], Struct]]] = {
-    "deltadefi": Decoder(_DeltaBalance).decode,
-    "order": Decoder(_DeltaOrder).decode,
-    "bitopro": Decoder(_Bitopro).decode,
-    "kraken_prime": Decoder(_Kraken).decode,
-    "cascade": Decoder(_Cascade).decode,
-    "pacifica": Decoder(_Pacifica).decode,
+_FORMS: Final[dict[str, Any]] = {
+    "deltadefi": _DeltaBalance,
+    "order": _DeltaOrder,
+    "bitopro": _Bitopro,
+    "kraken_prime": _Kraken,
+    "cascade": _Cascade,
+    "pacifica": _Pacifica,
 }
+
+
+def floor() -> Callable[[bytes], Raw]:
+    """bytes to the end of the JSON, by msgspec: nothing is read, it is only known to be JSON."""
+    return Decoder(Raw).decode
+
+
+def decimals(sample: Sample) -> Callable[[bytes], Any]:
+    """bytes to wire struct, every amount a Decimal, by msgspec alone."""
+    return Decoder(_FORMS[sample.form][Decimal]).decode
+
+
+def texts(sample: Sample) -> Callable[[bytes], Any]:
+    """bytes to wire struct, every amount as it was sent, by msgspec alone."""
+    return Decoder(_FORMS[sample.form][Raw if sample.form == "deltadefi" else str]).decode

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any, Final
 
 START_MS: Final = 1_793_695_201_000
@@ -31,9 +32,10 @@ def deltadefi_balance(n: int, entries: int) -> bytes:
     return f'{{"type":"Account","sub_type":"balance","balance":[{rows}]}}'.encode()
 
 
-def deltadefi_order(n: int) -> bytes:
-    """An order with one execution."""
-    order_id, account_id, at = _uuid(n, 1), _uuid(0, 2), "2026-11-03T08:40:01.120456Z"
+def deltadefi_order(n: int, *, agrees: bool = False) -> bytes:
+    """An order with one execution. Where it agrees, as much of it was executed as the execution says: none is missing,
+    and two of its amounts are alike."""
+    order_id, account_id, at = _uuid(n, 1), _uuid(0, 2), _moment(n)
     fill = {
         "id": _uuid(n, 3),
         "order_id": order_id,
@@ -59,7 +61,7 @@ def deltadefi_order(n: int) -> bytes:
         "type": "limit",
         "locked_base_qty": "250.00",
         "locked_quote_qty": "153.90",
-        "executed_base_qty": _text(n, 8),
+        "executed_base_qty": _text(n, 2 if agrees else 8),
         "executed_quote_qty": _text(n, 9),
         "ob_open_order_base_qty": "190.00",
         "commission_unit": "lovelace",
@@ -89,14 +91,20 @@ def bitopro_balance(n: int, entries: int) -> bytes:
     return _json({**head, "datetime": "2026-11-03T08:40:01.234Z", "data": data})
 
 
-def kraken_prime_balance(n: int, entries: int) -> bytes:
-    """An update with its sequence number."""
+def kraken_prime_balance(n: int, entries: int, sequence: int = 0) -> bytes:
+    """An update with its sequence number: a 1 that is given is of the baseline, which is no update."""
     rows = [
         {"Currency": f"C{at}", "Amount": _text(n, 2 * at), "AvailableAmount": _text(n, 2 * at + 1)}
         for at in range(entries)
     ]
-    ts = f"2026-11-03T08:{n // 60_000_000 % 60:02d}:{n // 1_000_000 % 60:02d}.{n % 1_000_000:06d}Z"
-    head = {"reqid": 31, "type": "Balance", "ts": ts, "initial": False, "seqNum": n + 1, "action": "Update"}
+    head = {
+        "reqid": 31,
+        "type": "Balance",
+        "ts": _moment(n),
+        "initial": sequence == 1,
+        "seqNum": sequence or n + 1,
+        "action": "Update",
+    }
     return _json({**head, "data": rows})
 
 
@@ -124,6 +132,11 @@ def pacifica_page(n: int, rows: int) -> bytes:
         for at in range((n + 1) * rows, n * rows, -1)
     ]
     return _json({"success": True, "data": data, "next_cursor": "1119Zk2Qa", "has_more": True})
+
+
+def _moment(n: int) -> str:
+    """A millisecond after the one before it."""
+    return f"{datetime.fromtimestamp((START_MS + n) // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{(START_MS + n) % 1000:03d}000Z"
 
 
 def _text(n: int, at: int) -> str:

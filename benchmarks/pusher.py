@@ -1,7 +1,8 @@
 """A venue that pushes balances at a pace, in a process of its own: what it costs to send is not paid by who receives.
 
 Knows bytes, sockets and a clock; knows no ledger. Each frame carries the moment it was given to the socket, by the
-clock that all processes of a machine share. What is pushed is in the address: `/push?rate=500&burst=1&frames=1000`.
+clock that all processes of a machine share. What is pushed is in the address: `/push?rate=500&burst=1&frames=1000`. At
+a rate of 0 it blasts: frames made beforehand, as fast as the socket takes them, and none knows when it was sent.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from base64 import b64encode
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import sha1
 from pathlib import Path
 from typing import Final
@@ -31,11 +33,12 @@ _GOODBYE: Final = b"\x88\x02\x03\xe8"
 
 
 class Load(Struct, frozen=True):
-    """So many frames, in bursts of so many, so many a second on average."""
+    """So many frames, in bursts of so many, so many a second on average; so many currencies in each."""
 
     rate: int
     burst: int
     frames: int
+    entries: int = ENTRIES
 
 
 class _Stamped(Struct):
@@ -68,6 +71,12 @@ def address(url: str, load: Load) -> str:
     return f"{url}?{urlencode(msgspec.structs.asdict(load))}"
 
 
+@lru_cache(maxsize=2)
+def blast(frames: int, entries: int) -> bytes:
+    """What goes over the wire of a load that has no rate: so many WebSocket messages, one after the other."""
+    return b"".join(_text(b'{"sent":0,' + bitopro_balance(n, entries)[1:]) for n in range(frames))
+
+
 def serve() -> None:
     """Push to everybody who connects, until standard input ends."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -87,7 +96,10 @@ def _push(connection: socket.socket) -> None:
     with connection:
         try:
             load = _upgrade(connection)
-            _send(connection, load, [bitopro_balance(n, ENTRIES)[1:] for n in range(load.frames)])
+            if load.rate:
+                _send(connection, load, [bitopro_balance(n, load.entries)[1:] for n in range(load.frames)])
+            else:
+                connection.sendall(blast(load.frames, load.entries))
             while (said := connection.recv(4096)) and b"\x88" not in said:
                 pass  # a ping or so: nothing is silent long enough to need its answer
             connection.sendall(_GOODBYE)

@@ -14,7 +14,9 @@ import msgspec
 from msgspec import Struct
 from rich.table import Table
 
-from benchmarks.measure import Result, Spread
+from benchmarks.claims import Told, bound_text, told
+from benchmarks.extras import PACKAGES
+from benchmarks.measure import Result, Run, Spread
 
 
 class Machine(Struct, frozen=True):
@@ -39,6 +41,7 @@ class Report(Struct, frozen=True):
     after: Machine
     quick: bool
     results: Sequence[Result]
+    claims: Sequence[Told]
 
 
 def machine() -> Machine:
@@ -46,7 +49,7 @@ def machine() -> Machine:
     cpus = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cpus
     load = os.getloadavg() if hasattr(os, "getloadavg") else ()
-    names = ("accountledger", "msgspec", "eventsourcing")
+    names = ("accountledger", "msgspec", "eventsourcing", *PACKAGES)
     return Machine(
         f"{platform.python_implementation()} {platform.python_version()}",
         platform.platform(),
@@ -78,42 +81,69 @@ def load_text(machine: Machine) -> str:
 
 
 def table(results: Sequence[Result]) -> Table:
-    """A row per side; cases apart by a line."""
+    """A row per side, under the case; what is claimed of it at the end."""
     unit = results[0].unit
     made = Table(
         title=results[0].benchmark, title_justify="left", title_style="bold", box=None, pad_edge=False
     )
-    made.add_column("case", overflow="fold")
-    made.add_column("side")
-    for name in (f"{unit}/s", "min-max", "MB/s", "accountledger's speed / its", "min-max"):
-        made.add_column(name, justify="right")
+    made.add_column("", overflow="fold")
+    for name in (f"{unit}/s", "min-max", "MB/s", "CPU us", "our speed / its", "min-max", "by CPU"):
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("", overflow="fold")
     for result in results:
-        for index, run in enumerate(result.runs):
-            made.add_row(
-                _case(result) if index == 0 else "",
-                run.side,
-                f"{run.per_s.median:,.0f}",
-                f"{run.per_s.low:,.0f}-{run.per_s.high:,.0f}",
-                "" if run.mb_per_s is None else f"{run.mb_per_s:,.1f}",
-                *_ratio(run.ours),
-                style=None if index else "bold",
-                end_section=index == len(result.runs) - 1,
-            )
+        made.add_row(result.case, *[""] * 7, _sizes(result), style="bold")
+        for run in result.runs:
+            made.add_row(f"  {run.side}", *_figures(run), run.note)
+        made.add_section()
+    return made
+
+
+def claims_table(claims: Sequence[Told], title: str) -> Table:
+    """What is to be shown, the worst figure of it, and whether that is enough."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made.add_column("claim", overflow="fold")
+    made.add_column("asked", no_wrap=True)
+    made.add_column("figure", justify="right", no_wrap=True)
+    made.add_column("", no_wrap=True)
+    made.add_column("worst case", overflow="fold")
+    for claim in claims:
+        made.add_row(
+            claim.text,
+            bound_text(claim),
+            "" if claim.figure is None else f"{claim.figure:.2f}",
+            claim.verdict,
+            (claim.case if claim.cases > 1 else "") if claim.figure is not None else claim.reason,
+            style=None if claim.verdict == "pass" else "bold",
+        )
     return made
 
 
 def write_json(path: Path, before: Machine, quick: bool, results: Iterable[Result]) -> None:
-    """One JSON object: the machine before and after, and every result."""
-    report = Report(before, machine(), quick, list(results))
+    """One JSON object: the machine before and after, every result, and every claim with its verdict."""
+    results = list(results)
+    report = Report(before, machine(), quick, results, told(results))
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
-def _case(result: Result) -> str:
-    """The case, how large its frames are, and what is stored of each."""
+def _sizes(result: Result) -> str:
+    """How large a frame of the case is, and what is stored of each."""
     if result.bytes_each is None:
-        return result.case
+        return ""
     stored = "" if result.stored_each is None else f", stores {result.stored_each:,} B"
-    return f"{result.case} ({result.bytes_each:,} B{stored})"
+    return f"{result.bytes_each:,} B{stored}"
+
+
+def _figures(run: Run) -> tuple[str, ...]:
+    if run.per_s is None:
+        return ("",) * 7
+    return (
+        f"{run.per_s.median:,.0f}",
+        f"{run.per_s.low:,.0f}-{run.per_s.high:,.0f}",
+        "" if run.mb_per_s is None else f"{run.mb_per_s:,.1f}",
+        "" if run.cpu_us_each is None else f"{run.cpu_us_each:,.2f}",
+        *_ratio(run.ours),
+        _ratio(run.ours_cpu)[0],
+    )
 
 
 def _ratio(spread: Spread | None) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -13,11 +14,12 @@ from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 
 
 class Sample(Struct, frozen=True):
-    """A kind of frame of a venue: `make(n)` is the `n`th."""
+    """A kind of frame of a venue: `make(n)` is the `n`th. It states `entries` balances, or amounts of a history."""
 
     venue: Venue
     name: str
     make: Callable[[int], bytes]
+    entries: int = 1
 
     @property
     def form(self) -> str:
@@ -25,21 +27,26 @@ class Sample(Struct, frozen=True):
         return "order" if self.name.startswith("order") else self.venue.NAME
 
 
+def _sized(venue: Venue, make: Callable[[int, int], bytes], entries: int, unit: str = "entries") -> Sample:
+    name = f"1 {'row' if unit == 'rows' else 'entry'}" if entries == 1 else f"{entries:,} {unit}"
+    return Sample(venue, name, partial(_made, make, entries), entries)
+
+
+def _made(make: Callable[[int, int], bytes], entries: int, n: int) -> bytes:
+    return make(n, entries)
+
+
 ORDER: Final = Sample(deltadefi, "order with fill", frames.deltadefi_order)
-UPDATE: Final = Sample(bitopro, "11 entries", lambda n: frames.bitopro_balance(n, 11))
+SINGLE: Final = _sized(bitopro, frames.bitopro_balance, 1)
+UPDATE: Final = _sized(bitopro, frames.bitopro_balance, 11)
 
 SAMPLES: Final = (
-    Sample(deltadefi, "1 entry", lambda n: frames.deltadefi_balance(n, 1)),
-    Sample(deltadefi, "11 entries", lambda n: frames.deltadefi_balance(n, 11)),
-    Sample(deltadefi, "200 entries", lambda n: frames.deltadefi_balance(n, 200)),
+    *(_sized(deltadefi, frames.deltadefi_balance, entries) for entries in (1, 11, 200, 1_000)),
     ORDER,
-    Sample(bitopro, "1 entry", lambda n: frames.bitopro_balance(n, 1)),
+    SINGLE,
     UPDATE,
-    Sample(bitopro, "200 entries", lambda n: frames.bitopro_balance(n, 200)),
-    Sample(kraken_prime, "1 entry", lambda n: frames.kraken_prime_balance(n, 1)),
-    Sample(kraken_prime, "11 entries", lambda n: frames.kraken_prime_balance(n, 11)),
-    Sample(kraken_prime, "200 entries", lambda n: frames.kraken_prime_balance(n, 200)),
+    *(_sized(bitopro, frames.bitopro_balance, entries) for entries in (200, 1_000)),
+    *(_sized(kraken_prime, frames.kraken_prime_balance, entries) for entries in (1, 11, 200, 1_000)),
     Sample(cascade, "1 entry", frames.cascade_balance),
-    Sample(pacifica, "1 row", lambda n: frames.pacifica_page(n, 1)),
-    Sample(pacifica, "100 rows", lambda n: frames.pacifica_page(n, 100)),
+    *(_sized(pacifica, frames.pacifica_page, rows, "rows") for rows in (1, 100)),
 )

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import http.client
 import secrets
-import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import Final, TypeAlias
 
@@ -24,10 +22,13 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 from msgspec import structs
-from rich.table import Table
+from rich.console import Group
 
+from benchmarks import delays, report, throughput
+from benchmarks.commits import COMMITS_MAX, FRAME, PACED, ROWS, commits
+from benchmarks.delays import Delays
 from benchmarks.frames import bitopro_balance
-from benchmarks.measure import NS, Effort, Result, Run, Spread, Unequal
+from benchmarks.measure import NS, Claim, Effort, Result, Unequal
 from benchmarks.pusher import ENTRIES, Load, address, pusher, sent_ns
 from ledger import Intake, Ledger, Tally, Venue
 from ledger.ledger import Arrival
@@ -36,6 +37,9 @@ from projections import Balances
 from transports import Feed, background, live
 
 TURNS: Final = 2
+"""Of a host, in each way."""
+LOAD_TURNS: Final = 6
+"""Of a transport under a load: short ones, with bare commits in between, so that the disk's weather is shared."""
 TURN_S: Final = 0.08
 """How long a feed runs in a turn, for each round of the effort."""
 HOST_S: Final = 0.15
@@ -56,7 +60,8 @@ SIDES: Final = {
     "trio": f"trio-websocket {version('trio-websocket')} on trio",
     "asyncio": f"websockets {version('websockets')} on asyncio",
 }
-COMMIT: Final = "bare SQLite commit"
+CLAIMED: Final = "500/s"
+COMMIT_BOUND: Final = 3.0
 HOSTS: Final = {
     "sleeps 200 ms": lambda: time.sleep(BLOCKS_S),
     "computes 200 ms": lambda: _compute(BLOCKS_S),
@@ -65,19 +70,6 @@ HOSTS: Final = {
 
 Seen: TypeAlias = list[tuple[int, list[bytes]]]
 """When frames were durable (`time.monotonic_ns`), and the frames; commit by commit."""
-
-
-class Delays(Run, frozen=True):
-    """How long it took from the wire to the disk (ms), with one side."""
-
-    frames: int
-    p50_ms: float
-    p99_ms: float
-    p999_ms: float
-    max_ms: float
-    per_commit: float
-    """Frames in a commit."""
-    note: str = ""
 
 
 class Clocked(Ledger):
@@ -112,60 +104,58 @@ class _Clocked(Intake):
         return tally
 
 
+def cases(effort: Effort) -> int:
+    """How many results there will be."""
+    return len(LOADS) + len(HOSTS) + throughput.cases(SIDES)
+
+
 def transport(effort: Effort) -> Iterator[Result]:
-    """Each transport under each load; then a FastAPI host whose handler blocks."""
+    """Each transport under each load; a FastAPI host whose handler blocks; and as fast as they go."""
     with pusher() as url, TemporaryDirectory() as folder:
         for case, (rate, burst) in LOADS.items():
             frames = max(burst, round(rate * TURN_S * effort.rounds) // burst * burst)
-            yield _loaded(case, url, Load(rate, burst, frames), Path(folder))
+            yield _loaded(case, url, Load(rate, burst, frames), Path(folder), effort)
         frames = round(HOST_RATE * HOST_S * effort.rounds)
         yield from _hosted(url, Load(HOST_RATE, 1, frames), Path(folder))
+        yield from throughput.throughput(url, Path(folder), effort, SIDES)
 
 
-def table(results: Iterable[Result]) -> Table:
-    """A row per side; cases apart by a line."""
-    made = Table(
-        title="transport: wire to durable", title_justify="left", title_style="bold", box=None, pad_edge=False
-    )
-    made.add_column("case", overflow="fold")
-    made.add_column("side")
-    for name in ("frames", "a commit", "p50 ms", "p99 ms", "p99.9 ms", "max ms"):
-        made.add_column(name, justify="right")
-    made.add_column("")
-    for result in results:
-        for index, run in enumerate(result.runs):
-            assert isinstance(run, Delays)
-            made.add_row(
-                result.case if index == 0 else "",
-                run.side,
-                f"{run.frames:,}",
-                f"{run.per_commit:.1f}",
-                *(f"{each:,.2f}" for each in (run.p50_ms, run.p99_ms, run.p999_ms, run.max_ms)),
-                run.note,
-                end_section=index == len(result.runs) - 1,
-            )
-    return made
+def table(results: list[Result]) -> Group:
+    """How long from the wire to the disk, then how many a second."""
+    waits = [each for each in results if delays.is_of(each)]
+    rates = [each for each in results if not delays.is_of(each)]
+    return Group(delays.table(waits, "transport: wire to durable"), "", report.table(rates))
 
 
 # Loads ---------------------------------------------------------------------------------------------------------------
 
 
-def _loaded(case: str, url: str, load: Load, folder: Path) -> Result:
+def _loaded(case: str, url: str, load: Load, folder: Path, effort: Effort) -> Result:
     """The transports in turn, each into a ledger of its own, with bare commits in between."""
     warm = Load(load.rate, load.burst, max(load.burst, load.rate // 10))
     turns: dict[str, list[Seen]] = {name: [] for name in SIDES}
-    commits: list[list[float]] = []
+    bare: dict[str, list[list[float]]] = {name: [] for name in (FRAME, ROWS, PACED)}
     for name in SIDES:
         _feed(name, address(url, warm), warm.frames, folder)
-    with _Commits(folder) as commit:
-        for turn in range(TURNS):
-            for name in SIDES if turn % 2 == 0 else reversed(SIDES):
-                commits.append(commit.times(max(25, min(load.frames, 250))))
-                turns[name].append(_feed(name, address(url, load), load.frames, folder))
-    bare = _delays(COMMIT, commits, [1000 * len(each) / sum(each) for each in commits], 1)
-    runs = [_seen(SIDES[name], turns[name]) for name in SIDES]
-    told = [_noted(run, f"p99 is {run.p99_ms / bare.p99_ms:.1f} times a bare commit's") for run in runs]
-    return Result("transport", case, "frames", _bytes_each(), (*told, bare))
+    pause_s = 0.0 if load.burst > 1 else 1 / load.rate
+    number = min(25 * effort.rounds, COMMITS_MAX)
+    for turn in range(max(1, min(effort.rounds // 2, LOAD_TURNS))):
+        for name in SIDES if turn % 2 == 0 else reversed(SIDES):
+            for each, kept in bare.items():
+                kept.append(commits(each, number, pause_s, folder))
+            turns[name].append(_feed(name, address(url, load), load.frames, folder))
+    commit, *others = (delays.delays(name, kept, per_commit=1) for name, kept in bare.items())
+    runs: list[Delays] = []
+    claims: list[Claim] = []
+    for name in SIDES:
+        run = _seen(SIDES[name], turns[name])
+        ratio = f"p99 is {run.p99_ms / commit.p99_ms:.1f} times a bare commit's"
+        if case == CLAIMED:
+            text = f"wire to durable at {case}: p99 / a bare commit's p99"
+            claims.append(delays.within(text, run.p99_ms, commit.p99_ms, COMMIT_BOUND))
+            ratio = f"{ratio}, at most {COMMIT_BOUND:g}: {claims[-1].verdict}"
+        runs.append(_noted(run, ratio))
+    return Result("transport", case, "frames", _bytes_each(), (*runs, commit, *others), claims=tuple(claims))
 
 
 def _feed(backend: str, url: str, frames: int, folder: Path) -> Seen:
@@ -205,34 +195,6 @@ def _clocked(folder: Path) -> Generator[Clocked]:
 
 def _login(url: str) -> Feed:
     return Feed(bitopro, identity="someone@example.org", key="benchmark", secret="benchmark", url=url)
-
-
-class _Commits:
-    """Commits of one frame each to a file of its own, WAL and FULL as a ledger's."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = TemporaryDirectory(dir=folder)
-        self._file = sqlite3.connect(Path(self._folder.name) / "bare.db", isolation_level=None)
-        self._file.execute("PRAGMA journal_mode=WAL")
-        self._file.execute("PRAGMA synchronous=FULL")
-        self._file.execute("CREATE TABLE frames (payload BLOB NOT NULL)")
-
-    def __enter__(self) -> _Commits:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._folder.cleanup()
-
-    def times(self, commits: int) -> list[float]:
-        """How long each took (ms)."""
-        payload = bitopro_balance(1, ENTRIES)
-        took: list[float] = []
-        for _ in range(commits):
-            start_ns = time.monotonic_ns()
-            self._file.execute("INSERT INTO frames VALUES (?)", (payload,))
-            took.append((time.monotonic_ns() - start_ns) / 1e6)
-        return took
 
 
 # A host that blocks --------------------------------------------------------------------------------------------------
@@ -296,7 +258,7 @@ def verdict(ratio: float) -> str:
 @contextmanager
 def _running(app: FastAPI) -> Generator[int]:
     """The app served in a thread; its port."""
-    config = uvicorn.Config(app, port=0, log_level="error", lifespan="on", ws="none")
+    config = uvicorn.Config(app, port=0, loop="asyncio", log_level="error", lifespan="on", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -346,18 +308,7 @@ def _seen(side: str, turns: Sequence[Seen]) -> Delays:
         len(each) * NS / (seen[-1][0] - sent_ns(seen[0][1][0]))
         for seen, each in zip(turns, waits, strict=True)
     ]
-    commits = sum(map(len, turns))
-    return _delays(side, waits, per_s, sum(map(len, waits)) / commits)
-
-
-def _delays(side: str, turns: Sequence[list[float]], per_s: Sequence[float], per_commit: float) -> Delays:
-    waits = [wait for turn in turns for wait in turn]
-    # To the nanosecond: between two equal times a quantile comes out a rounding away from them.
-    cuts = [round(cut, 6) for cut in quantiles(waits, n=1000, method="inclusive")]
-    spread = Spread(median(per_s), min(per_s), max(per_s))
-    return Delays(
-        side, spread, None, None, len(waits), cuts[499], cuts[989], cuts[998], max(waits), per_commit
-    )
+    return delays.delays(side, waits, per_s, sum(map(len, waits)) / sum(map(len, turns)))
 
 
 def _noted(run: Delays, note: str) -> Delays:

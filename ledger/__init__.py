@@ -19,9 +19,9 @@ from ledger.errors import (
     Rejected,
     StoreError,
 )
+from ledger.findings import Finding
 from ledger.ledger import Intake, Ledger, Retried, Tally
 from ledger.venue import Frame, Venue
-from ledger.verify import Finding
 
 __all__ = [
     "BadKey",

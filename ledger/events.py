@@ -230,11 +230,14 @@ def keyed_ns(event: Event) -> int:
 
     Keys are kept and looked up by it, so that a statement newer than all before it needs no look-up.
     """
-    if isinstance(event, OrderUpdated):
+    kind = type(event)  # this is asked of every event, and isinstance costs more
+    if kind is BalanceDelta or kind is BalanceSnapshot:
+        at_ns = event.source.time_ns
+    elif isinstance(event, OrderUpdated):
         at_ns = event.updated_ns
     elif isinstance(event, BalanceEventImported):
         at_ns = event.time_ns
-    elif type(event) in _TIMELESS:  # isinstance of several costs more, and this is asked of every event
+    elif kind in _TIMELESS:
         return 0
     else:
         at_ns = event.source.time_ns

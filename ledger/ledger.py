@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from ledger.account import Account, Draft, Recorded
 from ledger.decoding import decoded, late_statement, storable
-from ledger.errors import Closed, Conflict, Corrupt, LedgerError, StoreError
+from ledger.errors import Closed, Conflict, LedgerError, StoreError
 from ledger.events import (
     Asked,
     Event,
@@ -34,12 +34,13 @@ from ledger.events import (
     Statement,
     opened_key,
 )
+from ledger.findings import Finding
 from ledger.notes import Checkpoint
 from ledger.seal import Sealed
-from ledger.store import Cell, Evidence, Store
+from ledger.store import READERS, Cell, Evidence, Store
 from ledger.store import recorded as read
 from ledger.venue import Frame, Venue
-from ledger.verify import Finding, stand, verify
+from ledger.verify import Reader, stand, verify
 
 BATCH_FRAMES_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -147,17 +148,14 @@ class Ledger:
     ) -> Iterator[Recorded]:
         """Every stored event in order: of one account (`after` and `upto` are versions), or of all accounts in the
         order they were appended (`after` and `upto` are positions). Raises Corrupt on an event that cannot be read."""
-        for page in self.pages(account, after=after, upto=upto):
-            yield from page
+        for run in self.runs(account, after=after, upto=upto):
+            yield from run
 
-    def pages(
+    def runs(
         self, account: str | None = None, *, after: int = 0, upto: int | None = None
     ) -> Iterator[Sequence[Recorded]]:
-        """What `replay` gives, many events at once."""
-        read = self._store.all_events if account is None else partial(self._store.events, account)
-        while page := read(after=after, upto=upto):
-            after = page[-1].position if account is None else page[-1].version
-            yield page
+        """What `replay` gives, some events at a time."""
+        return self._store.runs(account, after=after, upto=upto)
 
     def session_of(self, account: str, frames: Callable[[], Iterable[bytes]]) -> str:
         """A name for a recording that has none of its own: the same whenever it is read, also when it has grown since,
@@ -217,7 +215,7 @@ class Ledger:
         more events were checked.
         """
         with self._store.view() as view:
-            yield from verify(view, _read, self._store.check, venues, checkpoints, advance)
+            yield from verify(view, _READER, self._store.check, venues, checkpoints, advance)
 
     def checkpoint(
         self, origin: str, before: Sequence[Checkpoint] = (), advance: Callable[[int], None] = lambda _: None
@@ -228,9 +226,7 @@ class Ledger:
         does not go on from the checkpoints `before`: what is signed once cannot be taken back.
         """
         with self._store.view() as view:
-            for finding in verify(view, _read, self._store.check, checkpoints=before, advance=advance):
-                raise Corrupt(f"{self.name}: not signed: {finding.sentence()}")
-            return stand(view, origin)
+            return stand(view, _READER, origin, before, advance)
 
     def retry(
         self,
@@ -374,6 +370,9 @@ class Ledger:
 
 def _read(stored: Sealed) -> Recorded:
     return read(stored.account, stored.version, stored.topic, stored.state, stored.position)
+
+
+_READER: Final = Reader(READERS, _read)
 
 
 class _Batch(NamedTuple):

@@ -12,13 +12,16 @@ is found out by a seal that was written down elsewhere before: a signed checkpoi
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
 from msgspec import Struct
 
 SEAL_BYTES: Final = 32
+PAGE_LEAVES: Final = 1024
+"""How many leaves of a tree are kept to be hashed together; a power of two."""
 _FIRST: Final = b"accountledger seal v1\n"
 _LEAF: Final = b"\x00"
 _NODE: Final = b"\x01"
@@ -45,9 +48,9 @@ def leaf(version: int, topic: str, state: bytes) -> bytes:
     return sha256(b"".join((_LEAF, version.to_bytes(8, "big"), _named(topic), state))).digest()
 
 
-@cache
+@lru_cache(64)
 def _named(topic: str) -> bytes:
-    """A topic with its length before it; there are few."""
+    """A topic with its length before it; there are few, but for damaged ones."""
     name = topic.encode()
     return len(name).to_bytes(1, "big") + name
 
@@ -58,28 +61,51 @@ def seal(before: bytes, leaf: bytes) -> bytes:
 
 
 class Tree:
-    """A Merkle tree (RFC 6962, section 2.1) to which leaves are appended; keeps the roots of its full subtrees only."""
+    """A Merkle tree (RFC 6962, section 2.1) to which leaves are appended; keeps the roots of its full subtrees of
+    PAGE_LEAVES leaves and more, and the leaves after them."""
 
     def __init__(self) -> None:
-        self.size = 0
         self._roots: list[bytes] = []
-        """Of the full subtrees, largest first: one for each bit set in `size`."""
+        """Of the full subtrees, largest first: one for each bit set in the number of full pages."""
+        self._pages = 0
+        self._leaves: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        """How many leaves there are."""
+        return self._pages * PAGE_LEAVES + len(self._leaves)
 
     def append(self, data: bytes) -> None:
         """Add a leaf at the end."""
-        node = sha256(_LEAF + data).digest()
-        full = self.size
-        while full & 1:
-            node = sha256(_NODE + self._roots.pop() + node).digest()
-            full >>= 1
-        self._roots.append(node)
-        self.size += 1
+        self._leaves.append(data)
+        if (
+            len(self._leaves) == PAGE_LEAVES
+        ):  # hashed a page at a time, level by level: half the cost of one by one
+            node = _root(self._leaves)
+            full = self._pages
+            while full & 1:
+                node = sha256(_NODE + self._roots.pop() + node).digest()
+                full >>= 1
+            self._roots.append(node)
+            self._pages += 1
+            self._leaves.clear()
 
     def root(self) -> bytes:
         """The hash over all leaves so far."""
-        if not self._roots:
-            return sha256(b"").digest()
-        *others, root = self._roots
+        *others, root = (
+            [*self._roots, _root(self._leaves)] if self._leaves or not self._roots else self._roots
+        )
         for left in reversed(others):
             root = sha256(_NODE + left + root).digest()
         return root
+
+
+def _root(leaves: Sequence[bytes]) -> bytes:
+    """The hash over leaves, at most a page of them."""
+    if not leaves:
+        return sha256(b"").digest()
+    level = [sha256(_LEAF + data).digest() for data in leaves]
+    while len(level) > 1:
+        odd = level[len(level) & ~1 :]  # the last of an odd number goes up as it is
+        level = [sha256(_NODE + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)] + odd
+    return level[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from itertools import chain
@@ -47,6 +47,8 @@ except ImportError:  # no such module off POSIX
     fcntl = None
 
 PAGE_EVENTS_MAX: Final = 1_000
+RUN_EVENTS_MAX: Final = 50
+"""Decoded at once where all are read: so many stay in the processor's cache, a page of them does not."""
 SYNCHRONOUS_FULL: Final = 2
 BUSY_TIMEOUT_S: Final = 5
 STATEMENTS_CACHED_MAX: Final = 128
@@ -72,7 +74,10 @@ _SEALS: Final = "CREATE TABLE IF NOT EXISTS seals (position INTEGER PRIMARY KEY,
 
 _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
-_decoders: Final = {topic: msgspec.msgpack.Decoder(cls) for topic, cls in TOPICS.items()}
+READERS: Final = {topic: msgspec.msgpack.Decoder(cls).decode for topic, cls in TOPICS.items()}
+"""What makes an event of a stored state, by topic; raises one of many errors where the state is damaged."""
+_UNREADABLE: Final = (KeyError, msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError)
+"""What reading a stored row raises where its topic or its state is damaged."""
 
 
 class StoreWarning(UserWarning):
@@ -102,11 +107,22 @@ class EventMapper(Mapper[str]):
 def recorded(account: str, version: int, topic: str, state: bytes, position: int) -> Recorded:
     """A stored row as the event it is. Raises Corrupt where it cannot be read."""
     try:
-        return Recorded(account, version, _decoders[topic].decode(state), position)
+        return Recorded(account, version, READERS[topic](state), position)
     except KeyError:
         raise Corrupt(f"{account} version {version}: unknown topic {topic!r}") from None
-    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Corrupt(f"{account} version {version}: {topic} cannot be read: {error}") from None
+
+
+def _decoded(rows: Sequence[Any]) -> list[Recorded]:
+    read = READERS
+    try:
+        return [
+            Recorded(account, version, read[topic](state), position)
+            for account, version, topic, state, position in rows
+        ]
+    except _UNREADABLE:  # one by one, to say which it is
+        return [recorded(*row) for row in rows]
 
 
 class _NoTranscoder(Transcoder):
@@ -361,20 +377,35 @@ class Store:
 
     def events(self, account: str, *, after: int = 0, upto: int | None = None) -> list[Recorded]:
         """The next page of an account's events after version `after`, at most PAGE_EVENTS_MAX of them."""
-        return self._recorded(
-            "WHERE originator_id=? AND originator_version>? AND originator_version<=? ORDER BY originator_version",
-            (account, after, 1 << 62 if upto is None else upto),
-        )
+        return _decoded(self._page(account, after, upto))
 
     def all_events(self, *, after: int = 0, upto: int | None = None) -> list[Recorded]:
         """The next page of all accounts' events after position `after`, in the order they were appended."""
-        last = 1 << 62 if upto is None else upto
-        return self._recorded("WHERE rowid>? AND rowid<=? ORDER BY rowid", (after, last))
+        return _decoded(self._page(None, after, upto))
 
-    def _recorded(self, where: str, params: tuple[Cell, ...], limit: int = PAGE_EVENTS_MAX) -> list[Recorded]:
+    def runs(
+        self, account: str | None, *, after: int = 0, upto: int | None = None
+    ) -> Iterator[list[Recorded]]:
+        """Every event of an account, or of all, after a version or position: some at a time."""
+        place = 4 if account is None else 1
+        while rows := self._page(account, after, upto):
+            for start in range(0, len(rows), RUN_EVENTS_MAX):
+                yield _decoded(rows[start : start + RUN_EVENTS_MAX])
+            if len(rows) < PAGE_EVENTS_MAX:
+                return
+            after = rows[-1][place]
+
+    def _page(self, account: str | None, after: int, upto: int | None) -> list[Any]:
+        """Rows as they are stored."""
         columns = "originator_id, originator_version, topic, state, rowid"
-        sql = f"SELECT {columns} FROM stored_events {where} LIMIT ?"
-        return [recorded(*row) for row in self.select(sql, (*params, limit))]
+        if account is None:
+            where = "rowid>? AND rowid<=? ORDER BY rowid"
+        else:
+            where = "originator_id=? AND originator_version>? AND originator_version<=? ORDER BY originator_version"
+        of = () if account is None else (account,)
+        last = 1 << 62 if upto is None else upto
+        sql = f"SELECT {columns} FROM stored_events WHERE {where} LIMIT ?"
+        return self.select(sql, (*of, after, last, PAGE_EVENTS_MAX))
 
     def known(self, account: str, events: Sequence[Event]) -> set[Keyed]:
         """Those of the events' natural keys, each with its instant, that are recorded already."""
@@ -440,8 +471,8 @@ class Store:
     def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, whole: no read transaction stays open."""
         with self._errors(), self._datastore.transaction(commit=False) as cursor:
-            cursor.execute(sql, params)
-            return [tuple(row) for row in cursor.fetchall()]
+            cursor.sqlite_cursor.row_factory = None  # plain tuples: a Row for each costs more than reading it
+            return cursor.sqlite_cursor.execute(sql, params).fetchall()
 
     @contextmanager
     def view(self) -> Generator[View]:
@@ -453,7 +484,6 @@ class Store:
             )
         with self._errors(), self._datastore.transaction(commit=False) as cursor:
             connection = cursor.sqlite_cursor.connection
-            connection.text_factory = _text
             try:
                 yield View(connection, self.name, tuple(self._recorder.construct_create_table_statements()))
             finally:
@@ -475,11 +505,6 @@ class Store:
         with self._errors(), self._datastore.transaction(commit=True) as cursor:
             for sql, rows in statements:
                 cursor.executemany(sql, rows)
-
-
-def _text(data: bytes) -> str:
-    """Text that may be damaged: then it is not what it was, but it can be read."""
-    return data.decode("utf-8", "backslashreplace")
 
 
 def _refuse_other_files(path: Path, *, read_only: bool) -> None:

@@ -52,7 +52,6 @@ class Frame(Struct, frozen=True, gc=False):
         self,
         venue: str,
         channel: str,
-        *,
         time_ns: int | None = None,
         sequence: int | None = None,
         subscription: str | None = None,

@@ -7,173 +7,168 @@ positions; its memory grows with the number of accounts and sessions only.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from hashlib import sha256
-from typing import Any, Final
+from itertools import starmap
+from typing import Any, Final, TypeAlias
 
-from msgspec import Struct, json
-from msgspec.structs import replace
+from msgspec import Struct
 
 from ledger.account import Recorded
-from ledger.decoding import as_decoded, decoded, storable
 from ledger.errors import Corrupt, StoreError
-from ledger.events import Event, FrameQuarantined, SessionOpened, Source, Statement, by_name, keyed_ns
+from ledger.events import TOPICS, Event, Source, keyed_ns
+from ledger.findings import Finding
 from ledger.notes import Checkpoint, Head
+from ledger.redecode import Again, Told
 from ledger.seal import Sealed, Tree, genesis, leaf, seal
-from ledger.venue import Frame, Venue
-from ledger.view import View
+from ledger.venue import Venue
+from ledger.view import FrameRow, Kept, Row, View
 
 STEP_EVENTS: Final = 1_000
 TOPIC_CHARS_MAX: Final = 64
 
+_NAMED: Final = {topic: bytes([len(topic)]) + topic.encode() for topic in TOPICS}
+"""Each topic as it is hashed."""
 
-class Finding(Struct, frozen=True, omit_defaults=True):
-    """Something wrong. `what`: `seal` (a stored event is not the one that was sealed), `missing` (events are gone),
-    `event` (one cannot be read), `frame` (evidence changed, gone or of nobody), `key` (a natural key changed), `decode`
-    (today's venue module makes something else of the frame), `checkpoint`, `file` (the database is damaged). The
-    command line adds `projection` (stored rows are not what the events fold to) and `memory` (of conversations)."""
-
-    what: str
-    reason: str
-    account: str | None = None
-    version: int | None = None
-    position: int | None = None
-    stored: str | None = None
-    """The event as it is stored (JSON), where another was decoded."""
-    decoded: str | None = None
-    """The event that is decoded today (JSON); None where there is none."""
-
-    def sentence(self) -> str:
-        """What a person is told of it."""
-        return f"{self.place}: {self.reason}" if self.place else self.reason
-
-    @property
-    def place(self) -> str:
-        """The event it names: account, version and position; empty where it names none."""
-        where = "" if self.position is None else f"position {self.position}"
-        if self.account is None or self.version is None:
-            return where
-        return f"{self.account} version {self.version}" + (f" ({where})" if where else "")
-
-
-class Told(Struct):
-    """A frame that was kept, and the events that were made of it."""
-
-    session: str
-    ordinal: int
-    events: list[Recorded]
-    whole: bool = True
-    """Whether nothing is known to be wrong with them: then they are compared with what is decoded again."""
-
-    def is_of(self, source: Source) -> bool:
-        """Whether an event with that source was made of this frame, in the same go."""
-        mine = self.events[0].event.source
-        return (mine.session, mine.ordinal, mine.evidence, mine.late_ns) == (
-            source.session,
-            source.ordinal,
-            source.evidence,
-            source.late_ns,
-        )
-
-    @property
-    def late(self) -> bool:
-        """Whether it had been quarantined, and was decoded after all."""
-        return self.events[0].event.source.late_ns is not None
-
-    def finding(self, what: str, reason: str) -> Finding:
-        """Something wrong with the frame, named by the first event made of it."""
-        first = self.events[0]
-        return Finding(what, reason, first.account, first.version, first.position)
-
-
-Reader = Callable[[Sealed], Recorded]
-Checker = Callable[[str, Event], None]
+Checker: TypeAlias = Callable[[str, Event], None]
 """Raises where an event cannot be stored and read back."""
+Advance: TypeAlias = Callable[[int], None]
+"""Is told how many more events were checked."""
+
+
+class Reader(Struct, frozen=True):
+    """How stored events are read: `decoders`, by topic, may raise anything; `read` raises Corrupt with a reason."""
+
+    decoders: Mapping[str, Callable[[bytes], Event]]
+    read: Callable[[Sealed], Recorded]
 
 
 def verify(
     view: View,
-    read: Reader,
+    reader: Reader,
     check: Checker,
     venues: Iterable[Venue] = (),
     checkpoints: Sequence[Checkpoint] = (),
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> Iterator[Finding]:
     """Everything wrong with a store, in the order of positions; then what is gone from its end, and of its file.
 
-    `checkpoints` are trusted: check their signatures first. `advance` is told how many more events were checked.
+    `checkpoints` are trusted: check their signatures first.
     """
-    chain = Chain()
+    again = Again(view, named, check) if (named := {venue.NAME: venue for venue in venues}) else None
+    return _found(view, reader, Chain(), again, [_Against(each) for each in checkpoints], advance)
+
+
+def stand(
+    view: View,
+    reader: Reader,
+    origin: str,
+    before: Sequence[Checkpoint] = (),
+    advance: Advance = lambda _: None,
+) -> Checkpoint:
+    """Where a store stands, verified in the same pass. Raises Corrupt where anything is wrong with it, or where it does
+    not go on from the checkpoints `before`."""
+    chain, tree = Chain(), _Growth()
+    beside: list[_Beside] = [*map(_Against, before), tree]
+    with closing(_found(view, reader, chain, None, beside, advance)) as found:
+        for finding in found:
+            raise Corrupt(f"{view.name}: not signed: {finding.sentence()}")
+    heads = {account: Head(head.version, head.seal) for account, head in chain.heads.items()}
+    return Checkpoint(origin, tree.tree.size, tree.tree.root(), heads)
+
+
+def _found(
+    view: View,
+    reader: Reader,
+    chain: Chain,
+    again: Again | None,
+    beside: Sequence[_Beside],
+    advance: Advance,
+) -> Generator[Finding]:
     try:
-        again = _Again(view, {venue.NAME: venue for venue in venues}, check)
-        yield from _verify(view, read, chain, again, checkpoints, advance)
+        with view.inspected() as problems:
+            yield from _verify(view, reader, chain, again, beside, advance)
+            yield from (Finding("file", problem) for problem in problems())
     except StoreError as error:  # SQLite itself cannot read on
         yield Finding("file", f"after this position it cannot be read: {error}", position=chain.position)
 
 
 def _verify(
     view: View,
-    read: Reader,
+    reader: Reader,
     chain: Chain,
-    again: _Again,
-    checkpoints: Sequence[Checkpoint],
-    advance: Callable[[int], None],
+    again: Again | None,
+    beside: Sequence[_Beside],
+    advance: Advance,
 ) -> Iterator[Finding]:
-    against = [_Against(checkpoint) for checkpoint in checkpoints]
-    keys = _Keys(view)
-    frames = _Frames(view)
-    told: Told | None = None
-    for count, stored in enumerate(view.events(), 1):
-        if count % STEP_EVENTS == 0:
+    """The ordinary event, of which all is right, costs no object but itself: whatever is not plainly so is looked at
+    again by the rooms below, which find the words for it."""
+    keys, frames = _Keys(view), _Frames(view)
+    source: Source | None = None
+    """The source of the frame whose events are being read; below, the first of them, and all if decoded again."""
+    first: Row = ("", 0, "", b"", 0, None)
+    events: list[Recorded] = []
+    whole = True
+    for count, row in enumerate(view.events(), 1):
+        if not count % STEP_EVENTS:
             advance(STEP_EVENTS)
-        recorded, wrong = _taken(stored, read, chain)
-        yield from wrong
-        if wrong and told is not None:
-            told.whole = False
-        if recorded is None:
-            keys.unreadable += 1
-            continue
-        for each in against:
-            yield from each.check(stored)
-        keys.add(recorded)
-        again.opened(recorded)
-        source = recorded.event.source
-        if told is not None and told.is_of(source):
-            told.events.append(recorded)
-            continue
-        if told is not None:
-            yield from _frame(told, frames, again)
-        told = Told(source.session, source.ordinal, [recorded], not wrong) if source.evidence else None
-    gone = [*(found for each in against for found in each.end(chain.heads)), *chain.end(view)]
-    if told is not None:
-        told.whole = told.whole and not gone
-        yield from _frame(told, frames, again)
+        event = chain.follows(row, reader.decoders)
+        right = True
+        if event is None:
+            recorded, wrong = _taken(Sealed(*row), reader, chain)
+            yield from wrong
+            whole = whole and not wrong
+            if recorded is None:
+                keys.unreadable += 1
+                continue
+            right = not wrong
+            event = recorded.event
+        for each in beside:
+            yield from each.check(row)
+        if event.key:
+            keys.add(row[0], event)
+        mine = event.source
+        if again is not None:
+            again.opened(row[0], event)
+        if source is None or mine.ordinal != source.ordinal or not _is_one_frame(mine, source):
+            if source is not None:
+                payload = frames.take(source)
+                if payload is None or again is not None:
+                    told = Told(source, first[0], first[1], first[4], events, whole)
+                    yield from _frame(told, payload, frames, again)
+            source, first, whole, events = mine if mine.evidence else None, row, right, []
+        if again is not None:
+            events.append(Recorded(row[0], row[1], event, row[4]))
+    gone = [*(found for each in beside for found in each.end(chain.heads)), *chain.end(view)]
+    if source is not None:
+        told = Told(source, first[0], first[1], first[4], events, whole and not gone)
+        yield from _frame(told, frames.take(source), frames, again)
     yield from gone
-    yield from again.left()
+    if again is not None:
+        yield from again.left()
     yield from frames.end()
-    yield from keys.end(read)
-    yield from (Finding("file", problem) for problem in view.problems())
+    yield from keys.end(reader)
 
 
-def _taken(stored: Sealed, read: Reader, chain: Chain) -> tuple[Recorded | None, list[Finding]]:
+def _taken(stored: Sealed, reader: Reader, chain: Chain) -> tuple[Recorded | None, list[Finding]]:
     """The next event, if it can be read, and what is wrong with it or between it and the one before it."""
     if not _sound(stored):
         return None, list(chain.skip(stored))
     wrong = list(chain.check(stored))
     try:
-        return read(stored), wrong
+        return reader.read(stored), wrong
     except Corrupt as why:
         return None, [*wrong, Finding("event", str(why), stored.account, stored.version, stored.position)]
 
 
-def first_bad(found: Iterable[Finding]) -> Finding | None:
-    """The finding that names the first bad event; None where none does. What a decoder or a checkpoint says counts only
-    where nothing is wrong with the events themselves: it may come of that."""
-    return min((each for each in found if each.place), key=weight, default=None)
-
-
-def weight(finding: Finding) -> tuple[bool, bool, int]:
-    """By what findings are ordered, so that the first names the first bad event."""
-    return finding.what in ("decode", "checkpoint"), finding.position is None, finding.position or 0
+def _is_one_frame(one: Source, other: Source) -> bool:
+    """Whether events with these sources were made of one frame, in the same go."""
+    return (
+        one.ordinal == other.ordinal
+        and one.evidence == other.evidence
+        and one.session == other.session
+        and one.late_ns == other.late_ns
+    )
 
 
 def _sound(stored: Any) -> bool:
@@ -189,40 +184,58 @@ def _sound(stored: Any) -> bool:
     )
 
 
-def stand(view: View, origin: str) -> Checkpoint:
-    """Where a store that was verified stands."""
-    heads: dict[str, Head] = {}
-    tree = Tree()
-    for stored in view.events():
-        tree.append(stored.seal or b"")
-        heads[stored.account] = Head(stored.version, stored.seal or b"")
-    return Checkpoint(origin, tree.size, tree.root(), heads)
-
-
-def _frame(told: Told, frames: _Frames, again: _Again) -> Iterator[Finding]:
-    again.retried(told)
-    payload = yield from frames.check(told)
-    if payload is not None and told.whole:
+def _frame(told: Told, payload: bytes | None, frames: _Frames, again: Again | None) -> Iterator[Finding]:
+    """What is wrong with a frame; `payload` are its bytes, where they are known to be right."""
+    if again is not None:
+        again.retried(told)
+    if payload is None:
+        payload = yield from frames.check(told)
+    if again is not None and payload is not None and told.whole:
         yield from again.check(told, payload)
+
+
+class Standing(Struct):
+    """The version of an account's last event so far, and its seal."""
+
+    version: int
+    seal: bytes
 
 
 class Chain:
     """The seals: each event's from the one before it in its account."""
 
     def __init__(self) -> None:
-        self.heads: dict[str, Head] = {}
+        self.heads: dict[str, Standing] = {}
         self.position = 0
         self._made: dict[str, bytes] = {}
         """What a damaged seal ought to have been, by account: the event after it may rest on either."""
 
+    def follows(self, row: Row, decoders: Mapping[str, Callable[[bytes], Event]]) -> Event | None:
+        """Take the next event where all is right with it; else nothing is taken, and `check` finds out what it is."""
+        account, version, topic, state, position, sealed = row
+        try:
+            event = decoders[topic](state)
+            head = self.heads[account]
+            # `seal` and `leaf` written out, for every event passes here
+            hashed = sha256(version.to_bytes(9, "big") + _NAMED[topic] + state).digest()
+            made = sha256(b"\x01" + head.seal + hashed).digest()
+        except Exception:
+            return None
+        if made != sealed or version != head.version + 1 or position != self.position + 1 or self._made:
+            return None
+        self.position = position
+        head.version = version
+        head.seal = made
+        return event
+
     def check(self, stored: Sealed) -> Iterator[Finding]:
-        """Take the next event."""
+        """Take the next event, whatever is wrong with it."""
         account, version, position = stored.account, stored.version, stored.position
         if position != self.position + 1:
             reason = f"positions {self.position + 1} to {position - 1} are gone"
             yield Finding("missing", reason, position=self.position + 1)
         self.position = position
-        head = self.heads.get(account) or Head(0, genesis(account))
+        head = self.heads.get(account) or Standing(0, genesis(account))
         made = seal(head.seal, leaf(version, stored.topic, stored.state))
         if version != head.version + 1:
             reason = f"version {version} follows {head.version}: what was between is gone, or elsewhere"
@@ -239,7 +252,7 @@ class Chain:
                 self._made[account] = made
         else:
             self._made.pop(account, None)
-        self.heads[account] = Head(version, made if stored.seal is None else stored.seal)
+        self.heads[account] = Standing(version, made if stored.seal is None else stored.seal)
 
     def skip(self, stored: Any) -> Iterator[Finding]:
         """Take an event in whose row not even the types are right."""
@@ -260,28 +273,36 @@ class _Against:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+        self._versions = {account: head.version for account, head in checkpoint.heads.items()}
+        self._left = checkpoint.size
         self._tree = Tree()
         self._seen = set[str]()
         self._wrong = False
 
-    def check(self, stored: Sealed) -> Iterator[Finding]:
-        said, tree = self._checkpoint, self._tree
-        if tree.size == said.size:
-            return  # the checkpoint does not speak of what came after it
-        tree.append(stored.seal or b"")
+    def check(self, row: Row) -> Sequence[Finding]:
+        """Take the next event."""
+        if not self._left:
+            return ()  # the checkpoint does not speak of what came after it
+        self._left -= 1
+        self._tree.append(row[5] or b"")
+        if self._left and self._versions.get(row[0]) != row[1]:
+            return ()
+        said, stored = self._checkpoint, Sealed(*row)
         head = said.heads.get(stored.account)
         if head is not None and head.version == stored.version:
             self._seen.add(stored.account)
             if head.seal != stored.seal:
                 self._wrong = True
                 reason = f"another seal than in the checkpoint of {said.size} events: it was changed, or one before it"
-                yield Finding("checkpoint", reason, stored.account, stored.version, stored.position)
-        if tree.size == said.size and tree.root() != said.root and not self._wrong:
+                return (Finding("checkpoint", reason, stored.account, stored.version, stored.position),)
+        if not self._left and self._tree.root() != said.root and not self._wrong:
             self._wrong = True
             reason = f"the first {said.size} events are not those of the checkpoint, or in another order"
-            yield Finding("checkpoint", reason, position=stored.position)
+            return (Finding("checkpoint", reason, position=stored.position),)
+        return ()
 
-    def end(self, heads: Mapping[str, Head]) -> Iterator[Finding]:
+    def end(self, heads: Mapping[str, Standing]) -> Iterator[Finding]:
+        """After the last event."""
         said = self._checkpoint
         for account, head in said.heads.items():
             if account in self._seen:
@@ -298,47 +319,89 @@ class _Against:
             yield Finding("checkpoint", f"it speaks of {said.size} events, its heads of {size}")
 
 
+class _Growth:
+    """The tree over all seals, to be signed."""
+
+    def __init__(self) -> None:
+        self.tree = Tree()
+
+    def check(self, row: Row) -> Sequence[Finding]:
+        """Take the next event."""
+        self.tree.append(row[5] or b"")
+        return ()
+
+    def end(self, _: Mapping[str, Standing]) -> Sequence[Finding]:
+        """After the last event."""
+        return ()
+
+
+_Beside: TypeAlias = _Against | _Growth
+
+
 class _Frames:
     """The evidence: kept once, in the order of the first events made of it, and just what those events say it is."""
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._stored = view.frames()
+        self._next: FrameRow | None = next(self._stored, None)
+
+    def take(self, source: Source) -> bytes | None:
+        """The bytes of the frame that is next, where it is the one named and unchanged; else nothing is taken, and
+        `check` finds out what it is."""
+        if self._next is None:
+            return None
+        _, session, ordinal, payload = self._next
+        if (
+            ordinal != source.ordinal
+            or session != source.session
+            or type(payload) is not bytes
+            or sha256(payload).digest() != source.evidence
+        ):
+            return None
         self._next = next(self._stored, None)
+        return payload
 
     def check(self, told: Told) -> Generator[Finding, None, bytes | None]:
         """The frame's bytes, if they are there and unchanged."""
-        kept = self._next
-        if kept is None or (kept.session, kept.ordinal) != (told.session, told.ordinal):
-            kept = self._view.frame(told.session, told.ordinal)
-            while kept is not None and self._next is not None and self._next.row < kept.row:
-                reason = (
-                    f"before it, frame {self._next.ordinal} of session {self._next.session} is of no event"
-                )
+        session, ordinal = told.source.session, told.source.ordinal
+        after = self._after
+        kept = after
+        if kept is None or (kept.session, kept.ordinal) != (session, ordinal):
+            kept = self._view.frame(session, ordinal)
+            while kept is not None and after is not None and after.row < kept.row:
+                reason = f"before it, frame {after.ordinal} of session {after.session} is of no event"
                 yield told.finding("frame", reason)
-                self._next = next(self._stored, None)
-        if kept is not None and self._next is not None and self._next.row == kept.row:
-            self._next = next(self._stored, None)
+                after = self._go_on()
+        if kept is not None and after is not None and after.row == kept.row:
+            self._go_on()
         if kept is None:
-            yield told.finding("frame", f"frame {told.ordinal} of session {told.session} is gone")
+            yield told.finding("frame", f"{told.name} is gone")
             return None
         payload: Any = kept.payload
-        digest = sha256(payload).digest() if isinstance(payload, bytes) else b""
-        if any(each.event.source.evidence != digest for each in told.events):
-            yield told.finding("frame", f"frame {told.ordinal} of session {told.session} was changed")
+        if not isinstance(payload, bytes) or sha256(payload).digest() != told.source.evidence:
+            yield told.finding("frame", f"{told.name} was changed")
             return None
-        return kept.payload
+        return payload
+
+    @property
+    def _after(self) -> Kept | None:
+        return None if self._next is None else Kept(*self._next)
+
+    def _go_on(self) -> Kept | None:
+        self._next = next(self._stored, None)
+        return self._after
 
     def end(self) -> Iterator[Finding]:
-        while self._next is not None:
-            yield Finding(
-                "frame", f"frame {self._next.ordinal} of session {self._next.session} is of no event"
-            )
-            self._next = next(self._stored, None)
+        """After the last event."""
+        while (kept := self._after) is not None:
+            yield Finding("frame", f"frame {kept.ordinal} of session {kept.session} is of no event")
+            self._go_on()
 
 
 class _Keys:
-    """The natural keys: those of the events, and no others. Compared by a sum, so that no list is kept."""
+    """The natural keys: those of the events, and no others. Compared by a sum, so that no list is kept: of squares, for
+    the hash of a tuple is nearly a sum of its parts, and two keys that changed places would be the same sum."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -346,139 +409,31 @@ class _Keys:
         self._count = 0
         self.unreadable = 0
 
-    def add(self, recorded: Recorded) -> None:
-        event = recorded.event
-        if event.key:
-            self._count += 1
-            self._sum += hash((recorded.account, keyed_ns(event), event.key))
+    def add(self, account: str, event: Event) -> None:
+        """Take the natural key of the next event."""
+        hashed = hash((account, keyed_ns(event), event.key))
+        self._count += 1
+        self._sum += hashed * hashed
 
-    def end(self, read: Reader) -> Iterator[Finding]:
+    def end(self, reader: Reader) -> Iterator[Finding]:
+        """After the last event."""
         if self.unreadable:
             return  # their keys are not known
         count = total = 0
         for key in self._view.natural_keys():
+            account, _, name = key
+            hashed = hash(key) if type(account) is str and type(name) is str else 1  # bytes hash like text
             count += 1
-            # bytes hash like text
-            total += hash(key) if (type(key[0]), type(key[2])) == (str, str) else 1
+            total += hashed * hashed
         if (count, total) != (self._count, self._sum):
-            yield from self._named(read)
+            yield from self._named(reader)
             yield Finding(
                 "key", f"{count} natural keys are stored, the events have {self._count}, or they differ"
             )
 
-    def _named(self, read: Reader) -> Iterator[Finding]:
-        for stored in self._view.events():
-            event = read(stored).event
+    def _named(self, reader: Reader) -> Iterator[Finding]:
+        for stored in starmap(Sealed, self._view.events()):
+            event = reader.read(stored).event
             if event.key and not self._view.has_key(stored.account, keyed_ns(event), event.key):
                 reason = "its natural key is not stored: told again, it would be doubled"
                 yield Finding("key", reason, stored.account, stored.version, stored.position)
-
-
-class _Again:
-    """Every frame decoded once more, by today's venue modules."""
-
-    def __init__(self, view: View, venues: Mapping[str, Venue], check: Checker) -> None:
-        self._view = view
-        self._check = check
-        self._venues = venues
-        self._logins: dict[str, str] = {}
-        self._readable: dict[tuple[str, int], list[Finding]] = {}
-        """Quarantined frames that can be read today, as long as no later event was made of them."""
-
-    def opened(self, recorded: Recorded) -> None:
-        """Learn whose login a session is."""
-        if self._venues and isinstance(recorded.event, SessionOpened):
-            self._logins[recorded.event.source.session] = recorded.account
-
-    def check(self, told: Told, payload: bytes) -> Iterator[Finding]:
-        first = told.events[0]
-        source = first.event.source
-        venue = self._venues.get(source.venue)
-        if venue is None:
-            return
-        account = self._logins.get(told.session, first.account)
-        frame = Frame.of(source, account, payload)
-        said = decoded(venue, frame)
-        if not told.late and [(each.account, each.event) for each in told.events] == list(said):
-            return
-        kept = [(each, as_decoded(each.event)) for each in told.events]
-        made = _reworded(told, storable(venue, frame, said, self._check))
-        found = list(self._differences(kept, list(made)))
-        was_quarantined = not told.late and isinstance(first.event, FrameQuarantined) and len(kept) == 1
-        if was_quarantined and not any(isinstance(event, FrameQuarantined) for _, event in made):
-            if self._is_news(made):
-                self._readable[(told.session, told.ordinal)] = found
-            return
-        yield from found
-
-    def retried(self, told: Told) -> None:
-        """Learn that a quarantined frame was decoded after all."""
-        if told.late:
-            self._readable.pop((told.session, told.ordinal), None)
-
-    def left(self) -> Iterator[Finding]:
-        for found in self._readable.values():
-            yield from found
-
-    def _is_news(self, made: Sequence[Statement]) -> bool:
-        return any(not self._is_known(account, event) for account, event in made)
-
-    def _is_known(self, account: str, event: Event) -> bool:
-        return bool(event.key) and self._view.has_key(account, keyed_ns(event), event.key)
-
-    def _differences(
-        self, kept: Sequence[tuple[Recorded, Event]], made: list[Statement]
-    ) -> Iterator[Finding]:
-        """What is stored otherwise than it is decoded, event by event; what was refused as known is not missed."""
-        changed: list[tuple[Recorded, Event]] = []
-        for each, event in kept:
-            if (each.account, event) in made:
-                made.remove((each.account, event))
-            else:
-                changed.append((each, event))
-        for each, event in changed:
-            other = next(
-                (said for said in made if said[0] == each.account and said[1].key == event.key), None
-            )
-            other = other or next((said for said in made if type(said[1]) is type(event)), None)
-            other = other or next((said for said in made), None)
-            if other is not None:
-                made.remove(other)
-            yield _differs(each, event, other)
-        last = kept[-1][0]
-        for account, event in made:
-            if not self._is_known(account, event):
-                reason = (
-                    f"today's decoder makes one more event of its frame, of {account}: {type(event).__name__}"
-                )
-                yield Finding(
-                    "decode", reason, last.account, last.version, last.position, decoded=_json(account, event)
-                )
-
-
-def _reworded(told: Told, made: Sequence[Statement]) -> list[Statement]:
-    """What is made of a frame, a quarantine with the reason it had: the words in which it is refused may change."""
-    reasons = [each.event.reason for each in told.events if isinstance(each.event, FrameQuarantined)]
-    return [
-        (account, replace(event, reason=reasons[0]))
-        if reasons and isinstance(event, FrameQuarantined) and event.reason not in reasons
-        else (account, event)
-        for account, event in made
-    ]
-
-
-def _differs(each: Recorded, event: Event, other: Statement | None) -> Finding:
-    reason = "today's decoder makes no such event of its frame"
-    if other is not None:
-        now = type(other[1]).__name__
-        reason = f"today's decoder makes a different {now} of its frame"
-        if isinstance(event, FrameQuarantined) and not isinstance(other[1], FrameQuarantined):
-            reason = f"quarantined, but today's decoder makes a {now} of it: accountledger quarantine retry"
-    made = None if other is None else _json(*other)
-    return Finding(
-        "decode", reason, each.account, each.version, each.position, _json(each.account, event), made
-    )
-
-
-def _json(account: str, event: Event) -> str:
-    return json.encode({"account": account, "event": type(event).__name__, **by_name(event)}).decode()

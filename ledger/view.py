@@ -6,21 +6,29 @@ Knows the tables; knows no venue and no rule. What is appended meanwhile is not 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import cache
-from itertools import starmap
-from typing import Any, Final, NamedTuple
+from itertools import islice
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ledger.errors import StoreError
-from ledger.seal import Sealed
 
 PROBLEMS_MAX: Final = 20
+INTERRUPTED_EVERY_S: Final = 0.01
 EVENTS: Final = (
     "SELECT e.originator_id, e.originator_version, e.topic, e.state, e.rowid, s.seal "
     "FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.rowid"
 )
 _SCHEMA: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+_INTEGRITY: Final = f"PRAGMA integrity_check({PROBLEMS_MAX})"
+
+Row: TypeAlias = tuple[str, int, str, bytes, int, bytes | None]
+"""An event as it is stored: the fields of `ledger.seal.Sealed`. Damage may have changed even their types."""
+FrameRow: TypeAlias = tuple[int, str, int, bytes]
+"""A frame as it is stored: the fields of `Kept`."""
 
 
 class Kept(NamedTuple):
@@ -43,39 +51,50 @@ class View:
         self._made_by = made_by
         self.name = name
 
-    def events(self) -> Iterator[Sealed]:
+    def events(self) -> Iterator[Row]:
         """Every event in the order of positions."""
-        return starmap(Sealed, self._rows(f"{EVENTS} ORDER BY e.rowid"))
+        return self._rows(f"{EVENTS} ORDER BY e.rowid")
 
     def counts(self) -> tuple[int, int]:
         """How many events there are, and how many seals."""
         return self._one("SELECT count(*) FROM stored_events"), self._one("SELECT count(*) FROM seals")
 
-    def frames(self) -> Iterator[Kept]:
+    def frames(self) -> Iterator[FrameRow]:
         """Every frame that was kept, in the order in which they were stored."""
-        return starmap(
-            Kept, self._rows("SELECT rowid, session, ordinal, payload FROM evidence ORDER BY rowid")
-        )
+        return self._rows("SELECT rowid, session, ordinal, payload FROM evidence ORDER BY rowid")
 
     def frame(self, session: str, ordinal: int) -> Kept | None:
         """One frame that was kept."""
         sql = "SELECT rowid, session, ordinal, payload FROM evidence WHERE session=? AND ordinal=?"
-        return next(starmap(Kept, self._rows(sql, (session, ordinal))), None)
+        return next((Kept(*row) for row in self._rows(sql, (session, ordinal))), None)
 
     def natural_keys(self) -> Iterator[tuple[str, int, str]]:
         """Account, instant and natural key of every event that has one."""
-        yield from self._rows("SELECT account, at_ns, key FROM natural_keys")
+        return self._rows("SELECT account, at_ns, key FROM natural_keys")
 
     def has_key(self, account: str, at_ns: int, key: str) -> bool:
         """Whether an event with that natural key is recorded of the account."""
         sql = "SELECT 1 FROM natural_keys WHERE account=? AND at_ns=? AND key=?"
         return self._one(sql, (account, at_ns, key)) is not None
 
-    def problems(self) -> list[str]:
+    @contextmanager
+    def inspected(self) -> Generator[Callable[[], list[str]]]:
         """What is wrong with the tables' definitions, and what SQLite itself finds wrong with the file and its indexes;
-        of that at most PROBLEMS_MAX."""
-        said = [str(row[0]) for row in self._rows(f"PRAGMA integrity_check({PROBLEMS_MAX})")]
-        return self._misshapen() + ([] if said == ["ok"] else said)
+        of that at most PROBLEMS_MAX. SQLite begins at once, beside whatever is done in the block: it needs no lock of
+        the interpreter's. Ask at the end."""
+        with _Inspection(self._file) as inspection:
+            yield lambda: self._misshapen() + self._told(inspection.end())
+
+    def _told(self, said: list[str] | None) -> list[str]:
+        if said is None:  # in memory, or not to be opened twice
+            said = [str(row[0]) for row in self._rows(_INTEGRITY)]
+        return [] if said == ["ok"] else said
+
+    @property
+    def _file(self) -> str:
+        """Where the store is; empty where it is in memory."""
+        sql = "SELECT file FROM pragma_database_list WHERE name='main'"
+        return self._one(sql) or ""
 
     def _misshapen(self) -> list[str]:
         wanted = _schema(self._made_by)
@@ -87,16 +106,73 @@ class View:
             if table in names and kind == "trigger"
         ]
 
-    def _rows(self, sql: str, params: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        cursor = self._connection.cursor()
-        cursor.row_factory = None
-        try:
-            yield from cursor.execute(sql, params)
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # its own words may quote what is damaged
-            raise StoreError(f"{self.name}: {error}") from error
+    def _rows(self, sql: str, params: Sequence[Any] = ()) -> Iterator[Any]:
+        given = 0
+        while True:
+            cursor = self._connection.cursor()
+            cursor.row_factory = None
+            try:
+                for row in islice(cursor.execute(sql, params), given, None):
+                    given += 1
+                    yield row
+                return
+            except OverflowError:  # a number that no row can hold was asked for
+                return
+            except (sqlite3.Error, UnicodeDecodeError) as error:  # its own words may quote what is damaged
+                damaged = not isinstance(error, (sqlite3.OperationalError, UnicodeDecodeError))
+                if damaged or self._connection.text_factory is _legible:
+                    raise StoreError(f"{self.name}: {error}") from error
+                # Perhaps text that is none. Go on from there with what can be read of it, which is slower.
+                self._connection.text_factory = _legible
 
     def _one(self, sql: str, params: Sequence[Any] = ()) -> Any:
         return next((row[0] for row in self._rows(sql, params)), None)
+
+
+class _Inspection:
+    """SQLite's own check of a file, in a thread and on a connection of its own."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._said: list[str] | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._thread = Thread(target=self._run, name="accountledger inspection", daemon=True)
+
+    def __enter__(self) -> _Inspection:
+        if self._file:
+            try:
+                uri = f"{Path(self._file).as_uri()}?mode=ro"
+                self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            except sqlite3.Error:
+                return self
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            while self._thread.is_alive():  # nobody wants to know any more
+                self._connection.interrupt()
+                self._thread.join(INTERRUPTED_EVERY_S)
+            self._connection.close()
+
+    def _run(self) -> None:
+        assert self._connection is not None
+        self._connection.text_factory = _legible
+        try:
+            self._said = [str(row[0]) for row in self._connection.execute(_INTEGRITY)]
+        except (sqlite3.Error, UnicodeDecodeError):  # asked again where its words are told
+            self._said = None
+
+    def end(self) -> list[str] | None:
+        """What it said; None where it could not be asked."""
+        if self._connection is not None:
+            self._thread.join()
+        return self._said
+
+
+def _legible(data: bytes) -> str:
+    """Text that may be damaged: then it is not what it was, but it can be read."""
+    return data.decode("utf-8", "backslashreplace")
 
 
 @cache

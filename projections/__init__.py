@@ -4,6 +4,7 @@ from projections.accounts import Accounts
 from projections.audit import Audit
 from projections.balances import Balances
 from projections.breaks import Break, Breaks
+from projections.checkpoints import Checkpoints
 from projections.coverage import Coverage, Coverages
 from projections.fills import Fills
 from projections.gaps import Gap, Gaps, GapsFold
@@ -20,6 +21,7 @@ __all__ = [
     "Balances",
     "Break",
     "Breaks",
+    "Checkpoints",
     "Coverage",
     "Coverages",
     "Difference",

@@ -15,10 +15,13 @@ from msgspec import Struct
 from ledger import Recorded
 from ledger.events import Amount, BalanceEventImported, is_answer, known_ns, time_of
 from ledger.wire import EXACT, decimal
+from projections.newest import Tail, last_instants
 from projections.tables import Database, Table
 
 INSTANTS_MAX: Final = 32
 """The latest instants of a history whose balance is remembered, to compare the account's balance with."""
+TAIL_INSTANTS: Final = INSTANTS_MAX + 1
+"""The last instants of which all rows make a difference; one more, so that it is known that there were more."""
 ENDS_MAX: Final = 32
 """Ends of one instant's history rows that are remembered; more are only left where many rows are missing."""
 FULLS_MAX: Final = 16
@@ -171,7 +174,7 @@ class Agreement:
             return None
         row = self._keep(subject, said, _upto_ns(recorded, said, answer=answer))
         _expect(row, known)
-        return self._judge(recorded, subject, row)
+        return self._judge(recorded, subject, row, said.parts, known)
 
     def late(self, recorded: Recorded, asset_id: str, said: Known, *, full: bool) -> Judged | None:
         """A statement came that is older than what is known. If it is the newest before a full statement, that one is
@@ -189,22 +192,24 @@ class Agreement:
         if full:
             row = self._keep(subject, said, _upto_ns(recorded, said, answer=is_answer(recorded.event)))
             _expect(row, known)
-            self._judge(recorded, subject, row)
+            self._judge(recorded, subject, row, said.parts, known)
         _expect(first, said)
-        return Judged(first.version, self._judge(recorded, subject, first))
+        stated = _parts.decode(first.stated)
+        return Judged(first.version, self._judge(recorded, subject, first, stated, said))
 
-    def _judge(self, recorded: Recorded, subject: SubjectRow, full: FullRow) -> int | None:
+    def _judge(
+        self, recorded: Recorded, subject: SubjectRow, full: FullRow, stated: Parts, known: Known | None
+    ) -> int | None:
         """Compare a full statement with what was known before it: open, change or close its breaks."""
-        known = _known(full)
         if known is None:
             self._fulls.put(full)
             return None
-        compared, differing = _compare(known.parts, _parts.decode(full.stated))
+        compared, differing = _compare(known.parts, stated)
         before = {row.part: row for row in self._open(full)}
-        for part, expected, stated in differing:
+        for part, expected, found in differing:
             row = before.pop(part, None)
             if row is None:
-                row = _break(recorded, "snapshot", full.asset_id, part, full.version, stated)
+                row = _break(recorded, "snapshot", full.asset_id, part, full.version, found)
                 row.time_ns, row.upto_ns = full.time_ns, full.upto_ns
             row.expected, row.expected_version, row.since_ns = expected, known.version, known.time_ns
             row.since_subscription, row.since_sequence = known.subscription, known.sequence
@@ -244,22 +249,31 @@ class Agreement:
         if time_ns < subject.oldest_ns:
             return
         instants = _instants.decode(subject.instants)
-        at = next((each for each in reversed(instants) if each.time_ns == time_ns), None)
-        if at is None:
-            at = Instant(time_ns, event.balance, recorded.version, [])
-            instants.append(at)
-            instants.sort(key=lambda each: each.time_ns)
-        end = last_of_instant(at.ends, event)
-        if end.balance == event.balance or end.balance != at.balance:
-            at.version = recorded.version
-        at.balance = end.balance
-        del at.ends[:-ENDS_MAX]
-        if len(instants) > INSTANTS_MAX:
-            del instants[:-INSTANTS_MAX]
-            subject.oldest_ns = instants[0].time_ns
+        _take(subject, instants, recorded, event, time_ns)
         subject.instants = msgspec.json.encode(instants).decode()
         if time_ns <= subject.upto_ns:
             self._explain(recorded, subject, instants, time_ns)
+
+    def imported_all(self, account: str, asset_id: str, tail: Tail) -> None:
+        """More rows of the history of an asset, none of which explains a difference."""
+        subject = self._subject(account, asset_id)
+        subject.rows += tail.count
+        self._subjects.put(subject)
+        instants = _instants.decode(subject.instants)
+        for recorded in last_instants(tail.events, TAIL_INSTANTS):
+            event, time_ns = recorded.event, time_of(recorded.event)
+            if isinstance(event, BalanceEventImported) and time_ns >= subject.oldest_ns:
+                _take(subject, instants, recorded, event, time_ns)
+        subject.instants = msgspec.json.encode(instants).decode()
+
+    def reaches(self, account: str) -> tuple[int, bool]:
+        """Until when a statement of an account may explain a difference, and whether it has a history."""
+        upto_ns, has_history = 0, False
+        for subject in self._subjects.of(account).values():
+            if subject is not None:
+                upto_ns = max(upto_ns, subject.upto_ns)
+                has_history = has_history or subject.rows > 0
+        return upto_ns, has_history
 
     def _explain(
         self, recorded: Recorded, subject: SubjectRow, instants: list[Instant], time_ns: int
@@ -442,6 +456,30 @@ def stood(
         if (each is at or time_ns < each.time_ns <= upto_ns) and decimal(each.balance) == decimal(balance):
             return at, each
     return at, None
+
+
+def _take(
+    subject: SubjectRow,
+    instants: list[Instant],
+    recorded: Recorded,
+    event: BalanceEventImported,
+    time_ns: int,
+) -> None:
+    """Where the history stands with one more row."""
+    at = next((each for each in reversed(instants) if each.time_ns == time_ns), None)
+    if at is None:
+        at = Instant(time_ns, event.balance, recorded.version, [])
+        instants.append(at)
+        if len(instants) > 1 and instants[-2].time_ns > time_ns:
+            instants.sort(key=lambda each: each.time_ns)
+    end = last_of_instant(at.ends, event)
+    if end.balance == event.balance or end.balance != at.balance:
+        at.version = recorded.version
+    at.balance = end.balance
+    del at.ends[:-ENDS_MAX]
+    if len(instants) > INSTANTS_MAX:
+        del instants[:-INSTANTS_MAX]
+        subject.oldest_ns = instants[0].time_ns
 
 
 def last_of_instant(ends: list[End], event: BalanceEventImported) -> End:

@@ -12,14 +12,14 @@ from operator import attrgetter
 from typing import Final
 
 from ledger import Ledger, Recorded
-from ledger.events import known_ns
 from ledger.wire import parse_time
-from projections.as_of import AsOf
+from projections.as_of import EVER, AsOf, Moment, Past
 from projections.balances_fold import BalancesFold
-from projections.gaps import Gap, Gaps, GapsFold
+from projections.checkpoints import Checkpoints
+from projections.gaps import Gap, Gaps
 from projections.holdings import HeldRow, Holding, holdings, judged
 from projections.subscription import Projection, Subscription, catch_up
-from projections.tables import Database, Scratch
+from projections.tables import Database
 
 ACCOUNTS_KEPT_MAX: Final = 64
 """Accounts of which the gaps are remembered until something is recorded."""
@@ -37,12 +37,17 @@ class Balances:
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger
         database = ledger if database is None else database
+        self._database: Final = database
+        self._answers: Past | None = None
         self.fold: Final = BalancesFold(database)
         self.gaps: Final = Gaps(ledger, database)
         self._known_at: tuple[int, ...] = ()
         self._known: Final[dict[str | None, tuple[Sequence[Gap], Mapping[str, set[str]]]]] = {}
         self.tables: Final = self.fold.tables
         self.apply: Final = self.fold.apply
+        self.apply_all: Final = self.fold.apply_all
+        self.settle: Final = self.fold.settle
+        self.forget: Final = self.fold.forget
         self.subscription: Final = Subscription(ledger, self, database)
 
     @property
@@ -81,41 +86,22 @@ class Balances:
         """Balances as of a version (int) of each account, or as of a time (ISO-8601 text or datetime, UTC): what the
         statements up to and including it say. With `known_at`, only what we knew by that time counts. Raises Malformed
         where the text is no time."""
-        version, until_ns = (moment, None) if isinstance(moment, int) else (None, _ns(moment))
-        known_until_ns = None if known_at is None else _ns(known_at)
-        found = AsOf(until_ns)
-        with Scratch() as scratch:
-            gaps = GapsFold(scratch, fills=False)
-            for recorded in self._events(account):
-                if version is not None and recorded.version > version and account in (None, recorded.account):
-                    if account is None:
-                        continue
-                    break
-                known = known_until_ns is None or known_ns(recorded.event) <= known_until_ns
-                if known and found._apply(recorded, account):
-                    gaps.apply(recorded)
-                if version == recorded.version and account == recorded.account:
-                    break  # what the logins it was heard through did after it does not count
-            found._gaps, found._logins = gaps.rows(account), gaps.logins(account)
-        found._later = self._ever(account, known_until_ns) if found._is_over else found._gaps
-        return found
+        past = self._past()
+        known = EVER if known_at is None else min(_ns(known_at), EVER)
+        if isinstance(moment, int):
+            return past.at(Moment(version=max(moment, 0), known_ns=known), account)
+        return past.at(Moment(time_ns=min(_ns(moment), EVER), known_ns=known), account)
 
-    def _ever(self, account: str | None, known_until_ns: int | None) -> Sequence[Gap]:
-        """The gaps as known now, or by a time; without those of fills."""
-        with Scratch() as scratch:
-            gaps = GapsFold(scratch, fills=False)
-            for recorded in self._events(account):
-                if known_until_ns is None or known_ns(recorded.event) <= known_until_ns:
-                    gaps.apply(recorded)
-            return gaps.rows(account)
-
-    def _events(self, account: str | None) -> Iterator[Recorded]:
+    def events(self, account: str) -> Iterator[Recorded]:
         """The events of an account, and of the logins it was heard through: they tell when nobody was listening."""
-        if account is None:
-            return self._ledger.replay()
         self.gaps.sessions.subscription.catch_up()
         names = {account}.union(*self.gaps.logins(account).values())
         return merge(*map(self._ledger.replay, sorted(names)), key=attrgetter("position"))
+
+    def _past(self) -> Past:
+        if self._answers is None:
+            self._answers = Past(self._ledger, Checkpoints(self._ledger, self._database), self.gaps)
+        return self._answers
 
 
 def _ns(moment: str | datetime) -> int:

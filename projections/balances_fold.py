@@ -5,6 +5,7 @@ Knows balance events; computes no posting. A statement older than what is known 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,10 @@ from ledger.events import (
     BalanceDelta,
     BalanceEventImported,
     BalanceSnapshot,
+    FillRecorded,
+    OrderUpdated,
+    SessionClosed,
+    SessionOpened,
     is_answer,
     time_of,
 )
@@ -24,12 +29,15 @@ from ledger.wire import EXACT, decimal
 from projections.agreement import (
     ENDS_MAX,
     NOTHING,
+    TAIL_INSTANTS,
     Agreement,
     End,
     Known,
+    Parts,
     is_older,
     last_of_instant,
 )
+from projections.newest import NEVER_NS, Front, Tail, last_instants
 from projections.statements import Full, Statements
 from projections.tables import Database, Table
 from projections.unread import Unread
@@ -85,6 +93,11 @@ class StatementRow(Struct):
 _ends: Final = msgspec.json.Decoder(list[End])
 
 
+FRONTS_MAX: Final = 10_000
+_SAYING_NOTHING: Final = frozenset((OrderUpdated, FillRecorded, SessionOpened, SessionClosed))
+"""Events that say nothing of what is held."""
+
+
 class BalancesFold:
     """Folds events into what the venues last stated to be held, and whether statements agree; for `Balances`, and for
     answers as of a moment."""
@@ -95,6 +108,7 @@ class BalancesFold:
         self.agreement: Final = Agreement(database)
         self._pages = Statements(database, "balance_pages")
         self.unread: Final = Unread(database)
+        self._fronts: Final[dict[str, Front]] = {}
         self.tables: Final[tuple[Table[Any], ...]] = (
             self._rows,
             self._statements,
@@ -110,6 +124,124 @@ class BalancesFold:
         return self._statements.get(account) or StatementRow(account)
 
     def apply(self, recorded: Recorded) -> None:
+        """Fold one event."""
+        front = self._fronts.pop(recorded.account, None)
+        if front is not None:
+            self._write(recorded.account, front)
+        self._apply(recorded)
+
+    def apply_all(self, run: Sequence[Recorded]) -> None:
+        """Fold events: the same rows as one by one, once `settle` was called. What is usual waits until then."""
+        account, front = "", None
+        for recorded in run:
+            if recorded.account != account or front is None:  # events of one account follow one another
+                account = recorded.account
+                front = self._fronts.get(account) or self._front(account)
+            event = recorded.event
+            source = event.source
+            if source.late_ns is not None:
+                pass
+            elif isinstance(event, BalanceDelta):
+                time_ns = source.time_ns
+                if time_ns is None:
+                    time_ns = source.received_ns
+                if (
+                    time_ns >= front.newest_ns
+                    and time_ns > front.quiet_ns
+                    and source.asked is None
+                    and not event.removed
+                    and (source.sequence is None or front.counts(recorded, source))
+                ):
+                    front.newest_ns = time_ns
+                    stated = front.stated
+                    for balance in event.balances:
+                        stated[balance.asset_id] = recorded
+                    continue
+            elif isinstance(event, BalanceEventImported):
+                if self._imports(recorded, event, front):
+                    continue
+            elif type(event) in _SAYING_NOTHING and (
+                source.sequence is None or front.counts(recorded, source)
+            ):
+                continue
+            self.apply(recorded)
+            front = None
+
+    def _imports(self, recorded: Recorded, event: BalanceEventImported, front: Front) -> bool:
+        """Let a row of a history wait, if it is usual."""
+        time_ns = time_of(event)
+        usual = event.memo or (time_ns >= front.newest_ns and time_ns > front.explained_ns)
+        if not usual or not front.counts(recorded, event.source):
+            return False
+        if event.memo:
+            return True
+        front.newest_ns, front.quiet_ns = time_ns, NEVER_NS
+        tail = front.history.get(event.asset_id)
+        if tail is None:
+            tail = front.history[event.asset_id] = Tail()
+        tail.add(recorded, TAIL_INSTANTS)
+        return True
+
+    def _front(self, account: str) -> Front:
+        """How far an account is known."""
+        statement = self.statement(account)
+        newest_ns = statement.whole_ns
+        numbers: dict[str | None, int] = {}
+        for row in self._rows.of(account).values():
+            if row is not None:
+                newest_ns = max(newest_ns, row.time_ns)
+                if row.sequence is not None:
+                    numbers[row.subscription] = max(row.sequence, numbers.get(row.subscription, 0))
+        upto_ns, has_history = self.agreement.reaches(account)
+        front = self._fronts[account] = Front(
+            newest_ns,
+            upto_ns,
+            NEVER_NS if has_history else upto_ns,
+            self._pages.arriving(account),
+            numbers,
+            statement.whole_subscription,
+            statement.numbered_sequence,
+        )
+        return front
+
+    def settle(self) -> None:
+        """Make rows of what waits."""
+        for account, front in self._fronts.items():
+            if front.waits():
+                self._write(account, front)
+        if len(self._fronts) > FRONTS_MAX:
+            self._fronts.clear()
+
+    def forget(self) -> None:
+        """Forget what waits: its events will be folded again."""
+        self._fronts.clear()
+
+    def _write(self, account: str, front: Front) -> None:
+        """Make rows of what waits of an account: no statement waits once a row of a history does."""
+        rows, stated = self._rows.of(account), front.stated
+        for recorded in {id(each): each for each in stated.values()}.values():
+            event = recorded.event
+            assert isinstance(event, BalanceDelta), event
+            time_ns = time_of(event)
+            for said in event.balances:
+                if stated[said.asset_id] is recorded:
+                    row = rows.get((account, said.asset_id))
+                    full, settled = (0, 0) if row is None else (row.full, row.settled)
+                    self._rows.put(_stated(recorded, said, _parts(said), time_ns, None, full, settled))
+        front.stated = {}
+        for asset_id, tail in front.history.items():
+            self.agreement.imported_all(account, asset_id, tail)
+            for recorded in last_instants(tail.events, 1):
+                if isinstance(recorded.event, BalanceEventImported):
+                    self._ends(recorded, recorded.event, time_of(recorded.event))
+        front.history = {}
+        if front.position:
+            statement = self.statement(account)
+            statement.numbered_position, statement.numbered_sequence = front.position, front.number
+            self._statements.put(statement)
+            front.position = 0
+
+    def _apply(self, recorded: Recorded) -> None:
         event = recorded.event
         full = self._pages.apply(recorded)
         if isinstance(event, BalanceDelta):
@@ -203,7 +335,7 @@ class BalancesFold:
     def _state(self, recorded: Recorded, said: Balance, time_ns: int, *, full: bool) -> None:
         account, source, asset_id = recorded.account, recorded.event.source, said.asset_id
         row = self._row(account, asset_id)
-        parts = (_total(said), said.available, said.locked, said.staked, said.pending)
+        parts = _parts(said)
         now = Known(parts, recorded.version, time_ns, source.subscription, source.sequence)
         if row is None:
             row = self._unheld(recorded, said, time_ns)
@@ -225,25 +357,8 @@ class BalancesFold:
             )
         if agreed is not None:
             settled = recorded.version
-        self._rows.put(
-            BalanceRow(
-                account,
-                asset_id,
-                said.asset,
-                *parts,
-                said.tradable,
-                True,
-                recorded.version,
-                time_ns,
-                None,
-                source.subscription,
-                source.sequence,
-                agreed,
-                recorded.version if full else 0 if row is None else row.full,
-                settled,
-                recorded.position,
-            )
-        )
+        last_full = recorded.version if full else 0 if row is None else row.full
+        self._rows.put(_stated(recorded, said, parts, time_ns, agreed, last_full, settled))
 
     def _unheld(self, recorded: Recorded, said: Balance, time_ns: int) -> BalanceRow | None:
         """An asset of which nothing was known: not held where a whole statement, newer than this one, is without it."""
@@ -285,8 +400,13 @@ class BalancesFold:
         account, time_ns = recorded.account, time_of(event)
         self.agreement.imported(recorded, event, time_ns)
         row = self._row(account, event.asset_id)
-        if time_ns < self.statement(account).whole_ns or (row is not None and time_ns < row.time_ns):
-            return
+        if time_ns >= self.statement(account).whole_ns and (row is None or time_ns >= row.time_ns):
+            self._ends(recorded, event, time_ns)
+
+    def _ends(self, recorded: Recorded, event: BalanceEventImported, time_ns: int) -> None:
+        """What is held after a row of a history, which nothing known is newer than."""
+        account = recorded.account
+        row = self._row(account, event.asset_id)
         same = row is not None and row.time_ns == time_ns and row.ends is not None
         ends = _ends.decode(row.ends) if row is not None and row.ends is not None and same else []
         end = last_of_instant(ends, event)
@@ -312,6 +432,40 @@ class BalancesFold:
                 position=position,
             )
         )
+
+
+def _parts(said: Balance) -> Parts:
+    return (_total(said), said.available, said.locked, said.staked, said.pending)
+
+
+def _stated(
+    recorded: Recorded,
+    said: Balance,
+    parts: Parts,
+    time_ns: int,
+    agreed: int | None,
+    full: int,
+    settled: int,
+) -> BalanceRow:
+    """What is held by a statement."""
+    source = recorded.event.source
+    return BalanceRow(
+        recorded.account,
+        said.asset_id,
+        said.asset,
+        *parts,
+        said.tradable,
+        True,
+        recorded.version,
+        time_ns,
+        None,
+        source.subscription,
+        source.sequence,
+        agreed,
+        full,
+        settled,
+        recorded.position,
+    )
 
 
 def _known(row: BalanceRow) -> Known:

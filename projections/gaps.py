@@ -20,7 +20,6 @@ from projections.history import ChainRow, ClosedChainRow, History, HistoryFold
 from projections.sessions import Blind, Sessions, SessionsFold
 from projections.statements import Full, Statements
 from projections.subscription import (
-    BATCH_EVENTS_MAX,
     Place,
     Projection,
     Subscription,
@@ -31,6 +30,8 @@ from projections.tables import Database, Scratch, Table
 
 ARRIVED: Final = "arrived late"
 STATED: Final = "the whole account was stated again"
+WAITING_EVENTS_MAX: Final = 1_000
+"""Events of which the rows wait to be written to a scratch database."""
 ACCOUNTS_KEPT_MAX: Final = 64
 """Accounts of which the open holes are remembered in order."""
 _KINDS: Final = {"sequence": 0, "chain": 1, "blind": 2, "fills": 3}
@@ -217,34 +218,40 @@ class GapsFold:
     """The gaps of a run of events: those of a moment. `apply` the events in order, then `settle`.
 
     In memory; with a scratch database only the latest events are, for as long as the run may be. Without `fills` those
-    are not looked for: they touch no balance.
+    are not looked for: they touch no balance. Nor, without `history`, are gaps of histories.
     """
 
-    def __init__(self, scratch: Scratch | None = None, *, fills: bool = True) -> None:
+    def __init__(self, scratch: Scratch | None = None, *, fills: bool = True, history: bool = True) -> None:
         self._own: Final = _Fold(scratch, fills=fills)
         self._history: Final = HistoryFold(scratch)
         self._sessions: Final = SessionsFold(scratch)
-        self._tables: Final = (*self._own.tables, *self._history.tables, *self._sessions.tables)
+        self.tables: Final[tuple[Table[Any], ...]] = (
+            *self._own.tables,
+            *self._history.tables,
+            *self._sessions.tables,
+        )
+        self._looks_at_history: Final = history
         self._scratch: Final = scratch
         self._waiting = 0
         self._frame: Place | None = None
         if scratch is not None:
-            scratch.write([(table.create, [()]) for table in self._tables])
+            scratch.write([(table.create, [()]) for table in self.tables])
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
         if self._scratch is not None:
             self._wait(self._scratch, frame_of(recorded.event))
         self._own.apply(recorded)
-        self._history.apply(recorded)
+        if self._looks_at_history:
+            self._history.apply(recorded)
         self._sessions.apply(recorded)
 
     def _wait(self, scratch: Scratch, frame: Place) -> None:
         """Write what is waiting, once it is much, and forget it; at the end of a frame."""
-        if self._waiting >= BATCH_EVENTS_MAX and frame != self._frame:
+        if self._waiting >= WAITING_EVENTS_MAX and frame != self._frame:
             self.settle()
-            scratch.write([change for table in self._tables for change in table.changes() if change[1]])
-            for table in self._tables:
+            scratch.write([change for table in self.tables for change in table.changes() if change[1]])
+            for table in self.tables:
                 table.forget()
             self._waiting = 0
         self._waiting += 1

@@ -17,6 +17,7 @@ from projections.agreement import BreakRow
 from projections.balances_fold import BalanceRow, BalancesFold
 from projections.completeness import UNPROVABLE, Evidence, Later, verdict
 from projections.gaps import Gap
+from projections.unread import Unread
 
 
 class HeldRow(BalanceRow):
@@ -56,10 +57,13 @@ def judged(
     gaps: Sequence[Gap],
     logins: Mapping[str, set[str]],
     account: str | None,
+    unread: Unread | None = None,
     later: Mapping[str, Later] | None = None,
 ) -> list[HeldRow]:
-    """The rows held, each with its verdict; gaps and breaks are looked through once, not row by row."""
+    """The rows held, each with its verdict; gaps and breaks are looked through once, not row by row. `unread`: the
+    frames that nobody could read, where those are not the fold's."""
     ours, ever = by_account(gaps), later or {}
+    frames = fold.unread if unread is None else unread
     breaks: defaultdict[str, list[BreakRow]] = defaultdict(list)
     for found in fold.agreement.breaks.rows(account):
         if found.closed_by is None:
@@ -69,8 +73,8 @@ def judged(
     for row in fold.held(account):
         name = row.account
         if name not in evidence:
-            unread = fold.unread.newest({name} | logins.get(name, set()))
-            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], unread, ever.get(name))
+            newest = frames.newest({name} | logins.get(name, set()))
+            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], newest, ever.get(name))
         word, reason = verdict(row, fold.agreement.history(name, row.asset_id), evidence[name])
         rows.append(HeldRow(**asdict(row), completeness=word, reason=reason))
     return rows

@@ -70,15 +70,20 @@ class Statements:
         self._rows: Final = Table(database, name, PagesRow, key=2)
         self.tables: Final = (self._rows,)
 
+    def arriving(self, account: str) -> bool:
+        """Whether a statement of an account is under way."""
+        return any(row is not None for row in self._rows.of(account).values())
+
     def apply(self, recorded: Recorded) -> Full | None:
         """Fold one event; the statement that it makes full, if it does."""
         event = recorded.event
         if isinstance(event, BalanceSnapshot):
             return self._page(recorded, event)
-        row = None if event.source.sequence is None else self._count(recorded)
-        if not isinstance(event, BalanceDelta) or not is_answer(event):
-            return None if row is None else self._full(recorded, row)
         source = event.source
+        row = None if source.sequence is None else self._count(recorded)
+        if source.asked is None or not is_answer(event):
+            return None if row is None else self._full(recorded, row)
+        assert isinstance(event, BalanceDelta), event
         return Full(
             recorded.account,
             recorded.version,

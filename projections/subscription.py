@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from msgspec import Struct
 
@@ -16,7 +16,7 @@ from ledger import Ledger, Recorded
 from ledger.events import Event
 from projections.tables import Cell, Database, Table
 
-BATCH_EVENTS_MAX: Final = 1_000
+BATCH_EVENTS_MAX: Final = 10_000
 REFRESHES_MAX: Final = 10
 """How often a catch up begins again because somebody else wrote the rows it read meanwhile."""
 
@@ -71,6 +71,15 @@ class Settling(Protocol):
         ...
 
 
+@runtime_checkable
+class Running(Settling, Protocol):
+    """A projection that folds many events at once. What it holds back becomes rows when `settle` is called."""
+
+    def apply_all(self, run: Sequence[Recorded], /) -> None:
+        """Fold events that follow one another."""
+        ...
+
+
 Place: TypeAlias = tuple[str, int]
 Change: TypeAlias = tuple[str, Sequence[Sequence[Cell]]]
 
@@ -97,6 +106,7 @@ class Subscription:
         self.ledger: Final = ledger
         self.position = 0
         self._stored = 0
+        self._running: bool | None = None
         self._projection = projection
         self._database = database
         if database is not None:
@@ -161,13 +171,27 @@ class Subscription:
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event, if it has not been."""
-        if recorded.position > self.position:
-            try:
-                self._projection.apply(recorded)
-            except BaseException:  # half an event may be in the rows
-                self._go_on_from(self._stored)
-                raise
-            self.position = recorded.position
+        self.apply_all((recorded,))
+
+    def apply_all(self, run: Sequence[Recorded]) -> None:
+        """Fold events that follow one another; those that have not been."""
+        if run[0].position <= self.position:
+            run = [recorded for recorded in run if recorded.position > self.position]
+            if not run:
+                return
+        try:
+            if self._running is None:  # asked once: the answer takes longer than a run
+                self._running = isinstance(self._projection, Running)
+            if self._running:
+                cast(Running, self._projection).apply_all(run)
+            else:
+                apply = self._projection.apply
+                for recorded in run:
+                    apply(recorded)
+        except BaseException:  # half an event may be in the rows
+            self._go_on_from(self._stored)
+            raise
+        self.position = run[-1].position
 
     def flush(self) -> None:
         """Write what changed, and how far it goes, in one transaction. The frame folded last is over."""
@@ -252,16 +276,34 @@ def _fold(
     start = min((each.position for each in subscriptions), default=0)
     waiting = 0
     last: Place | None = None
-    for recorded in ledger.replay(after=start, upto=upto):
-        if waiting >= BATCH_EVENTS_MAX and frame_of(recorded.event) != last:
-            _flush(subscriptions, waiting, progress)
-            waiting = 0
-        for each in subscriptions:
-            each.apply(recorded)
-        waiting += 1
-        last = frame_of(recorded.event)
+    for run in ledger.runs(after=start, upto=upto):
+        at = 0
+        while at < len(run):
+            end = _batch_end(run, at, waiting, last)
+            if at < end:
+                batch = run if end - at == len(run) else run[at:end]
+                for each in subscriptions:
+                    each.apply_all(batch)
+                waiting += end - at
+                last = frame_of(run[end - 1].event)
+            if end < len(run):
+                _flush(subscriptions, waiting, progress)
+                waiting = 0
+            at = end
     if waiting:
         _flush(subscriptions, waiting, progress)
+
+
+def _batch_end(run: Sequence[Recorded], at: int, waiting: int, last: Place | None) -> int:
+    """Where a batch ends that goes on from `at`: once it has as many events as it may, with the frame at hand, of which
+    `last` is where nothing of the run is in it yet. At the end of the run where it goes on after it."""
+    end = at + max(BATCH_EVENTS_MAX - waiting, 0)
+    if end >= len(run):
+        return len(run)
+    frame = last if end == at else frame_of(run[end - 1].event)
+    while end < len(run) and frame_of(run[end].event) == frame:
+        end += 1
+    return end
 
 
 def _flush(

@@ -75,7 +75,7 @@ def trouble(ledger: Ledger, account: str, known_at_ns: int | None) -> Trouble:
         return Trouble(Gaps(ledger).rows(account), Breaks(ledger).rows(account))
     with Scratch() as scratch:
         gaps, balances, breaks = GapsFold(scratch), BalancesFold(None), BreaksFold(None)
-        for recorded in Balances(ledger)._events(account):
+        for recorded in Balances(ledger).events(account):
             if known_ns(recorded.event) <= known_at_ns:
                 gaps.apply(recorded)
                 if recorded.account == account:

@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any, Final, Generic, Protocol, Self, TypeVar, get_args, get_type_hints
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 Cell = str | int | bytes | None
 ROWS_CACHED_MAX: Final = 50_000
@@ -116,7 +117,7 @@ class Table(Generic[R]):
 
     def get(self, *key: Cell) -> R | None:
         """The row with that key, or None."""
-        account = str(key[0])
+        account: Any = key[0]
         rows = self._cache.get(account)
         if rows is None:
             rows = self._cache[account] = {}
@@ -153,7 +154,7 @@ class Table(Generic[R]):
 
     def _keep(self, row: R, now: R | None) -> None:
         key = self._key(row)
-        account = str(key[0])
+        account: Any = key[0]
         rows = self._cache.get(account)
         if rows is None:
             rows = self._cache[account] = {}
@@ -164,6 +165,9 @@ class Table(Generic[R]):
 
     def rows(self, account: str | None = None) -> Iterator[R]:
         """All rows, or an account's, in key order: stored ones page by page, with the changed ones in their place."""
+        if self._database is None:
+            yield from self._remembered(account)
+            return
         changed = {key: self._cache[str(key[0])][key] for key in self._dirty if account in (None, key[0])}
         merged = sorted(changed, key=_sortable)
         at = 0
@@ -176,6 +180,22 @@ class Table(Generic[R]):
                 yield stored
         for key in merged[at:]:
             yield from _alive(changed[key])
+
+    def _remembered(self, account: str | None) -> Iterator[R]:
+        """All rows there are, where none are stored."""
+        names = self._cache.keys() if account is None else {account} & self._cache.keys()
+        rows = {key: row for name in names for key, row in self._cache[name].items() if row is not None}
+        for key in sorted(rows, key=_sortable):
+            yield copy.copy(rows[key])  # the next event may change it in place
+
+    def restore(self, kept: Iterable[Sequence[Cell]], gone: Iterable[Sequence[Cell]]) -> None:
+        """Take rows in as `changes` gave them: those that were changed, and the keys of those dropped."""
+        for values in kept:
+            self.put(self._row(*values))
+        for key in gone:
+            row = self.get(*key)
+            if row is not None:
+                self.drop(row)
 
     def order(self, one: R, other: R) -> int:
         """Which of two rows comes first by key: negative, zero (the same row) or positive."""
@@ -214,16 +234,16 @@ class Table(Generic[R]):
             if self._cache[str(key[0])].get(key) is None:
                 gone.append(key)
             else:
-                kept.append(tuple(getattr(row, field) for field in self._row.__struct_fields__))
+                kept.append(astuple(row))
         self._dirty = {}
-        if self._cached > ROWS_CACHED_MAX:
+        if self._cached > ROWS_CACHED_MAX and self._database is not None:
             self._cache, self._whole, self._cached = {}, set(), 0
         where = " AND ".join(f"{field}=?" for field in self.key)
         return [(self.insert, kept), (f"DELETE FROM {self.name} WHERE {where}", gone)]
 
     def _key(self, row: R) -> tuple[Cell, ...]:
-        key = self._place(row)  # of one field it is the value alone
-        return (key,) if self._width == 1 else tuple(key)
+        key: Any = self._place(row)
+        return (key,) if self._width == 1 else key  # of one field it is the value alone
 
     def _load(self, stored: tuple[Cell, ...]) -> R:
         if not self._bools:

@@ -73,8 +73,8 @@ class Peer:
         """That much of what follows the head."""
         return self._take(size)
 
-    def accept(self) -> Self:
-        """Answer 101."""
+    def accept(self, then: bytes = b"") -> Self:
+        """Answer 101, and send this in the same breath."""
         head = self.read_head()
         key = next(
             line.partition(b":")[2].strip()
@@ -84,7 +84,7 @@ class Peer:
         token = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
         self.send(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + token + b"\r\n\r\n"
+            b"Sec-WebSocket-Accept: " + token + b"\r\n\r\n" + then
         )
         return self
 

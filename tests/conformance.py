@@ -188,6 +188,35 @@ class WebSocketCases:
         got, _ = await self.ended_by(script)
         assert got == ['{"a":"é"}'.encode(), b"\x00\xff"]
 
+    async def test_what_comes_with_the_answer_comes_first(self) -> None:
+        with Server(
+            lambda peer: peer.accept(numbered(0, 500)).send(numbered(500, 600) + closing(1000))
+        ) as server:
+            async with guard(), self.connect(Endpoint(server.url)) as connection:
+                got, _ = await receive_to_the_end(connection)
+        assert hashes(0, 600) == got
+
+    @pytest.mark.parametrize("room", [1, 3, 4096])
+    async def test_whole_messages_and_those_in_pieces_keep_their_order(
+        self, room: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where each waits for room, and the consumer comes and goes."""
+        monkeypatch.setattr(bounds, "INBOX_FRAMES_MAX", room)
+        said = b""
+        for number in range(200):
+            pieces = number % 7 % 3  # none, one or two of them before the last
+            said += frame(TEXT, b"#", fin=False) * (pieces > 0) + frame(0, b"", fin=False) * (pieces > 1)
+            said += frame(0, b"%d" % number) if pieces else text(b"#%d" % number)
+        got: list[bytes] = []
+        with Server(lambda peer: peer.accept().send(said + closing(1000))) as server:
+            async with guard(), self.connect(Endpoint(server.url)) as connection:
+                with suppress(Lost):
+                    while True:
+                        with anyio.move_on_after(0.0003):
+                            got += payloads(await connection.receive())
+                        await anyio.sleep(0.001 if len(got) % 5 == 0 else 0)
+        assert hashes(0, 200) == got
+
     async def test_an_arrival_says_when_it_came(self) -> None:
         before = time.time_ns()
         with Server(lambda peer: (peer.accept().send(text(b"now")), peer.wait_for_end())) as server:

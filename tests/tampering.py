@@ -18,10 +18,10 @@ from msgspec.structs import replace
 from ledger import Frame, Ledger, Venue
 from ledger.errors import BadNote, Corrupt
 from ledger.events import Statement, keyed_ns
+from ledger.findings import Finding, first_bad
 from ledger.notes import Checkpoint, new_key, opened
 from ledger.seal import genesis, leaf, seal
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
-from ledger.verify import Finding, first_bad
 from tests import scripted
 from tests.scripted import delta, fault, fill, imported, order, said, says, snapshot
 

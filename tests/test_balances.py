@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -14,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import Ledger, Malformed, Recorded
+from ledger import Ledger, Recorded
 from ledger.events import Balance, BalanceDelta, BalanceSnapshot, Event
 from projections import Balances, History, compare
-from tests.scripted import MAIN, RECEIVED_NS, VENUE, delta, feed, fill, imported, says, snapshot
+from tests.scripted import MAIN, RECEIVED_NS, VENUE, delta, feed, imported, says, snapshot
 
 SECOND_NS = 1_000_000_000
 Held = dict[str, str | None]
@@ -383,122 +381,6 @@ def test_the_pages_of_a_history_end_at_its_last_balance_in_any_order(
         assert last == newest.balance
 
 
-# As of a moment
-
-
-@pytest.fixture
-def moments() -> Iterable[Ledger]:
-    """Versions 2 to 5; venue times 10 s, 30 s, 20 s (late) and 40 s."""
-    with Ledger() as ledger:
-        feed(
-            ledger,
-            says(snapshot(10 * SECOND_NS, {"A": "1", "B": "1"})),
-            says(delta(30 * SECOND_NS, {"A": "3"})),
-            says(delta(20 * SECOND_NS, {"A": "2", "B": "2"})),
-            says(delta(40 * SECOND_NS, {}, ["B"])),
-            says(snapshot(1, {"Z": "9"}), account="scripted:other"),
-        )
-        yield ledger
-
-
-def as_of(ledger: Ledger, moment: int | str | datetime, account: str | None = MAIN) -> Held:
-    return {row.asset_id: row.total for row in Balances(ledger).at(moment, account).rows(MAIN)}
-
-
-@pytest.mark.parametrize(
-    ("version", "expected"),
-    [
-        (0, {}),
-        (1, {}),
-        (2, {"A": "1", "B": "1"}),
-        (3, {"A": "3", "B": "1"}),
-        (4, {"A": "3", "B": "2"}),
-        (5, {"A": "3"}),
-        (99, {"A": "3"}),
-    ],
-)
-def test_as_of_a_version_the_statements_up_to_it_count(moments: Ledger, version: int, expected: Held) -> None:
-    assert expected == as_of(moments, version) == as_of(moments, version, None)
-
-
-@pytest.mark.parametrize(
-    ("moment", "expected"),
-    [
-        ("1970-01-01T00:00:09.999999999Z", {}),
-        ("1970-01-01T00:00:10Z", {"A": "1", "B": "1"}),
-        ("1970-01-01T00:00:19.999999999Z", {"A": "1", "B": "1"}),
-        ("1970-01-01T00:00:20Z", {"A": "2", "B": "2"}),
-        ("1970-01-01T00:00:30Z", {"A": "3", "B": "2"}),
-        ("1970-01-01T01:00:30+01:00", {"A": "3", "B": "2"}),
-        ("1970-01-01T00:00:40", {"A": "3"}),
-        ("2030-01-01", {"A": "3"}),
-        (datetime(1970, 1, 1, 0, 0, 20, tzinfo=UTC), {"A": "2", "B": "2"}),
-        (datetime(1970, 1, 1, 0, 0, 19, 999_999), {"A": "1", "B": "1"}),
-        (datetime(1970, 1, 1, 2, 0, 20, tzinfo=timezone(timedelta(hours=2))), {"A": "2", "B": "2"}),
-    ],
-)
-def test_as_of_a_time_what_was_true_by_then_counts_however_late_it_came(
-    moments: Ledger, moment: str | datetime, expected: Held
-) -> None:
-    assert expected == as_of(moments, moment) == as_of(moments, moment, None)
-
-
-def test_as_of_a_moment_every_account_has_its_own_version(moments: Ledger) -> None:
-    rows = Balances(moments).at(1).rows()
-    assert [("scripted:other", "Z")] == [(row.account, row.asset_id) for row in rows]
-    assert [] == Balances(moments).at(1, MAIN).rows()
-
-
-def test_as_of_a_moment_nothing_is_written(moments: Ledger) -> None:
-    Balances(moments).at(3).rows()
-    assert [] == moments.select("SELECT * FROM balances")
-
-
-@pytest.mark.parametrize("moment", ["", "yesterday", "12", "2026-13-01"])
-def test_what_is_no_time_is_refused(moments: Ledger, moment: str) -> None:
-    with pytest.raises(Malformed, match="not a time"):
-        Balances(moments).at(moment)
-
-
-# By id and by label
-
-
-def labelled(*pairs: tuple[str, str, str]) -> bytes:
-    said = tuple(Balance(asset_id, label, total) for asset_id, label, total in pairs)
-    return says(BalanceSnapshot(delta(1, {}).source, "", said))
-
-
-def test_a_balance_is_found_by_its_id_and_by_its_label() -> None:
-    with Ledger() as ledger:
-        feed(ledger, labelled(("unit1", "ADA", "1.50"), ("unit2", "BTC", "2")))
-        for found in (Balances(ledger)[MAIN], Balances(ledger).at(9)[MAIN]):
-            assert Decimal("1.50") == found["ADA"].total == found["unit1"].total
-            assert "1.50" == str(found["ADA"].total)
-            assert {"unit1", "unit2", "ADA", "BTC"} == set(found)
-
-
-def test_a_label_of_two_assets_names_neither() -> None:
-    with Ledger() as ledger:
-        feed(ledger, labelled(("unit1", "ADA", "1"), ("unit2", "ADA", "2")))
-        assert {"unit1", "unit2"} == set(Balances(ledger)[MAIN])
-
-
-def test_an_id_goes_before_another_assets_label() -> None:
-    with Ledger() as ledger:
-        feed(ledger, labelled(("ADA", "fake", "1"), ("unit2", "ADA", "2")))
-        assert Decimal(1) == Balances(ledger)[MAIN]["ADA"].total
-
-
-def test_an_asset_no_longer_held_is_not_found_and_leaves_its_label() -> None:
-    with Ledger() as ledger:
-        gone = delta(2, {}, ["unit1"])
-        feed(ledger, labelled(("unit1", "ADA", "1"), ("unit2", "ADA", "2")), says(gone))
-        found = Balances(ledger)[MAIN]
-        assert {"unit2", "ADA"} == set(found)
-        assert Decimal(2) == found["ADA"].total
-        assert {} == Balances(ledger)["scripted:nobody"]
-
-
 # Any interleaving, batching, restart
 
 
@@ -605,29 +487,3 @@ def _feed_batches(ledger: Ledger, frames: list[tuple[str, bytes]], dice: Random)
         intake._ordinal = ledger._last_ordinal(session)  # the conversation goes on where it was
         intake.receive_all([(payload, RECEIVED_NS) for _, payload in frames[at : at + run]])
         at += run
-
-
-@pytest.mark.parametrize("kind", ["rows", "fills"])
-def test_how_much_is_remembered_of_a_history_does_not_grow_with_it(kind: str) -> None:
-    def peak(events: int) -> int:
-        with Ledger() as ledger:
-            said = [
-                imported(each, "1", str(each), key=f"k{each}")
-                if kind == "rows"
-                else fill(f"f{each}", each, key=f"f{each}")
-                for each in range(1, events + 1)
-            ]
-            feed(
-                ledger,
-                *(says(*said[at : at + 50]) for at in range(0, events, 50)),
-                says(snapshot(None, {"A": "1"})),
-            )
-            Balances(ledger).rows()
-            tracemalloc.start()
-            try:
-                assert Balances(ledger).at("2026-09-21T14:13:20Z", MAIN).rows()
-                return tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
-
-    assert peak(6_000) < 1.3 * peak(2_000)

@@ -1,39 +1,39 @@
-"""The benchmarks measure what they say, and that both sides do the same work. No time is asserted anywhere."""
+"""The benchmarks' command line: what it prints, writes and draws; how it measures and judges. No time is asserted."""
 
 from __future__ import annotations
 
 import json
-import time
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import decode, frames, ingest, pusher, replay, rows, samples, transport
-from benchmarks.measure import Effort, Side, Unequal, race, repeated
-from ledger import Frame, Ledger
-from ledger.events import BalanceDelta, FrameQuarantined
-from ledger.venues import bitopro
-from transports import Feed, background
+from benchmarks import claims, decode, ingest, pictures, rows, samples
+from benchmarks.delays import delays
+from benchmarks.extras import NOT_INSTALLED
+from benchmarks.measure import Absent, Claim, Effort, Result, Run, Side, Spread, Unequal, race, repeated
 
-TINY: Final = Effort(2, 1_000, ((1, 2), (3, 2)), 200, 2)
+TINY: Final = Effort(2, 1_000, ((1, 2), (256, 1)), 200, 2)
 
 SIDES: Final = {
-    "decode": ["accountledger", "bare msgspec", "json + Decimal"],
-    "ingest": ["accountledger", "raw sqlite3"],
-    "replay": ["accountledger: Balances", "Ledger.replay alone", "bare SELECT"],
+    "decode": ["accountledger", "msgspec.Raw (floor)", "msgspec, texts", decode.DECIMALS, "json, Decimals"],
+    "ingest": ["accountledger", "raw sqlite3", "eventsourcing, Decimals", "eventsourcing, texts"],
 }
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The efforts of the command line, made as small as they can be."""
+    """The efforts of the command line, as small as they can be, and two kinds of frames."""
     monkeypatch.setattr(command, "QUICK", TINY)
     monkeypatch.setattr(command, "FULL", TINY)
-    monkeypatch.setattr(transport, "TURNS", 1)
-    monkeypatch.setattr(transport, "EVERY_S", 0.25)
+    monkeypatch.setattr(decode, "SAMPLES", (samples.UPDATE, samples.ORDER))
+    monkeypatch.setattr(ingest, "KINDS", (samples.SINGLE,))
+    monkeypatch.setattr(ingest, "ACCOUNTS", (1, 2))
 
 
 def run(*arguments: str) -> int:
@@ -43,48 +43,73 @@ def run(*arguments: str) -> int:
     return ended.value.code
 
 
+# The command line ----------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("which", SIDES)
-def test_each_benchmark_prints_a_table_and_writes_json(
+def test_each_benchmark_prints_a_table_and_its_claims_and_writes_json(
     which: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "figures.json"
     assert run(which, "--quick", "--json", str(path)) == 0
     printed = capsys.readouterr().out
     told: dict[str, Any] = json.loads(path.read_bytes())
+    assert {which} == {result["benchmark"] for result in told["results"]}
     for result in told["results"]:
-        assert [each["side"] for each in result["runs"]] == SIDES[which]
+        assert SIDES[which] == [each["side"] for each in result["runs"]][: len(SIDES[which])]
         assert result["case"] in printed
-        assert all(
-            each["per_s"]["low"] <= each["per_s"]["median"] <= each["per_s"]["high"]
-            for each in result["runs"]
-        )
-    assert {result["benchmark"] for result in told["results"]} == {which}
-    assert all(side in printed for side in SIDES[which])
+        for each in result["runs"]:
+            assert each["per_s"]["low"] <= each["per_s"]["median"] <= each["per_s"]["high"]
+            assert each["cpu_us_each"] > 0
+            assert f"  {each['side']} " in printed
+        assert [None] == [each["ours"] for each in result["runs"][:1]] == [result["runs"][0]["ours_cpu"]]
+        assert all(each["ours_cpu"]["median"] > 0 for each in result["runs"][1:])
+    assert len(told["claims"]) == 4
+    lines = printed[printed.index(f"{which}: claims") :].splitlines()
+    for claim in told["claims"]:
+        [line] = [line for line in lines if line.startswith(claim["text"])]
+        asked = f"at {'least' if claim['at_least'] else 'most'} {claim['bound']:g} "
+        assert asked in line
+        assert f" {claim['figure']:.2f}  {claim['verdict']}" in line
+        assert claim["case"] in {result["case"] for result in told["results"]}
 
 
 @pytest.mark.usefixtures("tiny")
-def test_all_runs_every_benchmark_and_tells_the_versions_the_cpus_and_the_load(
+def test_all_runs_every_benchmark_and_tells_the_versions_the_cpus_the_load_and_all_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(transport, "LOADS", {"500/s": (500, 1)})
-    monkeypatch.setattr(transport, "HOSTS", {})
+    assert {"decode", "ingest", "replay", "transport"} <= set(command.BENCHMARKS)
+    monkeypatch.setattr(command, "BENCHMARKS", tuple(SIDES))
     path = tmp_path / "figures.json"
     assert run("--json", str(path)) == 0
     printed = capsys.readouterr().out
     told: dict[str, Any] = json.loads(path.read_bytes())
-    assert {result["benchmark"] for result in told["results"]} == set(command.BENCHMARKS)
-    assert set(command.BENCHMARKS) == {*SIDES, "transport"}
-    for said in ("CPUs, load", f"msgspec {msgspec.__version__}", "load at the end"):
+    assert {result["benchmark"] for result in told["results"]} == {*SIDES}
+    for said in ("CPUs, load", f"msgspec {msgspec.__version__}", "ccxt 4.", "orjson 3.", "load at the end"):
         assert said in printed
     assert told["before"]["cpus"] >= 1
     assert told["after"]["sqlite"] in printed
+    assert [claim["text"] for claim in told["claims"]] == [
+        line.split("  ")[0] for line in printed[printed.index("all claims") :].splitlines()[2:10]
+    ]
+    verdicts = [claim["verdict"] for claim in told["claims"]]
+    assert (
+        f"claims: {verdicts.count('pass')} pass, {verdicts.count('falls short')} fall short, 0 not measured"
+        in printed
+    )
 
 
 def test_an_unknown_benchmark_or_folder_is_bad_usage_told_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments in (["teleport"], ["decode", "--json", str(tmp_path / "nowhere" / "figures.json")]):
+    file = tmp_path / "file"
+    file.touch()
+    for arguments in (
+        ["teleport"],
+        ["decode", "--json", str(tmp_path / "nowhere" / "figures.json")],
+        ["decode", "--pictures", str(file)],
+    ):
         assert run(*arguments) == 2
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
@@ -100,182 +125,212 @@ def test_sides_that_differ_end_the_run_with_a_finding(
     assert "did not store the rows" in capsys.readouterr().err
 
 
-# Decode ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sample", samples.SAMPLES, ids=lambda sample: f"{sample.venue.NAME} {sample.name}")
-def test_every_side_reads_every_amount_of_a_frame(sample: samples.Sample) -> None:
-    payload = sample.make(7)
-    assert len(frames.amounts(payload)) >= 1
-    decode.check_equal(payload, decode.alternatives(sample))
-
-
-def test_a_side_that_skips_an_amount_is_found_out() -> None:
-    payload = samples.UPDATE.make(1)
-    with pytest.raises(Unequal, match="lazy did not read"):
-        decode.check_equal(payload, {"lazy": lambda _: {"amount": "1.00000000"}})
-
-
-@pytest.mark.parametrize("sample", samples.SAMPLES, ids=lambda sample: f"{sample.venue.NAME} {sample.name}")
-def test_the_frames_of_a_kind_are_always_the_same_bytes_and_unlike_each_other(sample: samples.Sample) -> None:
-    assert len({sample.make(n) for n in range(50)}) == 50
-    assert sample.make(3) == sample.make(3)
-
-
-def test_the_size_in_the_name_of_a_frame_is_its_number_of_entries() -> None:
-    for sample in samples.SAMPLES:
-        frame = Frame("x:main", "session", 2, 0, sample.make(1))
-        events = [event for _, event in sample.venue.decode(frame)]
-        entries = [len(event.balances) if isinstance(event, BalanceDelta) else 1 for event in events]
-        assert sum(entries) == (2 if sample is samples.ORDER else int(sample.name.split()[0])), sample.name
-
-
-# Ingest ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sample", [samples.UPDATE, samples.ORDER], ids=lambda sample: sample.name)
-@pytest.mark.parametrize("batch", [1, 5])
-def test_the_raw_side_stores_the_rows_of_the_ledger_byte_for_byte(
-    sample: samples.Sample, batch: int, tmp_path: Path
+@pytest.mark.usefixtures("tiny")
+def test_without_the_optional_packages_their_rows_say_so_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    batches = ingest.arrivals(sample, batch, 3)
-    stored = ingest.rehearse(sample, batches)
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        raw = rows.Raw(tmp_path / "raw.db", ledger)
-        now = batches[0][0][1]
-        with ledger.intake(
-            sample.venue, "main", session=ingest.SESSION, opened_ns=now, now_ns=lambda: now
-        ) as intake:
-            for each in batches:
-                intake.receive_all(each)
-        for batch_rows in stored:
-            raw.insert(batch_rows)
-        ingest.check_equal(ledger, raw, 3 * batch)
-        ours, theirs = rows.contents(ledger.select), rows.contents(raw.select)
-        assert rows.size(ours) == rows.size(theirs) == sum(map(rows.size, stored))
-        assert sorted(payload for _, _, payload in theirs["evidence"]) == sorted(
-            payload for each in batches for payload, _ in each
-        )
-        raw.close()
+    for name in ("ccxt.async_support.base.ws.client", "matplotlib", "orjson", "pydantic"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("fastjson", "handler", "models", "pictures"):
+        monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)
+    assert run("decode", "--quick", "--pictures", str(tmp_path)) == 2
+    assert f"matplotlib is {NOT_INSTALLED}" in capsys.readouterr().err
+    path = tmp_path / "figures.json"
+    assert run("decode", "--quick", "--json", str(path)) == 0
+    printed = capsys.readouterr().out
+    rows_of_it = [line.strip() for line in printed.splitlines() if line.startswith("  ")]
+    missing = [
+        line.removesuffix(NOT_INSTALLED).strip() for line in rows_of_it if line.endswith(NOT_INSTALLED)
+    ]
+    assert [decode.ORJSON, decode.PYDANTIC, decode.CCXT, decode.ORJSON, decode.PYDANTIC] == missing
+    told: dict[str, Any] = json.loads(path.read_bytes())
+    verdicts = {claim["text"]: claim["verdict"] for claim in told["claims"]}
+    assert verdicts["our speed / that of ccxt's handler"] == "not measured"
+    assert verdicts["everywhere: our speed / that of orjson with Decimals"] == "not measured"
+    assert "2 not measured" in printed
 
 
-def test_the_raw_side_is_as_durable_as_the_ledger(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        raw = rows.Raw(tmp_path / "raw.db", ledger)
-        assert raw.select("PRAGMA journal_mode") == [("wal",)]
-        assert raw.select("PRAGMA synchronous") == [(2,)]
-        raw.close()
-
-
-@pytest.mark.parametrize(
-    "spoil", ["DELETE FROM evidence WHERE ordinal=1", "UPDATE stored_events SET topic='x'"]
-)
-def test_a_row_missing_or_changed_on_one_side_is_found_out(spoil: str, tmp_path: Path) -> None:
-    stored = ingest.rehearse(samples.ORDER, ingest.arrivals(samples.ORDER, 2, 1))
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        raw = rows.Raw(tmp_path / "raw.db", ledger)
-        for each in stored:
-            raw.insert(each)
-            ledger.write(
-                [
-                    (f"INSERT INTO {name} VALUES ({','.join('?' * len(added[0]))})", added)
-                    for name, added in each.items()
-                    if added
-                ]
-            )
-        ingest.check_equal(ledger, raw, 2)
-        ledger.write([(spoil, [()])])
-        with pytest.raises(Unequal):
-            ingest.check_equal(ledger, raw, 2)
-        raw.close()
-
-
-# Replay ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_fold_and_the_bare_select_read_the_same_events(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    with Ledger(path) as ledger:
-        replay.fill(ledger, 1_000)
-        replay.check_equal(ledger, path)
-        assert len(replay.bare_select(path)) == ledger.position() >= 1_000
-        assert not any(isinstance(each.event, FrameQuarantined) for each in ledger.replay())
-
-
-def test_a_select_that_misses_events_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "ledger.db"
-    with Ledger(path) as ledger:
-        replay.fill(ledger, 10)
-        monkeypatch.setattr(replay, "SELECT", f"{replay.SELECT} LIMIT 9")
-        with pytest.raises(Unequal):
-            replay.check_equal(ledger, path)
-
-
-# Transport ---------------------------------------------------------------------------------------------------------
+# Pictures ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("tiny")
-def test_times_to_the_disk_stand_beside_a_bare_commit_and_a_blocked_loop(
+def test_a_picture_of_each_table_is_drawn_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "figures.json"
-    assert run("transport", "--quick", "--json", str(path)) == 0
-    printed = capsys.readouterr().out
-    *loads, sleeping, computing = json.loads(path.read_bytes())["results"]
-    assert [each["case"] for each in loads] == list(transport.LOADS)
-    for load in loads:
-        assert [each["side"] for each in load["runs"]] == [*transport.SIDES.values(), transport.COMMIT]
-    for host in (sleeping, computing):
-        assert [each["side"] for each in host["runs"]] == ["in the background thread", "in its own loop"]
-        assert "times below the loop's" in host["runs"][0]["note"]
-    for result in (*loads, sleeping, computing):
-        for each in result["runs"]:
-            assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["p999_ms"] <= each["max_ms"] + 1e-6
-            assert each["frames"] >= 50
-            assert each["per_s"]["low"] <= each["per_s"]["median"] <= each["per_s"]["high"]
-    assert "p99.9 ms" in printed
-    assert "FastAPI whose handler sleeps 200 ms" in " ".join(printed.split())
+    folder = tmp_path / "new" / "folder"
+    assert run("decode", "--quick", "--pictures", str(folder)) == 0
+    assert [folder / "decode.svg"] == list(folder.iterdir())
+    assert f"drawn: {folder / 'decode.svg'}" in capsys.readouterr().out
+    said = text_of(folder / "decode.svg")
+    for wanted in ("bitopro, 11 entries", "deltadefi, order with fill", *SIDES["decode"][1:], decode.CCXT):
+        assert wanted in said
+    assert "accountledger's speed as a multiple of its" in said
 
 
-def test_a_ratio_below_what_was_asked_for_falls_short() -> None:
-    assert "passes" in transport.verdict(10.0)
-    assert "falls short of 10" in transport.verdict(9.9)
+def test_the_same_figures_make_the_same_picture_and_others_another(tmp_path: Path) -> None:
+    drawn: list[bytes] = []
+    for low in (1.0, 1.0, 1.5):
+        runs = (
+            Run("ours", Spread(4, 3, 5), None, None),
+            Run("its", Spread(2, 1, 3), None, Spread(2, low, 3)),
+        )
+        [path] = pictures.draw([Result("race", "case", "units", None, runs)], tmp_path)
+        drawn.append(path.read_bytes())
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_frame_is_durable_after_it_was_sent_by_one_clock(tmp_path: Path) -> None:
-    load = pusher.Load(1_000, 5, 20)
-    with pusher.pusher() as url, transport.Clocked(tmp_path / "ledger.db") as ledger:
-        feed = Feed(bitopro, identity="i", key="k", secret="s", url=pusher.address(url, load))
-        before = time.monotonic_ns()
-        with background(ledger, feed):
-            while feed.health.frames < load.frames:
-                time.sleep(0.005)
-        frames = [(done, pusher.sent_ns(each)) for done, batch in ledger.seen for each in batch]
-        assert all(before < sent < done < time.monotonic_ns() for done, sent in frames)
-        assert len({sent for _, sent in frames}) == 4  # a burst is one write
-        transport.check_all(ledger.seen, load.frames, feed)
-        with pytest.raises(Unequal):
-            transport.check_all(ledger.seen[1:], load.frames, feed)
+def test_delays_and_speeds_of_one_benchmark_are_drawn_apart(tmp_path: Path) -> None:
+    times = Result("race", "how long", "frames", None, (delays("ours", [[1.0, 2.0, 3.0]]),))
+    speeds = Result("race", "how fast", "frames", None, (Run("ours", Spread(2, 1, 3), None, None),))
+    missing = Result(
+        "race", "not here", "frames", None, (Run("its", None, None, None, note="not installed"),)
+    )
+    paths = pictures.draw([times, speeds, missing], tmp_path)
+    assert ["race.svg", "race-speeds.svg"] == [path.name for path in paths]
+    assert "p99 a tick" in text_of(paths[0])
+    assert "how fast" in text_of(paths[1])
+    assert "how long" not in text_of(paths[1])
 
 
-# Measure -----------------------------------------------------------------------------------------------------------
+def text_of(path: Path) -> str:
+    """The words in a picture."""
+    return " ".join(ElementTree.parse(path).getroot().itertext())
 
 
-def test_the_slices_of_the_sides_alternate_after_a_warm_up_of_each() -> None:
+# Claims --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("figure", "at_least", "verdict"),
+    [
+        (0.55, True, "pass"),
+        (0.5499, True, "falls short"),
+        (0.55, False, "pass"),
+        (0.5501, False, "falls short"),
+        (None, True, "not measured"),
+        (None, False, "not measured"),
+    ],
+)
+def test_a_figure_at_the_bound_passes_and_one_beyond_it_falls_short(
+    figure: float | None, at_least: bool, verdict: str
+) -> None:
+    assert verdict == Claim("text", figure, 0.55, at_least).verdict
+
+
+def test_the_figure_of_a_claim_stands_beside_the_side_it_was_taken_from() -> None:
+    runs = (
+        Run("ours", Spread(4, 3, 5), None, None),
+        Run("its", Spread(2, 1, 3), None, Spread(2, 1, 3), Spread(4, 3, 5), note="lazy"),
+        Run("gone", None, None, None, note="not installed"),
+    )
+    result = Result("race", "case", "units", None, runs)
+    for judge, text, bound, cpu, figure, note in (
+        (claims.faster, "a", 2.0, False, 2.0, "2.00, at least 2: pass; lazy"),
+        (claims.faster, "b", 2.5, False, 2.0, "2.00, at least 2.5: falls short; lazy"),
+        (claims.slower, "c", 0.3, True, 0.25, "0.25, at most 0.3: pass; lazy"),
+        (claims.slower, "d", 0.3, False, 0.5, "0.50, at most 0.3: falls short; lazy"),
+    ):
+        judged = judge(result, "its", text, bound, cpu=cpu)
+        assert (Claim(text, figure, bound, judge is claims.faster),) == judged.claims
+        assert note == judged.run("its").note
+    judged = claims.slower(result, "gone", "e", 1.0)
+    assert (Claim("e", None, 1.0, False, "gone: not installed"),) == judged.claims
+    assert judged.runs == runs
+
+
+@pytest.mark.parametrize(
+    ("figures", "at_least", "verdict", "worst"),
+    [
+        ([3.0, 2.0, 4.0], True, "pass", 1),
+        ([3.0, 2.0, 4.0], False, "falls short", 2),
+        ([0.5, 0.2, 0.9], False, "pass", 2),
+        ([3.0, None, 4.0], True, "not measured", 1),
+        ([3.0, None, 0.5], True, "falls short", 2),
+    ],
+)
+def test_of_a_claim_of_several_cases_the_worst_is_told(
+    figures: list[float | None], at_least: bool, verdict: str, worst: int
+) -> None:
+    results = [
+        Result("race", f"case {at}", "units", None, (), claims=(Claim("text", figure, 1.0, at_least),))
+        for at, figure in enumerate(figures)
+    ]
+    [told] = claims.told(results)
+    assert (verdict, f"case {worst}", figures[worst], 3) == (told.verdict, told.case, told.figure, told.cases)
+
+
+def test_claims_of_one_text_in_two_benchmarks_are_two() -> None:
+    results = [Result(name, "case", "units", None, (), claims=(Claim("a", 1, 1, True),)) for name in "xy"]
+    assert ["x", "y"] == [told.benchmark for told in claims.told(results)]
+    assert claims.count_text(claims.told(results)) == "2 pass, 0 fall short, 0 not measured"
+
+
+# Measure -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_slices_of_the_sides_alternate_in_changing_orders_after_a_warm_up_of_each() -> None:
     done: list[str] = []
 
     def side(name: str) -> Side:
         return Side(name, lambda: done.append(name), 10)
 
-    result = race("race", "case", "units", 100, [side("a"), side("b")], 3)
-    assert done == ["a", "b", "a", "b", "b", "a", "a", "b"]
+    result = race("race", "case", "units", 100, [side("a"), Absent("x", "not here"), side("b")], 9)
+    assert ["a", "b"] == done[:2]
+    orders = ["".join(done[at : at + 2]) for at in range(2, len(done), 2)]
+    assert (9, {"ab", "ba"}) == (len(orders), set(orders))
+    assert 2 <= orders.count("ab") <= 7
+    before, done[:] = [*done], []
+    race("race", "case", "units", 100, [side("a"), side("b")], 9)
+    assert before == done
+    assert ["a", "x", "b"] == [each.side for each in result.runs]
     assert result.runs[0].ours is None
-    assert result.runs[1].ours is not None
+    assert Run("x", None, None, None, note="not here") == result.runs[1]
+    assert result.runs[2].ours is not None
 
 
-def test_a_small_work_is_repeated_as_often_as_it_is_counted() -> None:
-    calls: list[None] = []
-    side = repeated("small", lambda: calls.append(None), 10_000)
+def test_a_side_is_compared_by_what_it_did_not_by_what_a_slice_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0, 0]
+
+    def work(wall_ns: int, cpu_ns: int) -> Callable[[], None]:
+        def slice() -> None:
+            clock[0] += wall_ns
+            clock[1] += cpu_ns
+
+        return slice
+
+    monkeypatch.setattr("benchmarks.measure.perf_counter_ns", lambda: clock[0])
+    monkeypatch.setattr("benchmarks.measure.process_time_ns", lambda: clock[1])
+    ours, its = Side("ours", work(1_000, 500), 10), Side("its", work(4_000, 100), 20, "a note")
+    first, second = race("race", "case", "units", 50, [ours, its], 3).runs
+    assert Run("ours", *speed(1e7, 500.0), cpu_us_each=0.05) == first
+    ratio, by_cpu = Spread(2.0, 2.0, 2.0), Spread(0.1, 0.1, 0.1)
+    assert Run("its", *speed(5e6, 250.0, ratio), ours_cpu=by_cpu, cpu_us_each=0.005, note="a note") == second
+
+
+def speed(per_s: float, mb_per_s: float, ours: Spread | None = None) -> tuple[Spread, float, Spread | None]:
+    return Spread(per_s, per_s, per_s), mb_per_s, ours
+
+
+def test_a_small_work_is_repeated_as_often_as_it_is_counted_with_each_input_in_turn() -> None:
+    calls: list[int] = []
+    side = repeated("small", calls.append, [1, 2, 3], 10_000)
     before = len(calls)
     side.slice()
     assert len(calls) - before == side.units >= 1
+    assert [1, 2, 3] * (len(calls) // 3) == calls[: len(calls) // 3 * 3]
+
+
+def test_a_result_knows_its_sides_by_name() -> None:
+    runs = (Run("a", None, None, None), Run("b", None, None, None))
+    assert runs[1] is Result("race", "case", "units", None, runs).run("b")
+    with pytest.raises(StopIteration):
+        Result("race", "case", "units", None, runs).run("c")
+
+
+def test_nothing_is_claimed_of_sides_that_did_not_do_equal_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unequal(*_: object) -> None:
+        raise Unequal("not the same")
+
+    monkeypatch.setattr(ingest, "check_equal", unequal)
+    with pytest.raises(Unequal):
+        ingest.ingested(ingest.work(samples.SINGLE, 1, 1, commits=1, slices=2), rounds=1)

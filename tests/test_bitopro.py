@@ -13,6 +13,7 @@ from ledger.errors import Malformed
 from ledger.events import Balance, BalanceDelta, BalanceSnapshot, Event, FrameQuarantined
 from ledger.venue import Frame
 from ledger.venues import bitopro
+from tests.doubled import doublings
 from tests.golden import FRAMES
 
 FIRST = (FRAMES / "bitopro/first_message_states_all_currencies.frame").read_bytes()
@@ -257,6 +258,55 @@ def test_a_key_twice_in_an_entry_is_refused(old: str, new: str) -> None:
 )
 def test_a_key_twice_around_the_entries_is_refused(twice: str, reason: str) -> None:
     assert reason == refusal(twice)
+
+
+VARIANTS = [
+    (FIRST, 1),
+    (LATER, 2),
+    ((UPDATE % ENTRY).encode(), 2),
+    ((OLD % ENTRY).encode(), 2),
+    (changed(',"stake":"2"', "").encode(), 2),
+    (changed(',"tradable":true', "").encode(), 2),
+    (changed(',"stake":"2","tradable":true', "").encode(), 2),
+    (UPDATE.replace("%s", f'{ENTRY},"btc":{ENTRY.replace("ADA", "btc")}').encode(), 2),
+    ((UPDATE % ENTRY).replace('"data"', '"datetime":"2021-12-15T07:15:03Z","data"').encode(), 2),
+    ((UPDATE % ENTRY).replace('"data"', '"datetime":1639552503,"data"').encode(), 2),
+    ((UPDATE % ENTRY).replace('"data"', '"datetime":null,"data"').encode(), 2),
+    ((UPDATE % ENTRY).replace("e-1", "").encode(), 2),
+    (b'{"event":"ACCOUNT_BALANCE","timestamp":1639553303365,"data":{}}', 1),
+]
+
+
+@pytest.mark.parametrize(("payload", "ordinal"), VARIANTS)
+def test_a_member_said_twice_is_refused_or_changes_nothing(payload: bytes, ordinal: int) -> None:
+    """What changes nothing: a second `event` that agrees, an empty `data` before the filled one, a `datetime`."""
+    expected = event_of(payload, ordinal)
+    refused = 0
+    for key, doubled in doublings(payload):
+        try:
+            event = event_of(doubled, ordinal)
+        except Malformed:
+            refused += 1
+        else:
+            assert (expected.key, expected.source.time_ns) == (event.key, event.source.time_ns)
+            assert key in ("event", "data", "datetime")
+    assert refused
+
+
+@pytest.mark.parametrize(("payload", "ordinal"), VARIANTS)
+def test_of_a_message_without_unknown_fields_no_key_is_counted(
+    payload: bytes, ordinal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many strings it holds is known exactly, whatever it leaves out and however it is spaced."""
+    expected = event_of(payload, ordinal)
+    monkeypatch.setattr(wire, "unique_keys", None)
+    assert expected == event_of(payload, ordinal)
+    assert expected.key == event_of(json.dumps(json.loads(payload), indent=1), ordinal).key
+
+
+def test_an_unknown_field_is_ignored_whatever_is_doubled_in_it() -> None:
+    said = balances_of(changed('"stake":"2"', '"stake":"2","extra":{"x":1,"x":2}'))
+    assert ("3.50", "2") == (said["ADA"].total, said["ADA"].staked)
 
 
 def test_a_plain_message_is_read_by_one_parser_only(monkeypatch: pytest.MonkeyPatch) -> None:

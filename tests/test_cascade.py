@@ -15,6 +15,7 @@ from ledger.events import Balance, BalanceDelta, FrameQuarantined
 from ledger.venue import Frame
 from ledger.venues import cascade
 from ledger.wire import FRAME_BYTES_MAX
+from tests.doubled import doublings
 from tests.golden import FRAMES
 
 ADDRESS = "0x" + "ab12" * 10
@@ -218,6 +219,36 @@ def test_a_key_that_is_there_twice_is_refused(key: str, escaped: bool) -> None:
     start = payload.index(f'"{key}":'.encode())
     doubled = payload[:start] + f'"{again}":{_value(payload, key)},'.encode() + payload[start:]
     refused(doubled, f"duplicated key '{key}'")
+
+
+VARIANTS = [
+    push(),
+    push(updatedAt=1_761_984_000),
+    push(account="0x-_."),
+    push(subaccountIndex="7"),
+    push(subaccountIndex=..., subaccount_index=7),
+]
+
+
+@pytest.mark.parametrize("payload", VARIANTS)
+def test_every_member_is_refused_where_it_is_said_twice(payload: bytes) -> None:
+    for _, doubled in doublings(payload):
+        refused(doubled)
+
+
+def test_the_documented_push_is_read_in_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is written otherwise, each key is counted; it says the same."""
+    expected = said(push())
+    for name in ("_unusual", "_balance"):
+        monkeypatch.setattr(cascade, name, None)
+    assert expected == said(push())
+    assert expected[1].key == said(json.dumps(json.loads(push()), indent=1).encode())[1].key
+
+
+@pytest.mark.parametrize("account", ["0x\u00e9", "0x\u0661", "\u00b2", "0x/7", "0x 7", ""])
+def test_an_account_is_printable_ascii_without_a_slash(account: str) -> None:
+    refused(push(account=account), "matching regex")
+    refused(push(account="%").replace(b"%", account.encode()), "matching regex")
 
 
 def _value(payload: bytes, key: str) -> str:

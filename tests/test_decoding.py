@@ -21,8 +21,8 @@ from ledger.events import (
     OrderUpdated,
     Statement,
 )
+from ledger.findings import Finding
 from ledger.venues import bitopro, deltadefi, kraken_prime, pacifica
-from ledger.verify import Finding
 from tests import scripted
 from tests.scripted import MAIN, delta, feed, fill, said, says, snapshot
 from tests.tampering import LATE, LATER, VENUES, record

@@ -6,11 +6,16 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from ledger import wire
 from ledger.errors import Malformed
 from ledger.events import (
     BalanceDelta,
@@ -453,6 +458,115 @@ def test_an_escaped_key_hides_no_second_amount() -> None:
 def test_a_value_that_looks_like_a_key_is_no_duplicate() -> None:
     assert ["status"] == [order.status for order in orders_in(decoded(trade({"status": "status"})))]
     assert ["free"] == [held.asset for held in only_balances(balance(row(asset="free"))).balances]
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_a_frame_says_the_same_whichever_way_it_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass and several, with blanks and without, known whole at once or counted key by key."""
+    payload = path.read_bytes()
+
+    def said(payload: bytes) -> object:
+        try:
+            return [replace(event, source=None) for event in decoded(payload)]
+        except Malformed as error:
+            return re.sub(r"byte \d+", "byte", str(error))
+
+    expected = said(payload)
+    spread = expected
+    with suppress(ValueError):
+        texts = partial(json.loads, parse_float=Number, parse_int=Number, object_pairs_hook=Pairs)
+        spread = said(json_text(texts(payload), " ").encode())
+        assert expected == said(json_text(texts(payload), "").encode())
+    assert expected == spread
+    monkeypatch.setattr(deltadefi, "_is_whole", lambda *_: False)
+    monkeypatch.setattr(wire, "holds_only", lambda *_: False)
+    assert expected == said(payload)
+    monkeypatch.setattr(deltadefi, "_USUAL", deltadefi._EXACT)
+    assert expected == said(payload)
+
+
+class Number(str):
+    """A JSON number as it was written."""
+
+
+class Pairs(list[tuple[str, object]]):
+    """A JSON object, doubled keys and all."""
+
+
+def json_text(value: object, blank: str) -> str:
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, Pairs):
+        pairs = (f"{json.dumps(key)}{blank}:{blank}{json_text(part, blank)}" for key, part in value)
+        return f"{{{blank}{f',{blank}'.join(pairs)}}}"
+    if isinstance(value, list):
+        return f"[{f'{blank},'.join(json_text(part, blank) for part in value)}]"
+    return json.dumps(value)
+
+
+UNREAD: list[object] = [None, 7, -1.5e9, "", "price", "{", {}, [], {"a": {"b": 1}}, [{"x": "y"}]]
+
+
+def test_an_order_with_the_id_of_the_older_generations_is_none_of_the_newest() -> None:
+    assert "missing required field `orig_qty`" in refusal(order_info(order_id="x"))
+    assert "Expected `str`, got `null`" in refusal(order_info(order_id=None))
+
+
+def test_the_times_of_an_order_and_of_its_fill_are_read_to_the_last_digit() -> None:
+    times = ("2026-02-03T04:05:06.123456789Z", "2026-02-03T04:05:06.12Z", "2026-02-03T04:05:06Z")
+    record = json.loads(order_info())["order"]["order_execution_records"][0] | {"created_at": times[2]}
+    for _ in range(2):  # the second time they are known
+        order, fill = decoded(
+            order_info(created_at=times[0], updated_at=times[1], order_execution_records=[record])
+        )
+        assert isinstance(order, OrderUpdated)
+        assert isinstance(fill, FillRecorded)
+        assert [1770091506123456789, 1770091506120000000, 1770091506000000000] == [
+            order.created_ns,
+            order.updated_ns,
+            fill.time_ns,
+        ]
+
+
+@pytest.mark.parametrize("value", UNREAD, ids=str)
+def test_what_is_not_read_may_be_anything(value: object) -> None:
+    (order, fill) = decoded(order_info())
+    for field in ("account_id", "locked_base_qty", "commission_rate_bp", "slippage_bp", "a_new_one"):
+        assert [order.key, fill.key] == [event.key for event in decoded(order_info(**{field: value}))]
+    assert [event.key for event in decoded(trade())] == [
+        event.key for event in decoded(trade({"slippage": value}))
+    ]
+
+
+@pytest.mark.parametrize("read", ["price", "commission", "id", "status"])
+def test_a_key_twice_within_what_is_not_read_hides_behind_nothing(read: str) -> None:
+    twice = f'{{"{read}":"1","{read}":"2"}}'.encode()
+    compact = json.dumps(json.loads(order_info(slippage_bp=0)), separators=(",", ":")).encode()
+    assert decoded(compact)
+    for instead in (twice, b"[" + twice + b"]"):
+        payload = compact.replace(b'"slippage_bp":0', b'"slippage_bp":' + instead)
+        assert f"duplicated key {read!r}" == refusal(payload)
+
+
+@pytest.mark.parametrize(
+    "free", ["0", "-0", "0.0", "-0.0", "12", '"0"', '"-0"', '"12"', "1E-7", '"007"', '"+5"']
+)
+@pytest.mark.parametrize("others", [0, 1, 40])
+def test_digits_are_kept_as_they_are_written_among_any_others(free: str, others: int) -> None:
+    rows = [row(f"{at}.5", str(at), f"{at:04x}") for at in range(others)]
+    held = only_balances(balance(*rows, row(free, free))).balances[-1]
+    assert (free.strip('"'), free.strip('"')) == (held.available, held.locked)
+
+
+@pytest.mark.parametrize("amounts", [("1", '"1"'), ('"1"', "1"), ('"1"', '"1"'), ("1", "1")])
+@pytest.mark.parametrize("again", ["free", "locked", "asset", "asset_unit"])
+def test_a_key_twice_is_refused_whether_amounts_are_numbers_or_text(
+    amounts: tuple[str, str], again: str
+) -> None:
+    for value in ('"1"', '"ada"') if again.startswith("asset") else ("1", '"1"', "null"):
+        for payload in (balance(row(*amounts)), f"[{row(*amounts)}]".encode()):
+            doubled = payload.replace(b'{"asset"', f'{{"{again}":{value},"asset"'.encode())
+            assert f"duplicated key {again!r}" == refusal(doubled)
 
 
 # -- points, errors and everything else

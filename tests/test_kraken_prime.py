@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger import wire
 from ledger.errors import Malformed
 from ledger.events import Balance, BalanceDelta, BalanceSnapshot, Event, FrameQuarantined, Valuation
 from ledger.venue import Frame
 from ledger.venues import kraken_prime
+from tests.doubled import doublings
 from tests.golden import FRAMES
 
 BASELINE = (FRAMES / "kraken_prime/baseline_with_equivalents.frame").read_bytes()
@@ -164,6 +168,13 @@ def test_a_removal_names_what_left_the_view_and_states_no_balance() -> None:
 @pytest.mark.parametrize("old", ['"7.50"', '"7"', '"512.34"', '"478.10"'])
 def test_amounts_of_removed_rows_are_guarded_too(old: str) -> None:
     assert "not an amount: '1_0'" == refusal(balance_frame(ROW.replace(old, '"1_0"'), '"action":"Remove",'))
+
+
+@pytest.mark.parametrize(
+    "row", ['{"Currency":"BTC","Amount":"x"}', '{"Currency":"BTC","AvailableAmount":"x"}']
+)
+def test_one_amount_alone_of_a_removed_row_is_guarded_too(row: str) -> None:
+    assert "not an amount: 'x'" == refusal(balance_frame(row, '"action":"Remove",'))
 
 
 @pytest.mark.parametrize("more", ['"initial":true,', '"next":"b",'])
@@ -333,6 +344,59 @@ def test_a_key_twice_is_refused(old: str, new: str) -> None:
     payload = balance_frame()
     assert 1 == payload.count(old)
     assert refusal(payload.replace(old, new)).startswith("duplicated key ")
+
+
+VARIANTS = [
+    BASELINE,
+    balance_frame().encode(),
+    balance_frame(BARE).encode(),
+    balance_frame(f"{BARE},{ROW.replace('BTC', 'ETH')}").encode(),
+    balance_frame(ROW.replace(',"AvailableAmount":"478.10"', "")).encode(),
+    balance_frame("").encode(),
+    balance_frame(BARE, sequence="").encode(),
+    balance_frame(BARE, sequence='"seq":7,').encode(),
+    balance_frame(BARE, sequence='"seq":7,"seqNum":8,').encode(),
+    balance_frame(BARE, more='"initial":true,"next":"p2",').encode(),
+    balance_frame(BARE, more='"initial":null,"next":null,"action":null,').encode(),
+    balance_frame(BARE, more='"initial":false,"next":"","action":"Update",').encode(),
+    balance_frame('{"Currency":"BTC"}', more='"action":"Remove",').encode(),
+    balance_frame(
+        '{"Currency":"BTC","Amount":"0"},{"Currency":"ETH","AvailableAmount":"0"}', '"action":"Remove",'
+    ).encode(),
+]
+
+
+@pytest.mark.parametrize("payload", VARIANTS)
+def test_a_member_said_twice_is_refused_or_changes_nothing(payload: bytes) -> None:
+    """What changes nothing: a second `type` that agrees, an empty `data` before the filled one."""
+    expected = _what_is_said(event_of(payload))
+    refused = 0
+    for key, doubled in doublings(payload):
+        try:
+            event = event_of(doubled)
+        except Malformed:
+            refused += 1
+        else:
+            assert expected == _what_is_said(event)
+            assert key in ("type", "data")
+    assert refused
+
+
+def _what_is_said(event: Event) -> object:
+    """All of an event that does not come of the frame's bytes as such."""
+    return type(event), replace(event, source=replace(event.source, evidence=b""), key="")
+
+
+@pytest.mark.parametrize("payload", VARIANTS)
+def test_of_a_frame_without_unknown_fields_no_key_is_counted(
+    payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many strings it holds is known exactly, whatever it leaves out and however it is spaced."""
+    expected = event_of(payload)
+    monkeypatch.setattr(wire, "unique_keys", None)
+    assert expected == event_of(payload)
+    spaced = event_of(json.dumps(json.loads(payload), indent=1))
+    assert _what_is_said(expected) == _what_is_said(spaced)
 
 
 def test_a_plain_frame_is_read_by_one_parser_only(monkeypatch: pytest.MonkeyPatch) -> None:

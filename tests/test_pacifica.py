@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import suppress
 from decimal import Decimal
+from hashlib import sha256
 from itertools import pairwise
 from random import Random
 from time import perf_counter
@@ -18,13 +19,23 @@ from ledger.errors import Malformed
 from ledger.events import BalanceEventImported, FrameQuarantined
 from ledger.venue import Frame
 from ledger.venues import pacifica
-from ledger.wire import FRAME_BYTES_MAX
+from ledger.wire import EXACT, FRAME_BYTES_MAX
 from tests.golden import FRAMES
 
 Row = dict[str, object]
 
 T = 1_761_984_000_000
 VALID = [path.read_bytes() for path in sorted((FRAMES / "pacifica").glob("*.frame"))]
+
+
+signs, digits = st.sampled_from(["", "-", "+"]), st.text("0123456789", min_size=1, max_size=30)
+amount_texts = st.builds(
+    "{}{}{}{}".format,
+    signs,
+    digits,
+    digits.map(".{}".format) | st.just(""),
+    st.sampled_from(["", "e99", "E-99", "e0"]),
+)
 
 
 def row(amount: str, balance: str, at: int = T, cause: str = "trade", pending: str = "0") -> Row:
@@ -177,6 +188,51 @@ def test_a_row_written_with_other_zeros_is_the_same_row(written: str) -> None:
 @pytest.mark.parametrize("written", ["0.000000", "-0", "-0.0", "0e5", "0e-99", "-0e99", "00"])
 def test_a_zero_written_otherwise_is_the_same_zero(written: str) -> None:
     assert keys_of(page(row("0", "7"))) == keys_of(page(row(written, "7", pending=written)))
+
+
+def stored_key(amount: str, balance: str, pending: str, cause: str, at: int) -> str:
+    """The key of a row as every version has stored it: a store of any of them must know the row again."""
+
+    def plain(text: str) -> str:
+        value = Decimal(text)
+        return str(EXACT.normalize(value)) if value else "0"
+
+    said = f"{at}:{plain(amount)}:{plain(balance)}:{plain(pending)}:{cause}"
+    return f"row:{at}:{sha256(said.encode()).hexdigest()[:32]}:1"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(amount_texts, amount_texts, amount_texts | st.just("0.000000")), min_size=1, max_size=12
+    ),
+    st.sampled_from(["trade", "Vault·Yield/2", "a:b"]),
+)
+def test_a_row_has_the_key_that_every_version_gave_it(texts: list[tuple[str, str, str]], cause: str) -> None:
+    told = [(*each, cause, T + at) for at, each in enumerate(texts)]
+    rows = [
+        row(amount, balance, at, cause, pending) for amount, balance, pending, cause, at in reversed(told)
+    ]
+    assert [stored_key(*each) for each in told] == keys_of(page(*rows))
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_a_page_says_the_same_with_blanks_and_with_whatever_is_beside_it(count: int) -> None:
+    rows = chain(*((f"{at}.25", at) for at in range(count)))
+    keys = keys_of(page(*rows))
+    assert count == len(set(keys))
+    beside: list[dict[str, object]] = [
+        {"next_cursor": "a", "has_more": True},
+        {"next_cursor": None, "has_more": None, "error": None, "code": None},
+        {"next_cursor": 7, "has_more": "yes", "error": "", "code": "E17"},
+        {"next_cursor": {"amount": []}, "has_more": ["x", {"y": "z"}], "code": 0, "new": [{"a": "b"}]},
+    ]
+    for envelope in beside:
+        payload = page(*rows, **envelope)
+        assert keys == keys_of(payload)
+        assert keys == keys_of(json.dumps(json.loads(payload), indent=1).encode())
+        doubled = payload.replace(b'"balance"', b'"balance":"1","balance"', 1)
+        refused(doubled, "duplicated key 'balance'")
 
 
 def test_rows_of_one_ms_are_told_in_the_order_that_chains() -> None:
@@ -505,16 +561,6 @@ def test_no_mutation_of_a_frame_raises_anything_but_malformed(payload: bytes, da
         pass
     else:
         assert ["pacifica:main"] * len(statements) == [account for account, _ in statements]
-
-
-signs, digits = st.sampled_from(["", "-", "+"]), st.text("0123456789", min_size=1, max_size=30)
-amount_texts = st.builds(
-    "{}{}{}{}".format,
-    signs,
-    digits,
-    digits.map(".{}".format) | st.just(""),
-    st.sampled_from(["", "e99", "E-99", "e0"]),
-)
 
 
 @settings(max_examples=100, deadline=None)

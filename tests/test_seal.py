@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ledger.seal import SEAL_BYTES, Tree, genesis, leaf, seal
+from ledger.seal import PAGE_LEAVES, SEAL_BYTES, Tree, genesis, leaf, seal
 
 # The test vectors of Certificate Transparency (RFC 6962): leaves, and the root over the first so many of them.
 LEAVES = ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")
@@ -52,11 +52,21 @@ def test_the_root_of_every_size_is_the_one_of_the_definition() -> None:
         tree.append(leaves[-1])
 
 
+def test_the_root_is_that_of_the_definition_where_one_page_of_leaves_ends_and_the_next_begins() -> None:
+    leaves = [sha256(str(number).encode()).digest() for number in range(7 * PAGE_LEAVES + 2)]
+    sizes = {pages * PAGE_LEAVES + more for pages in range(1, 8) for more in (-1, 0, 1, 2)}
+    tree = Tree()
+    for size, data in enumerate(leaves, 1):
+        tree.append(data)
+        if size in sizes:
+            assert (size, root(leaves[:size])) == (tree.size, tree.root())
+
+
 def test_asking_for_the_root_changes_nothing() -> None:
     one, other = Tree(), Tree()
-    for number in range(13):
-        one.append(bytes([number]))
-        other.append(bytes([number]))
+    for number in range(PAGE_LEAVES + 13):
+        one.append(number.to_bytes(2))
+        other.append(number.to_bytes(2))
         other.root()
     assert one.root() == other.root()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -413,17 +414,17 @@ async def test_what_came_before_the_session_could_be_opened_is_stored_all_the_sa
     frames = numbered(3)
     with Ledger() as ledger:
         opening = ledger.intake
-        begun = anyio.Event()
+        begun = threading.Event()
 
         def slow(*args: Any, **more: Any) -> Any:
-            anyio.from_thread.run_sync(begun.set)
+            begun.set()
             time.sleep(0.05)
             return opening(*args, **more)
 
         ledger.intake = slow  # type: ignore[method-assign]
         feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(quiet(*frames)))
         async with live(ledger, feed) as running:
-            await begun.wait()
+            await until(begun.is_set)
             running.stop()
         assert frames == payloads(ledger)
 

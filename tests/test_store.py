@@ -354,6 +354,52 @@ def test_an_event_that_cannot_be_read_is_named_by_its_account_and_version(
     assert [1] == [each.version for each in store.events(ACCOUNT, upto=1)]
 
 
+def test_all_events_are_read_in_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, 1, 3, "a:1")
+    fill(store, 1, 4, "a:2")
+    fill(store, 4, 9, "a:1")
+    monkeypatch.setattr("ledger.store.RUN_EVENTS_MAX", 2)
+    for page in (1, 2, 3, 5, 100):
+        monkeypatch.setattr("ledger.store.PAGE_EVENTS_MAX", page)
+        for account, after, upto, expected in (
+            (None, 0, None, list(range(1, 14))),
+            (None, 3, 12, list(range(4, 13))),
+            ("a:1", 0, None, [1, 2, 3, 8, 9, 10, 11, 12, 13]),
+            ("a:1", 2, 5, [3, 8, 9]),
+            ("a:3", 0, None, []),
+        ):
+            runs = list(store.runs(account, after=after, upto=upto))
+            assert expected == [each.position for run in runs for each in run]
+            assert all(1 <= len(run) <= 2 for run in runs)
+
+
+def test_what_comes_before_an_event_that_cannot_be_read_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.store.RUN_EVENTS_MAX", 2)
+    fill(store, 1, 9)
+    store.write([("UPDATE stored_events SET state=? WHERE originator_version=6", [(b"\x90",)])])
+    runs = store.runs(None)
+    assert [1, 2, 3, 4] == [each.version for run in (next(runs), next(runs)) for each in run]
+    with pytest.raises(Corrupt, match=f"^{ACCOUNT} version 6: "):
+        next(runs)
+    assert [1, 2, 3, 4, 5] == [each.version for run in store.runs(None, upto=5) for each in run]
+
+
+def test_no_transaction_is_open_while_a_run_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledger.store.PAGE_EVENTS_MAX", 3)
+    with closing(Store(path)) as store:
+        fill(store, 1, 3)
+        runs = store.runs(None)
+        next(runs)
+        fill(store, 4, 103)
+        assert [(0, 0, 0)] == [
+            (busy, log - done, done - log)
+            for busy, log, done in store.select("PRAGMA wal_checkpoint(PASSIVE)")
+        ]
+        assert 100 == sum(len(run) for run in runs)
+
+
 def test_a_cut_off_or_longer_state_is_corrupt_wherever_it_is_cut(store: Store) -> None:
     fill(store, 1, 1)
     [(state,)] = store.select("SELECT state FROM stored_events")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from ledger import Ledger, ReadOnly, Recorded, StoreError
+from ledger import Ledger, ReadOnly, Recorded, StoreError, store
 from ledger.events import FillRecorded
 from projections import (
     Accounts,
@@ -484,6 +484,81 @@ def test_a_frame_at_hand_is_forgotten_when_its_events_will_be_folded_again() -> 
         frames.subscription.reset()
         frames.subscription.catch_up()
         assert {MAIN: (5, 8)} == frames.counts()
+
+
+# Projections that fold many events at once
+
+
+class Runs(Counts):
+    """Counts what it is given when it is settled."""
+
+    def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
+        self.pending: list[Recorded] = []
+        super().__init__(ledger, database)
+
+    def apply_all(self, run: Sequence[Recorded]) -> None:
+        self.pending += run
+        if len(self.seen) + len(self.pending) >= self.failing_at > 0:
+            self.failing_at = 0
+            raise ZeroDivisionError("planted")
+
+    def settle(self) -> None:
+        for recorded in self.pending:
+            self.apply(recorded)
+        self.pending = []
+
+    def forget(self) -> None:
+        self.pending = []
+
+
+@pytest.mark.parametrize("run", [1, 2, 3, 100])
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 100])
+def test_events_in_runs_are_given_once_and_in_order(
+    monkeypatch: pytest.MonkeyPatch, batch: int, run: int
+) -> None:
+    monkeypatch.setattr(subscription, "BATCH_EVENTS_MAX", batch)
+    monkeypatch.setattr(store, "RUN_EVENTS_MAX", run)
+    with Ledger() as ledger, Ledger() as one, Ledger() as other:
+        feed(ledger, *THREE)
+        runs, frames, ahead = Runs(ledger), Frames(ledger, one), Counts(ledger, other)
+        catch_up(ledger, [ahead], upto=5)
+        catch_up(ledger, [runs], upto=4)
+        progress: list[int] = []
+        catch_up(ledger, [runs, frames, ahead], progress=progress.append)
+        assert [list(range(1, 9))] * 2 == [runs.seen, ahead.seen]
+        assert truth(ledger) == runs.counts() == ahead.counts()
+        assert FRAMES == frames.settled
+        assert 8 == sum(progress)
+
+
+@pytest.mark.parametrize("failing_at", range(1, 9))
+def test_a_run_whose_fold_failed_is_folded_once(monkeypatch: pytest.MonkeyPatch, failing_at: int) -> None:
+    monkeypatch.setattr(subscription, "BATCH_EVENTS_MAX", 3)
+    with Ledger() as ledger:
+        feed(ledger, *THREE)
+        runs = Runs(ledger)
+        runs.failing_at = failing_at
+        with pytest.raises(ZeroDivisionError):
+            runs.subscription.catch_up()
+        assert [] == runs.pending
+        runs.subscription.catch_up()
+        assert truth(ledger) == runs.counts()
+
+
+def test_balances_are_the_same_however_large_the_batches_and_the_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Ledger() as ledger:
+        frames = [says(delta(at, {"AB"[at % 2]: str(at)}), fill(f"f{at}", at)) for at in range(40)]
+        feed(ledger, says(snapshot(1, {"A": "1", "B": "2"})), *frames, says(delta(3, {"B": "9"})))
+        found: list[object] = []
+        for batch, run in ((1, 1), (7, 3), (7, 50), (1_000, 50)):
+            monkeypatch.setattr(subscription, "BATCH_EVENTS_MAX", batch)
+            monkeypatch.setattr(store, "RUN_EVENTS_MAX", run)
+            with Ledger() as scratch:
+                found.append(Balances(ledger, scratch).rows())
+        assert [found[0]] * 4 == found
+        assert found[0]
 
 
 # Comparing with a fold from zero

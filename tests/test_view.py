@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from ledger import Ledger
+from ledger import view as view_module
 from ledger.errors import StoreError
 from ledger.seal import genesis, leaf, seal
+from ledger.view import View
 from tests.scripted import MAIN, delta, feed, says
 from tests.tampering import resealed
 
@@ -25,10 +28,81 @@ def test_what_is_appended_meanwhile_is_not_seen(tmp_path: Path) -> None:
             feed(ledger, says(delta(2, {"A": "2"})), session="s2")
             assert 3 == 1 + len(list(events))
             assert (3, 3) == view.counts()
-            assert [1] == [kept.ordinal for kept in view.frames()]
-        assert (MAIN, 1) == (first.account, first.version)
+            assert [1] == [ordinal for _, _, ordinal, _ in view.frames()]
+        assert (MAIN, 1) == first[:2]
         with ledger._store.view() as view:
             assert (6, 6) == view.counts()
+
+
+def test_text_that_became_none_is_still_read_and_every_row_is_given_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, *(says(delta(n, {"A": "1"})) for n in range(9)))
+        ledger.write([("UPDATE stored_events SET topic=CAST(x'ff41' AS TEXT) WHERE rowid=5", [()])])
+        with ledger._store.view() as view:
+            frames = view.frames()
+            ordinals = [next(frames)[2]]
+            rows = list(view.events())
+            assert list(range(1, 12)) == [row[4] for row in rows]
+            assert ["\\xffA"] == sorted({row[2] for row in rows})[-1:]
+            assert list(range(1, 10)) == ordinals + [row[2] for row in frames]
+        found = [(each.what, each.position) for each in ledger.verify()]
+        assert [("seal", 5), ("event", 5), ("frame", 6)] == found
+        assert [(MAIN,)] == ledger.select("SELECT originator_id FROM stored_events WHERE rowid=1")
+
+
+def test_a_number_that_no_row_can_hold_is_not_there(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger)
+        with ledger._store.view() as view:
+            assert view.frame("s1", 1 << 63) is None
+            assert not view.has_key(MAIN, 1 << 63, "k")
+
+
+def damaged_index(path: Path) -> None:
+    """A row that its index does not have: a quick look over the file finds nothing wrong with it."""
+    with closing(sqlite3.connect(path)) as store:
+        store.executescript(
+            "CREATE TABLE mine (a); CREATE INDEX mine_a ON mine (a); PRAGMA writable_schema=ON"
+        )
+        index = store.execute("SELECT * FROM sqlite_master WHERE name='mine_a'").fetchall()
+        store.execute("DELETE FROM sqlite_master WHERE name='mine_a'")
+        store.commit()
+    with closing(sqlite3.connect(path)) as store:
+        store.execute("INSERT INTO mine VALUES (7)")
+        store.execute("PRAGMA writable_schema=ON")
+        store.executemany("INSERT INTO sqlite_master VALUES (?,?,?,?,?)", index)
+        store.commit()
+    with closing(sqlite3.connect(path)) as store:
+        assert [("ok",)] == store.execute("PRAGMA quick_check").fetchall()
+
+
+@pytest.mark.parametrize("second", [True, False], ids=["beside", "where there is one connection only"])
+def test_what_sqlite_finds_wrong_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: bool
+) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})))
+    damaged_index(tmp_path / "a.db")
+    with Ledger(tmp_path / "a.db", read_only=True) as ledger:
+        if not second:
+            monkeypatch.setattr(View, "_file", "/nowhere/a.db")
+        found = list(ledger.verify())
+    assert [("file", None)] * 2 == [(each.what, each.position) for each in found]
+    assert "row 1 missing from index mine_a" == found[0].reason
+
+
+def test_a_look_over_the_file_that_nobody_waits_for_is_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT count(*) FROM n"
+    monkeypatch.setattr(view_module, "_INTEGRITY", endless)
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})))
+        ledger.write([("DELETE FROM seals WHERE position=1", [()])])
+        assert "seal" == next(ledger.verify()).what
+        with pytest.raises(StoreError, match="not signed"):
+            ledger.checkpoint("log")
+    assert [] == [each.name for each in threading.enumerate() if "inspection" in each.name]
 
 
 def test_verify_of_a_ledger_that_is_written_to_meanwhile_raises_no_alarm(tmp_path: Path) -> None:

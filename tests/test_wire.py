@@ -34,6 +34,36 @@ class Shape(msgspec.Struct):
 
 
 SHAPE = msgspec.json.Decoder(Shape)
+RAWS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Row(msgspec.Struct):
+    """A row of `Table`: a text, a flag, a number, and one field whose value may be anything."""
+
+    a: str
+    b: bool | msgspec.UnsetType | None = msgspec.UNSET
+    n: int | msgspec.UnsetType = msgspec.UNSET
+    any: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Table(msgspec.Struct):
+    """Rows by name."""
+
+    rows: dict[str, Row]
+
+
+TABLE = msgspec.json.Decoder(Table)
+
+
+def strings_of(table: Table) -> int:
+    """How many keys and texts were read."""
+    strings = 1
+    for row in table.rows.values():
+        strings += 3 + (row.b is not msgspec.UNSET) + (row.n is not msgspec.UNSET)
+        if row.any is not msgspec.UNSET:
+            strings += 1 + bytes(row.any).startswith(b'"')
+    return strings
+
 
 YEAR_2000_NS = 946_684_800 * 10**9
 YEAR_2200_NS = 7_258_118_400 * 10**9
@@ -199,6 +229,64 @@ def test_many_amounts_at_once_are_judged_as_each_alone(texts: list[str]) -> None
         assert why == refusal(lambda: wire.amounts(texts))
 
 
+@given(st.lists(st.one_of(amount_texts, st.sampled_from(GOOD + BAD)), max_size=8))
+@example(["1", "2"])
+@example(["-1.5", "0", "-0.25"])
+@example(["1.2.3"])
+@example(["5.", "7"])
+@example(["1,2"])
+@example(["1,2", ""])
+@example(["", "1,2"])
+@example(["9" * wire.AMOUNT_CHARS_MAX, "9" * (wire.AMOUNT_CHARS_MAX + 1)])
+@settings(deadline=None)
+def test_many_json_values_at_once_are_judged_and_read_as_each_alone(texts: list[str]) -> None:
+    numbers = [text for text in texts if _is_json_number(text)]
+    for spelt in (numbers, [json.dumps(text) for text in texts], [*numbers, *map(json.dumps, texts)]):
+        raws = RAWS.decode(f"[{', '.join(spelt)}]")
+        reasons = [_why_refused(raw) for raw in raws]
+        if any(reasons):
+            assert next(filter(None, reasons)) == refusal(partial(wire.digits, raws))
+        else:
+            assert [wire.amount(raw) for raw in raws] == wire.digits(raws)
+
+
+def _why_refused(raw: msgspec.Raw) -> str:
+    try:
+        wire.amount(raw)
+    except Malformed as error:
+        return str(error)
+    return ""
+
+
+def _is_json_number(text: str) -> bool:
+    try:
+        return type(json.loads(text, parse_int=str, parse_float=str)) is str and text[:1] != '"'
+    except ValueError:
+        return False
+
+
+@given(st.lists(st.text("0123456789.-,+eE_ \n", max_size=5), max_size=6))
+@settings(max_examples=500, deadline=None)
+def test_texts_that_are_almost_amounts_are_judged_as_each_alone(texts: list[str]) -> None:
+    test_many_amounts_at_once_are_judged_as_each_alone.hypothesis.inner_test(texts)  # type: ignore[attr-defined]
+    test_many_json_values_at_once_are_judged_and_read_as_each_alone.hypothesis.inner_test(texts)  # type: ignore[attr-defined]
+
+
+def test_plain_amounts_are_not_judged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of one alone is slow: it is for what is written otherwise."""
+    monkeypatch.setattr(wire, "amount", None)
+    wire.amounts(["0", "-0.5", "12.50", "999999999999.99999999"] * 50)
+    assert ["1", "-2.5"] == wire.digits([msgspec.Raw(b"1"), msgspec.Raw(b'"-2.5"')])
+
+
+def test_what_is_too_long_is_refused_by_the_parser_where_it_may_be_an_amount() -> None:
+    decoder = msgspec.json.Decoder(list[wire.Digits])
+    assert ["9" * wire.AMOUNT_CHARS_MAX] == wire.decode(decoder, b'["%b"]' % (b"9" * wire.AMOUNT_CHARS_MAX))
+    assert "length <= 80" in refusal(
+        lambda: wire.decode(decoder, b'["%b"]' % (b"9" * (wire.AMOUNT_CHARS_MAX + 1)))
+    )
+
+
 # Arithmetic --------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +438,63 @@ def test_a_doubled_key_is_found_exactly_where_there_is_one(
         wire.unique_keys(payload.encode(), counts)
     else:
         assert "duplicated key" in refusal(lambda: wire.unique_keys(payload.encode(), counts))
+
+
+def test_a_count_of_strings_is_right_or_wrong() -> None:
+    for strings, right in ((3, True), (2, False), (4, False), (0, False)):
+        assert right == wire.holds_only(b'{"a":1, "b" :"c"}', strings)
+    assert not wire.holds_only(b'{"a":1,"b":"\\u0063"}', 3)
+
+
+def member(key: str, *values: str) -> st.SearchStrategy[str]:
+    """One member of an object, however it may be spelt."""
+    keys = [f'"{key}":', f'"{key}" : ', f'"\\u{ord(key[0]):04x}{key[1:]}":']
+    return st.tuples(st.sampled_from([keys[0]] * 6 + keys), st.sampled_from(values)).map("".join)
+
+
+ANY = (
+    "1",
+    '"x"',
+    '""',
+    "null",
+    '{"a":"b"}',
+    '["a","b"]',
+    '{"x":1,"x":2}',
+    '"say \\"a\\""',
+    '"\\u0061"',
+    '"é"',
+    "1e5",
+)
+MEMBERS = st.lists(
+    st.one_of(
+        member("b", "true", "false", "null"),
+        member("n", "0", "-0", "7", "-12"),
+        member("any", *ANY),
+        member("other", *ANY),
+        member("a", '"v"', '"w"', '"\\u0076"'),
+    ),
+    max_size=3,
+)
+ROWS = st.lists(st.tuples(member("k", "{%s}") | member("l", "{%s}"), st.booleans(), MEMBERS), max_size=3)
+
+
+@given(ROWS, st.sampled_from([",", ",", ", "]), st.sampled_from(["", "", ',"rows":{}', ',"more":"x"']))
+@example([], ",", "")
+@settings(max_examples=1_000, deadline=None)
+def test_nothing_is_doubled_or_unread_where_the_count_of_strings_is_right(
+    rows: list[tuple[str, bool, list[str]]], comma: str, tail: str
+) -> None:
+    said = [
+        row.replace("%s", comma.join(['"a":"v"', *members] if first else [*members, '"a":"w"']))
+        for row, first, members in rows
+    ]
+    text = f'{{"rows":{{{comma.join(said)}}}{tail}}}'
+    table = wire.decode(TABLE, text.encode())
+    pairs: list[list[str]] = []
+    json.loads(text, object_pairs_hook=lambda members: pairs.append([key for key, _ in members]))
+    doubled = any(len(set(keys)) < len(keys) for keys in pairs)
+    unread = any(mark in text for mark in ('"other"', '"more"', '{"a":"b"}', '["a"', '{"x"', "\\"))
+    assert (not doubled and not unread) == wire.holds_only(text.encode(), strings_of(table))
 
 
 # Times -------------------------------------------------------------------------------------------------------------
@@ -541,3 +686,74 @@ def test_where_the_recursion_limit_was_lifted_deep_nesting_is_refused_all_the_sa
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (0, "JSON nested too deep\n15001\n") == (ran.returncode, ran.stdout), ran.stderr
+
+
+# One text for one value ----------------------------------------------------------------------------------------------
+
+
+def normalised(text: str) -> str:
+    return str(wire.EXACT.normalize(Decimal(text)))
+
+
+zeros_and_digits = st.text("0000123456789", min_size=1, max_size=30)
+written = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "-", "+"]),
+    zeros_and_digits,
+    st.just("") | zeros_and_digits.map(".{}".format),
+    st.sampled_from(["", "", "", "e0", "E+2", "e-7", "E99", "e-99"]),
+).filter(lambda text: len(text) <= wire.AMOUNT_CHARS_MAX)
+fractions = st.tuples(st.integers(-(10**12), 10**12), st.integers(1, 12)).map(
+    lambda each: f"{each[0] / 10 ** each[1]:.{each[1]}f}"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0", "-0", "+0", "00", "0.0", "-0.000", "0e5", "1", "-1", "+5", "10", "250.00", "5000.000000", "693.000000",
+        "1E+2", "1e2", "1.50e10", "00012", "-007.10", "00.5", "0.5", "-0.5", "0.10", "0.000001", "0.0000010",
+        "0.0000009", "-0.000001", "-0.0000001", "0.000000001", "1.0000001", "10.0000000", "100.000000001",
+        "9" * 80, "-" + "9" * 79, "0." + "0" * 77 + "1", "1" * 40 + "." + "2" * 39, "1" + "0" * 79,
+    ],
+)  # fmt: skip
+def test_the_one_text_of_a_value_is_what_decimal_makes_of_it(text: str) -> None:
+    assert normalised(text) == wire.canonical(text)
+    for others in ([], ["1.5"] * 9, ["12.25", "-0.125"] * 5, [text] * 9):
+        assert [normalised(each) for each in (text, *others)] == wire.canonicals([text, *others])
+        assert [normalised(each) for each in (*others, text)] == wire.canonicals([*others, text])
+
+
+@given(st.lists(written | fractions, max_size=20) | st.lists(fractions, min_size=8, max_size=20))
+@settings(max_examples=300, deadline=None)
+def test_many_amounts_have_the_one_text_that_each_has_alone(texts: list[str]) -> None:
+    wire.amounts(texts)
+    assert [normalised(text) for text in texts] == wire.canonicals(texts)
+    assert [normalised(text) for text in texts] == [wire.canonical(text) for text in texts]
+
+
+def test_fractions_alone_are_written_the_one_way_without_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(wire, "decimal")
+    assert ["12.5", "-0.125"] * 9 == wire.canonicals(["12.50", "-0.125"] * 9)
+
+
+@pytest.mark.parametrize("length", [1, 79, 80, 81, 82, 200])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_an_amount_too_long_is_found_among_short_ones(length: int, sign: str) -> None:
+    text = sign + "1.0e-1234567890"[: length - len(sign)].ljust(length - len(sign), "7")
+    for joined in (text, f"1.5,{text}", f"{text},1.5", ",".join(["-12.50"] * 90 + [text] + ["0"] * 90)):
+        assert (length <= wire.AMOUNT_CHARS_MAX) is wire.are_short(joined)
+
+
+@given(st.lists(st.integers(946_684_800_000, 7_258_118_399_999) | st.integers(946_684_800, 7_258_118_399)))
+def test_many_epoch_times_are_read_as_each_alone(numbers: list[int]) -> None:
+    assert [wire.epoch_ns(number) for number in numbers] == wire.epochs_ns(numbers)
+
+
+@pytest.mark.parametrize(
+    "number", [946_684_799_999, 7_258_118_400_000, 946_684_799, 7_258_118_400, 0, -1, 2**70]
+)
+def test_one_time_of_another_century_refuses_them_all(number: int) -> None:
+    for numbers in ([number], [number, 1_761_984_000_000], [1_761_984_000_000, number, 1_761_984_000_001]):
+        with pytest.raises(Malformed, match="time out of range"):
+            wire.epochs_ns(numbers)

@@ -1,7 +1,8 @@
 """WebSocket on asyncio: the `websockets` library, without its reconnecting, redirecting, proxying and logging.
 
 Knows websockets and asyncio, and how it waits: for the peer to close the socket after a closing frame, with no bound.
-Our own task moves messages into the inbox; the library's queue before it is short. Knows no venue.
+A message that is whole goes into the inbox as it is read; what is in pieces, not UTF-8 or too much for the inbox goes
+through the library's queue, which is short, and our own task moves it from there. Knows no venue.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import anyio
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, TooManyFragments
-from websockets.protocol import State
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event, State
 from websockets.uri import WebSocketURI
 
 from ledger.errors import ConversationError, Lost
@@ -28,6 +30,8 @@ from transports import connection as bounds
 from transports.connection import Answer, Connection, Inbox, Target
 
 QUEUE_MESSAGES: Final = 16
+
+_MESSAGES: Final = (Opcode.TEXT, Opcode.BINARY)
 
 bounds.hush("websockets", "websockets.client", "websockets.protocol")
 
@@ -106,6 +110,9 @@ class _Wire(ClientConnection):
         self.last_byte = self.loop.time()
         self.failure = ""
         self.leaving = False
+        self.inbox = Inbox()
+        self.queued = 0
+        """How many messages the library's queue holds, whole or in part, that are not in the inbox yet."""
         self._made: asyncio.BaseTransport | None = None
         self._cutting: asyncio.TimerHandle | None = None
 
@@ -122,6 +129,17 @@ class _Wire(ClientConnection):
         super().data_received(data)
         if self.protocol.close_expected() and (not self.leaving or self.protocol.close_rcvd is not None):
             self._finish()
+
+    def process_event(self, event: Event) -> None:
+        # A task that waits for the queue costs more than the message: it is woken only where there is a reason.
+        if isinstance(event, Frame) and event.opcode in _MESSAGES:
+            if event.fin and not self.queued and not self.inbox.full:
+                payload = bytes(event.data)
+                if event.opcode is Opcode.BINARY or _is_text(payload):
+                    self.inbox.put(payload)
+                    return
+            self.queued += 1
+        super().process_event(event)
 
     def eof_received(self) -> None:
         super().eof_received()
@@ -152,7 +170,7 @@ class _WebSocket:
 
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
-        self._inbox = Inbox()
+        self._inbox = wire.inbox
         self._leaving = False
         self._mover = asyncio.get_running_loop().create_task(self._move())
 
@@ -193,13 +211,16 @@ class _WebSocket:
             raise self._cause()
 
     async def _move(self) -> None:
-        """Move what came into the inbox, as long as there is room and more comes."""
+        """Move what did not go straight into the inbox, as long as there is room and more comes."""
         try:
             while not (self._leaving and self._inbox.full):
-                if self._inbox.full:
-                    await self._inbox.space()
-                    self._wire.last_byte = self._wire.loop.time()
-                await self._take()
+                message = await self._wire.recv()
+                try:
+                    if self._inbox.full:
+                        await self._inbox.space()
+                        self._wire.last_byte = self._wire.loop.time()
+                finally:  # whatever cancels us, it is not lost
+                    self._put(message)
         except ConnectionClosed:
             pass
         except Exception as error:  # nobody knows of any, but a receiver must not wait for ever
@@ -207,9 +228,9 @@ class _WebSocket:
         finally:
             self._inbox.end(self._cause())
 
-    async def _take(self) -> None:
-        message = await self._wire.recv()
+    def _put(self, message: str | bytes) -> None:
         self._inbox.put(message.encode() if isinstance(message, str) else message)
+        self._wire.queued -= 1
 
     def _cause(self) -> ConversationError:
         protocol = self._wire.protocol
@@ -241,7 +262,7 @@ class _WebSocket:
         await asyncio.wait([self._mover])
         try:
             while True:
-                await self._take()
+                self._put(await self._wire.recv())
         except ConnectionClosed:
             pass
 

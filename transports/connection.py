@@ -119,9 +119,10 @@ class Inbox:
 
     def put_arrival(self, arrival: Arrival) -> None:
         """Put a frame that knows when it came."""
+        if not self._frames:  # else nobody waits for it
+            self._filled.set()
         self._frames.append(arrival)
         self._bytes += len(arrival[0])
-        self._filled.set()
 
     def end(self, error: ConversationError) -> None:
         """No more will come, because of `error`; the first one counts."""
@@ -167,6 +168,8 @@ class Inbox:
         return rest
 
     def _batch(self) -> list[Arrival]:
+        if len(self._frames) <= BATCH_FRAMES_MAX and self._bytes <= BATCH_BYTES_MAX:
+            return self.rest()
         batch: list[Arrival] = []
         size = 0
         while self._frames and len(batch) < BATCH_FRAMES_MAX:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope
 
 from ledger.account import Recorded
 from ledger.errors import BadLogin, ConversationError, Corrupt, LedgerError, ReadOnly, Rejected, StoreError
 from ledger.ledger import Ledger
 from transports.feed import Feed, Health, log
 from transports.session import DRAIN_S, STORE_RETRY_S, Session, Stopping
+from transports.writer import Writer
 
 BACKOFF_S: Final = 0.25
 BACKOFF_S_MAX: Final = 30.0
@@ -33,10 +35,10 @@ REJECTED_S: Final = 1.0
 class Live:
     """Feeds that run: how they are, and how to stop them."""
 
-    def __init__(self, ledger: Ledger, feeds: Sequence[Feed], drain_s: float) -> None:
+    def __init__(self, ledger: Ledger, feeds: Sequence[Feed], drain_s: float, writer: Writer) -> None:
         self._ledger = ledger
         self._feeds = feeds
-        self._writer = CapacityLimiter(1)
+        self._writer = writer
         """One thread writes; not one of those the host's own work may use up."""
         self._stopping = Stopping(drain_s)
         self._scopes: list[CancelScope] = []
@@ -95,19 +97,20 @@ async def live(ledger: Ledger, *feeds: Feed, drain_s: float = DRAIN_S) -> AsyncG
     names = [feed.name for feed in feeds]
     if len(set(names)) != len(names):
         raise BadLogin(f"two feeds of one account: {', '.join(sorted(names))}")
-    running = Live(ledger, feeds, drain_s)
     raised: BaseException | None = None
     try:
-        async with anyio.create_task_group() as tasks:
-            for feed in feeds:
-                tasks.start_soon(running._run, feed, name=feed.name)
-            try:
-                yield running
-            except BaseException as error:
-                raised = error
-                raise
-            finally:
-                running.stop()
+        with Writer() as writer:
+            running = Live(ledger, feeds, drain_s, writer)
+            async with anyio.create_task_group() as tasks:
+                for feed in feeds:
+                    tasks.start_soon(running._run, feed, name=feed.name)
+                try:
+                    yield running
+                except BaseException as error:
+                    raised = error
+                    raise
+                finally:
+                    running.stop()
     except BaseExceptionGroup:
         if raised is None or isinstance(raised, anyio.get_cancelled_exc_class()):
             raise
@@ -123,11 +126,11 @@ def _backoff_s(attempts: int) -> float:
     return random.uniform(0, min(BACKOFF_S_MAX, BACKOFF_S * 2.0 ** min(attempts, 16)))
 
 
-async def _last(feed: Feed, ledger: Ledger, writer: CapacityLimiter) -> Recorded | None:
+async def _last(feed: Feed, ledger: Ledger, writer: Writer) -> Recorded | None:
     """The last event of the account; a store that fails now may not fail the next time."""
     while True:
         try:
-            return await to_thread.run_sync(ledger.last, feed.name, limiter=writer)
+            return await writer.do(partial(ledger.last, feed.name))
         except Corrupt:
             raise
         except StoreError as error:
@@ -135,7 +138,7 @@ async def _last(feed: Feed, ledger: Ledger, writer: CapacityLimiter) -> Recorded
         await anyio.sleep(STORE_RETRY_S)
 
 
-async def _keep(feed: Feed, ledger: Ledger, writer: CapacityLimiter, stopping: Stopping) -> None:
+async def _keep(feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) -> None:
     """Be live until cancelled, or until the venue has refused the login three times in a row."""
     feed.begin(await _last(feed, ledger, writer))
     attempts = rejections = 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
@@ -58,6 +58,7 @@ from transports.connection import Connection
 from transports.feed import Feed, log
 from transports.redaction import Redaction
 from transports.tape import TapeWriter
+from transports.writer import Work, Writer
 
 PING_S: Final = 15.0
 """Silence after which the venue is pinged (s)."""
@@ -98,7 +99,7 @@ class Stopping:
 class Session:
     """One conversation of a feed, from login to end."""
 
-    def __init__(self, feed: Feed, ledger: Ledger, writer: CapacityLimiter, stopping: Stopping) -> None:
+    def __init__(self, feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) -> None:
         self._feed = feed
         self._ledger = ledger
         self._writer = writer
@@ -177,7 +178,7 @@ class Session:
         conversation = self._feed.converse(memory)
         stack.callback(_close, conversation)
         # Where a venue signs with a library that takes long to import, it does so now: not on the host's event loop.
-        action = await to_thread.run_sync(next, conversation, None, limiter=self._writer)
+        action = await self._writer.do(partial(next, conversation, None))
         while action is not None:
             said = await self._do(action, tasks, stack)
             try:
@@ -303,8 +304,9 @@ class Session:
         """Store a batch, whatever is cancelled meanwhile; then let it be heard."""
         stored = [self._received(arrival) for arrival in arrivals]
         self._unstored.extend(stored)
+        asked = self._writer.ask(self._store_all)  # before all else: its thread wakes up while we prepare
         with CancelScope(shield=True):
-            await self._in_thread(self._store_all)
+            await self._in_thread(self._store_all, asked)
         await self._hear(stored)
 
     def _received(self, arrival: Arrival) -> Arrival:
@@ -314,17 +316,18 @@ class Session:
             received_ns = self._feed.stamp(received_ns)
         return (payload, received_ns, asked[0] if asked else None)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Do what needs the store, in a worker thread. A store that fails is tried again, until there is no time left:
-        what was received is not given up, and nothing more is received meanwhile."""
+    async def _in_thread(self, work: Callable[[], T], asked: Work[T] | None = None) -> T:
+        """Do what needs the store, in the writer's thread, or wait for what was `asked` of it. A store that fails is
+        tried again, until there is no time left: what was received is not given up, nothing more received meanwhile."""
         pause_s, reason = STORE_RETRY_S, self._feed.health.reason
         while True:
             try:
-                done = await to_thread.run_sync(work, limiter=self._writer)
+                done = await (self._writer.do(work) if asked is None else asked.done())
                 if pause_s > STORE_RETRY_S:
                     self._feed.note(reason=reason)
                 return done
             except StoreError as error:
+                asked = None
                 self._feed.note(reason=f"the store: {error}")
                 if self._stopping.over or isinstance(error, ReadOnly | Conflict | Corrupt):
                     raise

@@ -2,14 +2,16 @@
 
 Knows trio-websocket and what it does when left alone: it waits for ever where the peer is gone, and a cancelled send
 leaves half a frame on the wire. So it gets a stream of ours, its tasks run where we can end them, and the way out is to
-end them. Knows no venue.
+end them. Its reader puts a message straight into the inbox: the channel between would cost more than the message. Knows
+no venue.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ssl import SSLContext
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import trio
@@ -26,7 +28,9 @@ from transports.connection import Answer, Connection, Inbox, Target
 READ_BYTES: Final = 64 * 1024
 """Of one read. trio-websocket's own default, 4 KiB, costs four times the time on large messages."""
 QUEUE_MESSAGES: Final = 16
-"""Between trio-websocket's reader and ours, which moves a message as soon as it is there."""
+"""Of trio-websocket's own channel, which is in use until the upgrade is done."""
+TURN_MESSAGES: Final = 64
+"""So many are put into the inbox before the other tasks have their turn."""
 
 bounds.hush("trio-websocket")
 
@@ -254,6 +258,8 @@ class _WebSocket:
         self._over = trio.Event()
         self._pinging = False
         self._too_big = False
+        self._turn = TURN_MESSAGES
+        self._shorten()
         tasks.start_soon(self._move)
 
     async def receive(self) -> Sequence[Arrival]:
@@ -294,16 +300,39 @@ class _WebSocket:
         finally:
             self._pinging = False
 
+    def _shorten(self) -> None:
+        """Let trio-websocket's reader put messages straight into the inbox, after those it put into its channel until
+        now. Where a release of it has another channel, `_move` moves them, as it hears of the end with every release.
+        """
+        websocket: Any = self._websocket
+        channel = getattr(websocket, "_send_channel", None)
+        if isinstance(channel, trio.MemorySendChannel):
+            with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                while True:
+                    self._put(websocket._recv_channel.receive_nowait())
+            websocket._send_channel = SimpleNamespace(send=self._take, aclose=channel.aclose)
+
+    async def _take(self, message: str | bytes) -> None:
+        """Put a message into the inbox and, where it is full, read no further until it is not."""
+        self._put(message)
+        self._turn -= 1
+        if self._too_big:
+            self._inbox.end(self._cause())
+            self._tasks.end()
+        elif self._inbox.full:
+            if self._leaving:
+                self._over.set()
+            await self._inbox.space()
+            self._tap.heard()
+        if self._turn < 0 or self._too_big:
+            self._turn = TURN_MESSAGES
+            await trio.lowlevel.checkpoint()
+
     async def _move(self) -> None:
-        """Move what came into the inbox, as long as there is room and more comes."""
+        """Wait for the end, and move into the inbox what comes another way than straight."""
         try:
-            while not (self._leaving and self._inbox.full):
-                if self._inbox.full:
-                    await self._inbox.space()
-                    self._tap.heard()
-                self._put(await self._websocket.get_message())
-                if self._too_big:
-                    break
+            while not self._too_big:
+                await self._take(await self._websocket.get_message())
         except ConnectionClosed:
             pass
         finally:

@@ -18,6 +18,7 @@ from projections import (
     Accounts,
     Balances,
     Breaks,
+    Checkpoints,
     Fills,
     Gaps,
     History,
@@ -46,6 +47,7 @@ PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (
     Sessions,
     Breaks,
     Quarantine,
+    Checkpoints,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -26,9 +26,9 @@ from ledger.cli.options import (
 from ledger.cli.proof import refold
 from ledger.console import printable, progress, show
 from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
+from ledger.findings import Finding, first_bad, weight
 from ledger.ledger import Ledger
 from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
-from ledger.verify import Finding, first_bad, weight
 from projections import compare
 from transports.session import changed_memories
 

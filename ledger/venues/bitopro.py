@@ -13,9 +13,9 @@ import hmac
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256, sha384
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field, json
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, json
 from msgspec.json import Decoder
 from msgspec.msgpack import Encoder
 
@@ -44,20 +44,24 @@ ERROR_CHARS_MAX: Final = 500
 _EVENT: Final = "ACCOUNT_BALANCE"
 
 
+_ABSENT: Final[Any] = None
+"""Of a field that may be left out, but is never null."""
+
+
 class _Entry(Struct, gc=False):
     """`stake` and `tradable` are newer than the others: recordings exist without them."""
 
     currency: Annotated[str, Meta(min_length=1, max_length=64)]
-    amount: str
-    available: str
-    stake: str | UnsetType = UNSET
-    tradable: bool | UnsetType = UNSET
+    amount: wire.Digits
+    available: wire.Digits
+    stake: wire.Digits = _ABSENT
+    tradable: bool = _ABSENT
 
 
 class _Message(Struct, gc=False):
     """`{"event":"ACCOUNT_BALANCE","eventID":"…","timestamp":1639553303365,"data":{"ADA":{"currency":"ADA",…}}}`
 
-    `datetime` repeats `timestamp` as text and is not read. Unknown fields are ignored on purpose.
+    `datetime` repeats `timestamp` as text, and is only counted. Unknown fields are ignored on purpose.
     """
 
     event: Literal["ACCOUNT_BALANCE"]
@@ -65,6 +69,7 @@ class _Message(Struct, gc=False):
     data: dict[str, _Entry]
     event_id: Annotated[str, Meta(max_length=128)] | UnsetType = field(default=UNSET, name="eventID")
     """For debug use, says the document; absent in recordings older than November 2024."""
+    datetime: Raw = Raw()
 
 
 class _Other(Struct, gc=False):
@@ -76,6 +81,9 @@ class _Other(Struct, gc=False):
 
 _MESSAGE: Final = Decoder(_Message)
 _OTHER: Final = Decoder(_Other)
+_STRINGS: Final = 6
+"""Keys and texts around the entries: event, eventID, timestamp, data."""
+_STRINGS_OF_AN_ENTRY: Final = 10
 _encode: Final = Encoder().encode
 
 
@@ -85,51 +93,55 @@ def decode(frame: Frame) -> Sequence[Statement]:
         said = wire.decode(_MESSAGE, frame.payload)
     except Malformed as why:
         return _refusal(frame, why)
-    balances: list[Balance] = []
+    data = said.data
+    names = "".join(data)
+    upper = names == names.upper()
+    strings = _STRINGS + len(data) * _STRINGS_OF_AN_ENTRY
     texts: list[str] = []
-    stakes = tradables = 0
-    for key, entry in said.data.items():
-        asset_id = entry.currency.upper()
-        if key.upper() != asset_id:
-            raise Malformed(f"currency {entry.currency!r} under the key {key[:64]!r}")
-        texts += (entry.amount, entry.available)
-        staked = tradable = None
-        if entry.stake is not UNSET:
-            staked = entry.stake
-            texts.append(staked)
-            stakes += 1
-        if entry.tradable is not UNSET:
-            tradable = entry.tradable
-            tradables += 1
-        balances.append(
-            Balance(asset_id, entry.currency, entry.amount, entry.available, None, staked, None, tradable)
-        )
-    wire.amounts(texts)
-    if len({balance.asset_id for balance in balances}) != len(balances):
+    balances: list[Balance] = []
+    for key, entry in data.items():
+        currency, stake, tradable = entry.currency, entry.stake, entry.tradable
+        amount, available = entry.amount, entry.available
+        asset_id = key if upper else key.upper()
+        if currency != key and currency.upper() != asset_id:
+            raise Malformed(f"currency {currency!r} under the key {key[:64]!r}")
+        texts.append(amount)
+        texts.append(available)
+        if stake is _ABSENT:
+            strings -= 2
+        else:
+            texts.append(stake)
+        if tradable is _ABSENT:
+            strings -= 1
+        balances.append(Balance(asset_id, currency, amount, available, None, stake, None, tradable))
+    wire.amounts(texts, bounded=True)
+    if not upper and len({balance.asset_id for balance in balances}) != len(balances):
         raise Malformed("one currency twice, in two spellings")
-    _check_keys(frame.payload, said, stakes, tradables)
-    source = frame.source(
-        NAME, CHANNEL, time_ns=wire.epoch_ns(said.timestamp), message_id=said.event_id or None
-    )
+    if said.event_id is UNSET:
+        strings -= 2
+    if datetime := bytes(said.datetime):
+        strings += 2 if datetime[:1] == b'"' else 1
+    if not wire.holds_only(frame.payload, strings):
+        _check_keys(frame.payload, said)
+    event_id = said.event_id or ""
+    source = frame.source(NAME, CHANNEL, wire.epoch_ns(said.timestamp), None, None, event_id or None)
     # Messages share timestamps, and an id "for debug use" promises nothing: what is said belongs to the name.
     digest = sha256(_encode((said.timestamp, balances))).hexdigest()[:32]
-    key = f"statement:{said.event_id or ''}:{digest}"
-    if frame.ordinal == 1:
-        return [(frame.account, BalanceSnapshot(source, key, tuple(balances)))]
-    return [(frame.account, BalanceDelta(source, key, tuple(balances)))]
+    made = BalanceSnapshot if frame.ordinal == 1 else BalanceDelta
+    return [(frame.account, made(source, f"statement:{event_id}:{digest}", tuple(balances)))]
 
 
-def _check_keys(payload: bytes, said: _Message, stakes: int, tradables: int) -> None:
+def _check_keys(payload: bytes, said: _Message) -> None:
     """No key twice in an entry, no currency twice; a second `event` or filled `data` shows by its content."""
-    entries = len(said.data)
+    entries = said.data.values()
     wire.unique_keys(
         payload,
         {
-            b'"currency"': entries,
-            b'"amount"': entries,
-            b'"available"': entries,
-            b'"stake"': stakes,
-            b'"tradable"': tradables,
+            b'"currency"': len(entries),
+            b'"amount"': len(entries),
+            b'"available"': len(entries),
+            b'"stake"': sum(entry.stake is not _ABSENT for entry in entries),
+            b'"tradable"': sum(entry.tradable is not _ABSENT for entry in entries),
             b'"eventID"': said.event_id is not UNSET,
             b'"timestamp"': 1,
         },

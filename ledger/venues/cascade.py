@@ -14,7 +14,7 @@ import sys
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, json
 from msgspec.json import Decoder
@@ -91,6 +91,20 @@ class _BalanceUpdate(Struct, gc=False):
     subaccount_index: int | str | UnsetType = UNSET
 
 
+class _Pushed(Struct, gc=False):
+    """What is pushed, as the document has it: the index a number, the account letters and digits."""
+
+    account: Annotated[str, Meta(max_length=100)]
+    balance: wire.Digits
+    updatedAt: int  # noqa: N815 - the venue's spelling
+    subaccountIndex: Annotated[int, Meta(ge=0, lt=INDEX_BOUND)]  # noqa: N815
+
+
+class _Push(Struct, gc=False):
+    type: Literal["Balance Update"]
+    data: _Pushed
+
+
 class _Answer(Struct, gc=False):
     """What a question about balances is answered with; a list of these where several are meant."""
 
@@ -101,6 +115,9 @@ class _Answer(Struct, gc=False):
     updatedAt: int | UnsetType = UNSET  # noqa: N815
 
 
+_PUSH: Final = Decoder(_Push)
+_STRINGS_OF_A_PUSH: Final = 9
+"""Its keys and texts: type, data, account, balance, updatedAt, subaccountIndex."""
 _MESSAGE: Final = Decoder(_Message | str)
 _ANSWERS: Final = Decoder(_Answer | list[_Answer] | str)
 _BALANCE_UPDATE: Final = Decoder(_BalanceUpdate)
@@ -111,6 +128,24 @@ def decode(frame: Frame) -> Sequence[Statement]:
     balances there are in the answer to a question."""
     if frame.asked is not None:
         return _answers(frame, frame.asked)
+    try:
+        return _usual(frame, wire.decode(_PUSH, frame.payload).data)
+    except Malformed:
+        pass
+    return _unusual(frame)
+
+
+def _usual(frame: Frame, said: _Pushed) -> Sequence[Statement]:
+    """A push that holds what the document names, and nothing else. Raises Malformed where it is not plainly so."""
+    account = said.account
+    if not (wire.holds_only(frame.payload, _STRINGS_OF_A_PUSH) and account.isascii() and account.isalnum()):
+        raise Malformed("not a usual push")
+    source = frame.source(NAME, "balance", wire.epoch_ns(said.updatedAt))
+    return [_stated(source, account, said.subaccountIndex, wire.amount(said.balance), said.updatedAt)]
+
+
+def _unusual(frame: Frame) -> Sequence[Statement]:
+    """What is written otherwise, a reply, a refusal, or the reason why it is none of them."""
     message = wire.decode(_MESSAGE, frame.payload)
     if isinstance(message, str):  # REST answers an error with a bare JSON string
         return _refusal(frame, frame.source(NAME, "rest"), f"venue error: {message}")
@@ -268,7 +303,7 @@ class _Named(Struct, gc=False):
     subaccount_index: int | str | UnsetType = UNSET
 
 
-class _Push(Struct, gc=False):
+class _About(Struct, gc=False):
     type: str
     data: _Named
 
@@ -278,7 +313,7 @@ _TOKEN_GIVEN: Final = Decoder(_Token)
 _CLAIMS: Final = Decoder(_Claims)
 _RPC: Final = Decoder(_Rpc)
 _FAULT: Final = Decoder(_Error)
-_PUSH: Final = Decoder(_Push)
+_ABOUT: Final = Decoder(_About)
 
 
 def converse(login: Login, begun: Begun) -> Conversation:
@@ -428,7 +463,7 @@ class _Stream:
                 raise Lost(f"the venue ended the login: {error}")
             return said.id, error
         with suppress(Malformed):
-            self._note(wire.decode(_PUSH, heard.payload).data)
+            self._note(wire.decode(_ABOUT, heard.payload).data)
         return None, None
 
     def _reply(self, number: int) -> Generator[Action, Said, str | None]:

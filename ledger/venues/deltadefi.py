@@ -10,8 +10,9 @@ absence, and `total_count` is no check. The generations share their names: the s
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -64,10 +65,20 @@ _KEEPALIVE: Final = frozenset({b"ping", b"pong"})  # the only frames that are no
 _LISTS: Final = frozenset({"open_orders", "trading_history", "orders_history"})
 _KEYS: Final = {"balance": "balance", "order_info": "order", "dlta_points": "dlta_points"}
 _ERROR_CHARS_MAX: Final = 200
+_UNITS_KEPT: Final = 4_096
+_TIMES_KEPT: Final = 1_024
+# "balance" stands twice: the word and the key
+_ENVELOPE: Final = {b'"balance"': 2, b'"type"': 1, b'"sub_type"': 1}
+_UNREAD: Final = frozenset({
+    "total_count", "total_page", "slippage", "account_id", "locked_base_qty", "locked_quote_qty",
+    "ob_open_order_base_qty", "commission_rate_bp", "slippage_bp", "active_order_utxo_id", "market_order_limit_price",
+})  # fmt: skip
+"""Of these no event is made: they are known only so that nothing unknown is left in a frame."""
 
 _Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]  # policy + asset name: 120 hex digits
 _Text: TypeAlias = Annotated[str, Meta(max_length=128)]
 _Digits: TypeAlias = Raw  # a JSON number or a string of digits: the same field has been both
+_O = TypeVar("_O")
 
 
 class _Row(Struct, frozen=True, gc=False):
@@ -77,16 +88,18 @@ class _Row(Struct, frozen=True, gc=False):
     locked: _Digits
 
 
-class _Message(Struct, frozen=True, gc=False):
-    """The envelope; what depends on the generation is parsed when the shape is known."""
+class _Message(Struct, Generic[_O], frozen=True, gc=False):
+    """The envelope; what depends on the generation is parsed when the shape is known, or (`_USUAL`) with it."""
 
     type: str | UnsetType = UNSET
     sub_type: str | UnsetType = UNSET
     balance: list[_Row] | UnsetType | None = UNSET
     data: Raw | UnsetType = UNSET
-    order: Raw | UnsetType = UNSET
+    order: _O | UnsetType = UNSET
     dlta_points: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
+    total_count: Raw | UnsetType = UNSET
+    total_page: Raw | UnsetType = UNSET
 
 
 class _Error(Struct, frozen=True, gc=False):
@@ -123,6 +136,7 @@ class _Order(Struct, frozen=True, gc=False):
     create_time: int | UnsetType = UNSET
     update_time: int | UnsetType = UNSET
     fills: list[_Fill] | UnsetType | None = UNSET
+    slippage: Raw | UnsetType = UNSET
 
 
 class _Filling(Struct, frozen=True, gc=False):
@@ -151,35 +165,45 @@ class _Page(Struct, frozen=True, gc=False):
 class _Execution(Struct, frozen=True, gc=False):
     id: _Word
     order_id: _Word
-    execution_price: str
-    filled_base_qty: str
-    filled_quote_qty: str | UnsetType = UNSET
-    commission: str | UnsetType = UNSET
+    execution_price: wire.Digits
+    filled_base_qty: wire.Digits
+    filled_quote_qty: wire.Digits | UnsetType = UNSET
+    commission: wire.Digits | UnsetType = UNSET
     commission_unit: _Text | UnsetType = UNSET
     role: _Text | UnsetType = UNSET
     counter_party_order_id: _Text | UnsetType | None = UNSET
     created_at: str | UnsetType = UNSET
+    account_id: Raw | UnsetType = UNSET
 
 
 class _OrderInfo(Struct, frozen=True, gc=False):
-    """Generation 2: every amount a string, ISO-8601 times."""
+    """Generation 2: every amount a string, ISO-8601 times. What is Raw is not read, only known to be there."""
 
     id: _Word
     status: _Word
     symbol: _Word
     side: _Word
     type: _Word
-    base_qty: str
-    executed_base_qty: str
-    quote_qty: str | UnsetType = UNSET
-    executed_quote_qty: str | UnsetType = UNSET
-    price: str | UnsetType = UNSET
-    executed_price: str | UnsetType = UNSET
-    commission: str | UnsetType = UNSET
+    base_qty: wire.Digits
+    executed_base_qty: wire.Digits
+    quote_qty: wire.Digits | UnsetType = UNSET
+    executed_quote_qty: wire.Digits | UnsetType = UNSET
+    price: wire.Digits | UnsetType = UNSET
+    executed_price: wire.Digits | UnsetType = UNSET
+    commission: wire.Digits | UnsetType = UNSET
     commission_unit: _Text | UnsetType = UNSET
     created_at: str | UnsetType = UNSET
     updated_at: str | UnsetType = UNSET
     order_execution_records: list[_Execution] | UnsetType | None = UNSET
+    order_id: Raw | UnsetType = UNSET
+    account_id: Raw | UnsetType = UNSET
+    locked_base_qty: Raw | UnsetType = UNSET
+    locked_quote_qty: Raw | UnsetType = UNSET
+    ob_open_order_base_qty: Raw | UnsetType = UNSET
+    commission_rate_bp: Raw | UnsetType = UNSET
+    slippage_bp: Raw | UnsetType = UNSET
+    active_order_utxo_id: Raw | UnsetType = UNSET
+    market_order_limit_price: Raw | UnsetType = UNSET
 
 
 class _Shape(Struct, frozen=True, gc=False):
@@ -197,7 +221,11 @@ class _Points(Struct, frozen=True, gc=False):
     league: _Text | UnsetType = UNSET
 
 
-_FRAME: Final[msgspec.json.Decoder[_Message | list[_Row]]] = msgspec.json.Decoder(_Message | list[_Row])
+_Told: TypeAlias = _Message[Any] | list[_Row]
+_USUAL: Final[msgspec.json.Decoder[_Told]] = msgspec.json.Decoder(_Message[_OrderInfo] | list[_Row])
+"""In one pass, where an order is of generation 2."""
+_EXACT: Final[msgspec.json.Decoder[_Told]] = msgspec.json.Decoder(_Message[Raw] | list[_Row])
+_ENCODE: Final = msgspec.json.Encoder().encode
 _ERROR: Final = msgspec.json.Decoder(_Error)
 _PAGES: Final = msgspec.json.Decoder(list[_Page])
 _ORDERS: Final = msgspec.json.Decoder(list[_Order])
@@ -210,11 +238,19 @@ _POINTS: Final = msgspec.json.Decoder(_Points)
 
 def decode(frame: Frame) -> Sequence[Statement]:
     """The statements of a frame."""
-    if frame.payload in _KEEPALIVE:
+    payload = frame.payload
+    if len(payload) == 4 and payload in _KEEPALIVE:  # to look up a long payload is to hash it
         return ()
-    said = wire.decode(_FRAME, frame.payload)
+    try:
+        return _statements(frame, wire.decode(_USUAL, payload))
+    except Malformed:
+        pass  # unusual, or wrong: the exact reading decides, and says why
+    return _statements(frame, wire.decode(_EXACT, payload))
+
+
+def _statements(frame: Frame, said: _Told) -> Sequence[Statement]:
     if isinstance(said, list):
-        return [_balance(frame, _REST, said, {})]
+        return [_balance(frame, _REST, said)]
     if said.type is UNSET:
         if said.error is UNSET:
             raise Malformed("unknown message: neither type nor error")
@@ -223,10 +259,9 @@ def decode(frame: Frame) -> Sequence[Statement]:
         raise Malformed(f"unknown message: type {said.type[:40]!r}, sub_type {str(said.sub_type)[:40]!r}")
     sub_type = said.sub_type
     if sub_type == "balance" and isinstance(said.balance, list):
-        # "balance" stands twice: the word and the key
-        return [_balance(frame, sub_type, said.balance, {b'"balance"': 2, b'"type"': 1, b'"sub_type"': 1})]
+        return [_balance(frame, sub_type, said.balance)]
     if sub_type == "order_info" and said.order is not UNSET:
-        events = _order_info(frame, said, sub_type, bytes(said.order))
+        events = _order_info(frame, said, sub_type)
     elif sub_type in _LISTS and said.data is not UNSET:
         events = _lists(frame, said, sub_type, bytes(said.data))
     elif sub_type == "dlta_points" and said.dlta_points is not UNSET:
@@ -246,36 +281,51 @@ def _venue_error(frame: Frame) -> Statement:
     return frame.account, FrameQuarantined(frame.source(NAME, "error"), "", reason)
 
 
-def _balance(frame: Frame, channel: str, rows: list[_Row], counts: dict[bytes, int]) -> Statement:
+def _balance(frame: Frame, channel: str, rows: list[_Row]) -> Statement:
     """Absolute amounts of the assets named, and of no other.
 
     An answer to a request is as old as the request, at the most: what was pushed meanwhile is newer. No time is told.
     A bare list can only be an answer: where it is not known when it was asked for, that was just before it came.
     """
     named = len(rows)
-    counts[b'"asset"'] = counts[b'"asset_unit"'] = counts[b'"free"'] = counts[b'"locked"'] = named
-    wire.unique_keys(frame.payload, counts)
-    amount = wire.amount
+    texts = _free_and_locked(frame.payload, channel, rows)
     balances = tuple(
         [
-            Balance(_asset_id(row.asset_unit), row.asset, None, amount(row.free), amount(row.locked))
-            for row in rows
+            Balance(_asset_id(row.asset_unit), row.asset, None, free, locked)
+            for row, free, locked in zip(rows, texts[:named], texts[named:], strict=True)
         ]
     )
-    if named != len({balance.asset_id for balance in balances}):
+    if named > 1 and named != len({balance.asset_id for balance in balances}):
         raise Malformed("an asset is named twice in one balance")
     time_ns = None
     if channel == _REST:
         asked = frame.asked or Asked(f"GET {BALANCE_PATH}", frame.received_ns)
         frame, time_ns = msgspec.structs.replace(frame, asked=asked), asked.at_ns
-    return frame.account, BalanceDelta(frame.source(NAME, channel, time_ns=time_ns), "", balances)
+    return frame.account, BalanceDelta(frame.source(NAME, channel, time_ns), "", balances)
 
 
-def _lists(frame: Frame, said: _Message, sub_type: str, data: bytes) -> Iterable[Event]:
+def _free_and_locked(payload: bytes, channel: str, rows: list[_Row]) -> list[Amount]:
+    """What is free of each row, then what is locked of each; no key is doubled."""
+    named = len(rows)
+    told = [row.free for row in rows] + [row.locked for row in rows]
+    # The keys and the two words of the envelope; four keys and two texts of a row; and amounts, where they are text.
+    strings = (0 if channel == _REST else 5) + 6 * named
+    if not (
+        wire.holds_only(payload, strings)
+        or wire.holds_only(payload, strings + b"".join(told).count(b'"') // 2)
+    ):
+        counts: dict[bytes, int] = dict.fromkeys((b'"asset"', b'"asset_unit"', b'"free"', b'"locked"'), named)
+        wire.unique_keys(payload, counts if channel == _REST else counts | _ENVELOPE)
+    return wire.digits(told)
+
+
+def _lists(frame: Frame, said: _Message[Any], sub_type: str, data: bytes) -> Iterable[Event]:
     """Generation 1 sends lists, not what happened: the same order and fill come again in other lists."""
     pages, orders, fillings = _unpaged(data)
     fills = [fill for order in orders for fill in order.fills or ()]
-    _refuse_doubled_keys(frame.payload, sub_type, (said, *pages, *orders, *fills, *fillings))
+    objects = 1 + len(pages) + len(orders) + len(fills)
+    if not (_is_whole(frame.payload, said, objects) and len(_ENCODE(pages)) == len(data)):
+        _refuse_doubled_keys(frame.payload, sub_type, (said, *pages, *orders, *fills, *fillings))
     source = frame.source(NAME, sub_type)
     events: dict[str, Event] = {}
     for order in orders:
@@ -310,32 +360,35 @@ def _unpaged(data: bytes) -> tuple[list[_Page], list[_Order], list[_Filling]]:
     return pages, orders, fillings
 
 
-def _order_info(frame: Frame, said: _Message, sub_type: str, order: bytes) -> Iterable[Event]:
-    events: dict[str, Event] = {}
-    source = frame.source(NAME, sub_type)
-    if wire.decode(_SHAPE, order).order_id is not UNSET:
-        old = wire.decode(_ORDER, order)
-        _refuse_doubled_keys(frame.payload, sub_type, (said, old, *(old.fills or ())))
-        _add_order(events, source, old)
-        return events.values()
-    info = wire.decode(_ORDER_INFO, order)
-    executions = info.order_execution_records or ()
-    _refuse_doubled_keys(frame.payload, sub_type, (said, info, *executions))
-    updated = _order_of_info(source, info)
-    events[updated.key] = updated
-    for execution in executions:  # whatever the status: a partly filled order stays "open"
-        _add_fill(events, _fill_of_execution(source, info, execution))
-    return events.values()
+def _order_info(frame: Frame, said: _Message[Any], sub_type: str) -> Iterable[Event]:
+    payload, info = frame.payload, said.order
+    whole = False
+    if isinstance(info, _OrderInfo):
+        if info.order_id is not UNSET:
+            raise Malformed("an order of generation 1, or of none")
+        whole = _is_whole(payload, said, 2 + len(info.order_execution_records or ()))
+    else:
+        order = bytes(info or b"")
+        if wire.decode(_SHAPE, order).order_id is not UNSET:
+            events: dict[str, Event] = {}
+            old = wire.decode(_ORDER, order)
+            _refuse_doubled_keys(payload, sub_type, (said, old, *(old.fills or ())))
+            _add_order(events, frame.source(NAME, sub_type), old)
+            return events.values()
+        info = wire.decode(_ORDER_INFO, order)
+    if not whole:
+        _refuse_doubled_keys(payload, sub_type, (said, info, *(info.order_execution_records or ())))
+    return _told_of_info(frame.source(NAME, sub_type), info)
 
 
-def _points(frame: Frame, said: _Message, sub_type: str, points: bytes) -> Event:
+def _points(frame: Frame, said: _Message[Any], sub_type: str, points: bytes) -> Event:
     """Loyalty points: a history, never a balance."""
     row = wire.decode(_POINTS, points)
     _refuse_doubled_keys(frame.payload, sub_type, (said, row))
     amount, total = wire.amount(row.delta), wire.amount(row.new_total)
     if row.season_points is not UNSET:
         wire.amount(row.season_points)
-    told = (_canonical(amount), _canonical(total), row.source_type)
+    told = (wire.canonical(amount), wire.canonical(total), row.source_type)
     rest = (_none(row.season_points), _none(row.source_ref), _none(row.league))
     return BalanceEventImported(
         frame.source(NAME, sub_type),
@@ -351,25 +404,23 @@ def _points(frame: Frame, said: _Message, sub_type: str, points: bytes) -> Event
 
 
 def _add_order(events: dict[str, Event], source: Source, order: _Order) -> None:
-    updated = _keyed(
-        OrderUpdated(
-            source,
-            "",
-            order.order_id,
-            order.symbol,
-            order.side,
-            order.type,
-            order.status,
-            order.status.lower() in _CLOSED,
-            price=_amount(order.price),
-            quantity=wire.amount(order.orig_qty),
-            executed=wire.amount(order.executed_qty),
-            average_price=_amount(order.executed_price),
-            fee=_amount(order.fee_charged),
-            fee_asset=_asset(order.fee_unit),
-            created_ns=_seconds(order.create_time),
-            updated_ns=_seconds(order.update_time),
-        )
+    updated = _order(
+        source,
+        order.order_id,
+        order.symbol,
+        order.side,
+        order.type,
+        order.status,
+        _amount(order.price),
+        wire.amount(order.orig_qty),
+        wire.amount(order.executed_qty),
+        None,
+        None,
+        _amount(order.executed_price),
+        _amount(order.fee_charged),
+        _asset(order.fee_unit),
+        _seconds(order.create_time),
+        _seconds(order.update_time),
     )
     events.setdefault(updated.key, updated)
     for fill in order.fills or ():
@@ -409,50 +460,55 @@ def _fill_of_filling(source: Source, filling: _Filling) -> FillRecorded:
     )
 
 
-def _order_of_info(source: Source, info: _OrderInfo) -> OrderUpdated:
-    return _keyed(
-        OrderUpdated(
-            source,
-            "",
-            info.id,
-            info.symbol,
-            info.side,
-            info.type,
-            info.status,
-            info.status.lower() in _CLOSED,
-            price=_amount(info.price),
-            quantity=wire.amount(info.base_qty),
-            executed=wire.amount(info.executed_base_qty),
-            quote_quantity=_amount(info.quote_qty),
-            executed_quote=_amount(info.executed_quote_qty),
-            average_price=_amount(info.executed_price),
-            fee=_amount(info.commission),
-            fee_asset=_asset(info.commission_unit),
-            created_ns=_iso(info.created_at),
-            updated_ns=_iso(info.updated_at),
-        )
-    )
-
-
-def _fill_of_execution(source: Source, info: _OrderInfo, execution: _Execution) -> FillRecorded:
-    if execution.order_id != info.id:
-        raise Malformed(f"fill {execution.id} names another order than the one it stands in")
-    return FillRecorded(
+def _told_of_info(source: Source, info: _OrderInfo) -> Iterable[Event]:
+    executions = info.order_execution_records or ()
+    told = [
+        *(info.price, info.base_qty, info.executed_base_qty, info.quote_qty, info.executed_quote_qty),
+        *(info.executed_price, info.commission),
+    ]
+    for each in executions:
+        told += (each.execution_price, each.filled_base_qty, each.filled_quote_qty, each.commission)
+    wire.amounts([text for text in told if text is not UNSET], bounded=True)
+    updated = _order(
         source,
-        f"fill:{execution.id}",
-        execution.id,
-        execution.order_id,
+        info.id,
         info.symbol,
         info.side,
-        wire.amount(execution.execution_price),
-        wire.amount(execution.filled_base_qty),
-        quote_quantity=_amount(execution.filled_quote_qty),
-        fee=_amount(execution.commission),
-        fee_asset=_asset(execution.commission_unit),
-        role=_none(execution.role),
-        counter_order_id=_none(execution.counter_party_order_id),
-        time_ns=_iso(execution.created_at),
+        info.type,
+        info.status,
+        info.price or None,
+        info.base_qty,
+        info.executed_base_qty,
+        info.quote_qty or None,
+        info.executed_quote_qty or None,
+        info.executed_price or None,
+        info.commission or None,
+        _asset(info.commission_unit),
+        _iso(info.created_at),
+        _iso(info.updated_at),
     )
+    events: dict[str, Event] = {updated.key: updated}
+    for each in executions:  # whatever the status: a partly filled order stays "open"
+        if each.order_id != info.id:
+            raise Malformed(f"fill {each.id} names another order than the one it stands in")
+        fill = FillRecorded(
+            source,
+            f"fill:{each.id}",
+            each.id,
+            each.order_id,
+            info.symbol,
+            info.side,
+            each.execution_price,
+            each.filled_base_qty,
+            each.filled_quote_qty or None,
+            each.commission or None,
+            _asset(each.commission_unit),
+            each.role or None,
+            each.counter_party_order_id or None,
+            _iso(each.created_at),
+        )
+        _add_fill(events, fill)
+    return events.values()
 
 
 def _add_fill(events: dict[str, Event], fill: FillRecorded) -> None:
@@ -460,23 +516,55 @@ def _add_fill(events: dict[str, Event], fill: FillRecorded) -> None:
         raise Malformed(f"fill {fill.fill_id} is told twice, and differently")
 
 
-def _keyed(order: OrderUpdated) -> OrderUpdated:
+def _order(
+    source: Source,
+    order_id: str,
+    symbol: str,
+    side: str,
+    kind: str,
+    status: str,
+    price: Amount | None,
+    quantity: Amount,
+    executed: Amount,
+    quote_quantity: Amount | None,
+    executed_quote: Amount | None,
+    average_price: Amount | None,
+    fee: Amount | None,
+    fee_asset: str | None,
+    created_ns: int | None,
+    updated_ns: int | None,
+) -> OrderUpdated:
     """The order under the key of its state: the same in whichever list or delivery it comes."""
-    words = (order.order_id, order.symbol, order.side, order.type, order.status, order.fee_asset)
-    times = (order.created_ns, order.updated_ns)
-    quantities = (order.quantity, order.executed, order.quote_quantity, order.executed_quote)
-    numbers = [_canonical(text) for text in (*quantities, order.price, order.average_price, order.fee)]
-    return msgspec.structs.replace(order, key=f"order:{_digest(*words, *times, *numbers)}")
+    words = (order_id, symbol, side, kind, status, fee_asset, created_ns, updated_ns)
+    texts = (quantity, executed, quote_quantity, executed_quote, price, average_price, fee)
+    numbers = [text and wire.canonical(text) for text in texts]
+    return OrderUpdated(
+        source,
+        f"order:{_digest(*words, *numbers)}",
+        order_id,
+        symbol,
+        side,
+        kind,
+        status,
+        status.lower() in _CLOSED,
+        price,
+        quantity,
+        executed,
+        quote_quantity,
+        executed_quote,
+        average_price,
+        fee,
+        fee_asset,
+        created_ns,
+        updated_ns,
+    )
 
 
 def _digest(*parts: str | int | None) -> str:
-    return blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
+    return blake2b(_ENCODE(parts), digest_size=16).hexdigest()
 
 
-def _canonical(text: Amount | None) -> str | None:
-    return None if text is None else str(wire.EXACT.normalize(wire.decimal(text)))
-
-
+@lru_cache(_UNITS_KEPT)
 def _asset_id(unit: str) -> str:
     """What the venue's spellings of a unit share: no dot after the policy id, lower case, one name for ADA."""
     if not unit:
@@ -500,11 +588,21 @@ def _seconds(time: int | UnsetType) -> int | None:
 
 
 def _iso(time: str | UnsetType) -> int | None:
-    return None if time is UNSET else wire.iso_ns(time)
+    return None if time is UNSET else _iso_ns(time)
+
+
+_iso_ns: Final = lru_cache(_TIMES_KEPT)(wire.iso_ns)
+"""An order tells when it was made as often as it is told."""
 
 
 def _none(text: str | UnsetType | None) -> str | None:
     return None if text is UNSET else text or None
+
+
+def _is_whole(payload: bytes, said: Struct, objects: int) -> bool:
+    """Whether nothing is there that was not read, so that no key is doubled: written again, in the shortest way, it is
+    as long as it was; and there are no more objects than so many (one within a `Raw` is only copied)."""
+    return len(_ENCODE(said)) == len(payload) and payload.count(b"{") == objects
 
 
 def _refuse_doubled_keys(payload: bytes, sub_type: str, told: Iterable[Struct]) -> None:
@@ -512,7 +610,7 @@ def _refuse_doubled_keys(payload: bytes, sub_type: str, told: Iterable[Struct]) 
     counts = {b'"%s"' % sub_type.encode(): 1}
     for struct in told:
         for name in struct.__struct_fields__:
-            if getattr(struct, name) is not UNSET:
+            if name not in _UNREAD and getattr(struct, name) is not UNSET:
                 key = b'"%s"' % name.encode()
                 counts[key] = counts.get(key, 0) + 1
     wire.unique_keys(payload, counts)
@@ -546,7 +644,7 @@ def converse(login: Login, begun: Begun) -> Conversation:
 def _is_baseline(body: bytes) -> bool:
     """Whether an answer is what was asked for, not a page of something in between."""
     try:
-        return isinstance(wire.decode(_FRAME, body), list)
+        return isinstance(wire.decode(_EXACT, body), list)
     except Malformed:
         return False
 

@@ -14,7 +14,7 @@ import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Generator, Sequence
 from hashlib import sha256
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, json
 from msgspec.json import Decoder
@@ -54,10 +54,14 @@ _Currency: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 _Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
 
 
+_ABSENT: Final[Any] = None
+"""Of a field that may be left out, but is never null."""
+
+
 class _Equivalent(Struct, gc=False, rename="pascal"):
     currency: _Currency
-    amount: str
-    available_amount: str | UnsetType = UNSET
+    amount: wire.Digits
+    available_amount: wire.Digits = _ABSENT
 
 
 class _Row(Struct, gc=False, rename="pascal"):
@@ -67,9 +71,9 @@ class _Row(Struct, gc=False, rename="pascal"):
     """
 
     currency: _Currency
-    amount: str | UnsetType = UNSET
-    available_amount: str | UnsetType = UNSET
-    equivalent: _Equivalent | UnsetType = UNSET
+    amount: wire.Digits = _ABSENT
+    available_amount: wire.Digits = _ABSENT
+    equivalent: _Equivalent = _ABSENT
 
 
 class _Balances(Struct, gc=False, tag_field="type", tag="Balance"):
@@ -160,71 +164,103 @@ def _subscription(frame: Frame, reqid: int) -> str:
 
 
 def _balances(frame: Frame, said: _Balances) -> Sequence[Statement]:
-    _check_rows(frame.payload, said)
+    balances, partial = _rows(frame.payload, said)
     subscription = _subscription(frame, said.reqid)
-    source = frame.source(
-        NAME, CHANNEL, time_ns=wire.iso_ns(said.ts), sequence=_sequence(said), subscription=subscription
-    )
+    sequence = _sequence(said)
+    source = frame.source(NAME, CHANNEL, wire.iso_ns(said.ts), sequence, subscription)
     # Another connection counts reqid and sequence anew, and a frame may lack one: only the whole is a key.
     key = f"statement:{source.evidence.hex()}"
     # A later page need not repeat the initial flag; one that denies it is an update.
     baseline = said.initial if isinstance(said.initial, bool) else bool(said.next)
-    if said.action in (UNSET, None, "Update"):
-        balances = tuple(map(_balance, said.data))
+    if said.action == "Update" or not isinstance(said.action, str):
+        if partial:
+            raise Malformed(f"{partial!r} without Amount or AvailableAmount")
         if baseline:
-            begins = said.initial is True and (source.sequence or 0) <= 1
+            begins = said.initial is True and (sequence or 0) <= 1
             page = BalanceSnapshot(source, key, balances, subscription, bool(said.next), begins)
             return [(frame.account, page)]
         return [(frame.account, BalanceDelta(source, key, balances))]
     if said.action != "Remove":
-        raise Malformed(f"unknown action {str(said.action)[:64]!r}")
+        raise Malformed(f"unknown action {said.action[:64]!r}")
     if baseline:
         raise Malformed("rows removed in a baseline")
     return [(frame.account, BalanceDelta(source, key, (), tuple(row.currency for row in said.data)))]
 
 
-def _balance(row: _Row) -> Balance:
-    if row.amount is UNSET or row.available_amount is UNSET:
-        raise Malformed(f"{row.currency!r} without Amount or AvailableAmount")
-    currency, worth = row.currency, row.equivalent
-    if worth is UNSET:
-        return Balance(currency, currency, row.amount, row.available_amount)
-    available = None if worth.available_amount is UNSET else worth.available_amount
-    return Balance(
-        currency,
-        currency,
-        row.amount,
-        row.available_amount,
-        valuation=Valuation(worth.currency, worth.amount, available),
-    )
+def _rows(payload: bytes, said: _Balances) -> tuple[tuple[Balance, ...], str]:
+    """The balances of the rows, and which of them is the first without its amounts, if one is.
 
-
-def _check_rows(payload: bytes, said: _Balances) -> None:
-    """Every amount is one, whatever the action; no currency and no key stands twice.
-
-    A second `data` or `Equivalent` shows by the keys within; a second `type` must agree, or the parser refuses it.
+    Every amount is one, whatever the action; no currency and no key stands twice.
     """
-    amounts: list[str] = []
-    availables: list[str] = []
-    worths = 0
+    strings = _strings_around(said) + len(said.data) * _STRINGS_OF_A_ROW
+    texts: list[str] = []
+    balances: list[Balance] = []
+    currencies: set[str] = set()
+    partial = ""
     for row in said.data:
-        if row.amount is not UNSET:
-            amounts.append(row.amount)
-        if row.available_amount is not UNSET:
-            availables.append(row.available_amount)
-        worth = row.equivalent
-        if worth is not UNSET:
-            worths += 1
-            amounts.append(worth.amount)
-            if worth.available_amount is not UNSET:
-                availables.append(worth.available_amount)
-    wire.amounts(amounts + availables)
+        currency, amount, available, worth = row.currency, row.amount, row.available_amount, row.equivalent
+        currencies.add(currency)
+        if amount is _ABSENT or available is _ABSENT:
+            partial = partial or currency
+            told = [text for text in (amount, available) if text is not _ABSENT]
+            texts += told
+            strings += 2 * len(told) - 4
+        else:
+            texts.append(amount)
+            texts.append(available)
+        if worth is _ABSENT:
+            balances.append(Balance(currency, currency, amount, available))
+            continue
+        valuation = Valuation(worth.currency, worth.amount, worth.available_amount)
+        texts.append(worth.amount)
+        strings += 5
+        if worth.available_amount is not _ABSENT:
+            texts.append(worth.available_amount)
+            strings += 2
+        balances.append(Balance(currency, currency, amount, available, None, None, None, None, valuation))
+    wire.amounts(texts, bounded=True)
+    if not wire.holds_only(payload, strings):
+        _check_keys(payload, said)
+    if len(currencies) != len(balances):
+        raise Malformed("one currency twice")
+    return tuple(balances), partial
+
+
+_STRINGS: Final = 6
+"""Keys and texts around the rows: reqid, type, ts, data."""
+_STRINGS_OF_A_ROW: Final = 6
+
+
+def _strings_around(said: _Balances) -> int:
+    """How many keys and texts there are around the rows."""
+    strings = _STRINGS
+    if said.seq_num is not UNSET:
+        strings += 1
+    if said.seq is not UNSET:
+        strings += 1
+    if said.initial is not UNSET:
+        strings += 1
+    if said.action is not UNSET:
+        strings += 1 if said.action is None else 2
+    if said.next is not UNSET:
+        strings += 1 if said.next is None else 2
+    return strings
+
+
+def _check_keys(payload: bytes, said: _Balances) -> None:
+    """No key twice. A second `data` or `Equivalent` shows by the keys within; a second `type` must agree, or the parser
+    refuses it."""
+    rows = said.data
+    worths = [row.equivalent for row in rows if row.equivalent is not _ABSENT]
+    amounts = sum(row.amount is not _ABSENT for row in rows)
+    availables = sum(row.available_amount is not _ABSENT for row in rows)
+    availables += sum(worth.available_amount is not _ABSENT for worth in worths)
     wire.unique_keys(
         payload,
         {
-            b'"Currency"': len(said.data) + worths,
-            b'"Amount"': len(amounts),
-            b'"AvailableAmount"': len(availables),
+            b'"Currency"': len(rows) + len(worths),
+            b'"Amount"': amounts + len(worths),
+            b'"AvailableAmount"': availables,
             b'"reqid"': 1,
             b'"ts"': 1,
             b'"seqNum"': said.seq_num is not UNSET,
@@ -234,8 +270,6 @@ def _check_rows(payload: bytes, said: _Balances) -> None:
             b'"next"': said.next is not UNSET,
         },
     )
-    if len({row.currency for row in said.data}) != len(said.data):
-        raise Malformed("one currency twice")
 
 
 def _sequence(said: _Balances | _Error) -> int | None:

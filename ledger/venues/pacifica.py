@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from hashlib import sha256
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, lt
 from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, json
@@ -92,12 +92,19 @@ class _Row(Struct, gc=False):
 
 
 class _Page(Struct, gc=False):
-    """`next_cursor` and `has_more` are for whoever fetches the next page."""
+    """`next_cursor` and `has_more` are for whoever fetches the next page; here they are only known to be there."""
 
     success: bool
     data: Annotated[list[_Row], Meta(max_length=ROWS_MAX)] | None = None
-    error: str | None = None
-    code: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | None = None
+    error: str | UnsetType | None = UNSET
+    code: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | UnsetType | None = UNSET
+    next_cursor: Raw | UnsetType = UNSET
+    has_more: Raw | UnsetType = UNSET
+
+    @property
+    def refusal(self) -> tuple[int | str | None, str | None]:
+        """The code and the text of an answer that failed."""
+        return None if self.code is UNSET else self.code, None if self.error is UNSET else self.error
 
 
 class _Account(Struct, gc=False):
@@ -137,49 +144,103 @@ _TOLD: Final = Decoder(_Told)
 def decode(frame: Frame) -> Sequence[Statement]:
     """The rows of a page, oldest first, whatever the order of the page (the document promises none); or the balance of
     the account."""
-    if _is_account(frame.payload):
-        return [_balance(frame)]
-    page = wire.decode(_PAGE, frame.payload)
-    source = frame.source(NAME, CHANNEL)
+    payload = frame.payload
+    try:
+        page = wire.decode(_PAGE, payload)
+    except Malformed:
+        if _is_account(payload):
+            return [_balance(frame)]
+        raise
     if not page.success:
-        code = "" if page.code is None else f" {page.code}"
-        reason = f"venue error{code}: {page.error or 'without a text'}"
-        return [(frame.account, FrameQuarantined(source, "", reason[:ERROR_CHARS_MAX]))]
+        code, text = page.refusal
+        reason = f"venue error{'' if code is None else f' {code}'}: {text or 'without a text'}"
+        refused = FrameQuarantined(frame.source(NAME, CHANNEL), "", reason[:ERROR_CHARS_MAX])
+        return [(frame.account, refused)]
     rows = page.data
     if rows is None:
         raise Malformed("success without data")
+    _refuse_doubled_keys(payload, page, len(rows))
+    wire.amounts(
+        [row.amount for row in rows] + [row.balance for row in rows] + [row.pending for row in rows],
+    )
+    if rows and rows[0].created_at >= rows[-1].created_at:
+        rows.reverse()  # the venue answers newest first: assumed of a page within one millisecond too
+    times = [row.created_at for row in rows]
+    if all(map(lt, times, times[1:])):
+        keys = _keys(rows)
+    else:
+        rows = _chained(rows)
+        times, keys = [row.created_at for row in rows], _counted(_keys(rows))
+    account, source = frame.account, frame.source(NAME, CHANNEL)
+    return [
+        (
+            account,
+            BalanceEventImported(
+                source, key, ASSET, ASSET, row.cause, row.amount, row.balance, row.pending, time_ns
+            ),
+        )
+        for row, key, time_ns in zip(rows, keys, wire.epochs_ns(times), strict=True)
+    ]
+
+
+def _refuse_doubled_keys(payload: bytes, page: _Page, rows: int) -> None:
+    strings = 2 + 9 * rows  # five keys in a row, and four values that are text
+    for part in (page.error, page.code, page.next_cursor, page.has_more):
+        if part is not UNSET:
+            text = bytes(part).startswith(b'"') if isinstance(part, Raw) else isinstance(part, str)
+            strings += 1 + text
+    if wire.holds_only(payload, strings):
+        return
     wire.unique_keys(
-        frame.payload,
+        payload,
         {
             b'"success"': 1,
             b'"data"': 1,
-            b'"amount"': len(rows),
-            b'"balance"': len(rows),
-            b'"pending_balance"': len(rows),
-            b'"event_type"': len(rows),
-            b'"created_at"': len(rows),
+            b'"amount"': rows,
+            b'"balance"': rows,
+            b'"pending_balance"': rows,
+            b'"event_type"': rows,
+            b'"created_at"': rows,
         },
     )
-    wire.amounts(text for row in rows for text in (row.amount, row.balance, row.pending))
-    statements: list[Statement] = []
-    told: dict[str, int] = {}
-    for row in _oldest_first(rows):
-        time_ns = wire.epoch_ns(row.created_at)
-        name = _name(row)
-        told[name] = times = told.get(name, 0) + 1
-        event = BalanceEventImported(
-            source,
-            f"{name}:{times}",
-            ASSET,
-            ASSET,
-            row.cause,
-            row.amount,
-            row.balance,
-            row.pending,
-            time_ns,
-        )
-        statements.append((frame.account, event))
-    return statements
+
+
+def _keys(rows: list[_Row]) -> list[str]:
+    """What each row says, by value: the venue writes one amount as `5000` here and as `5000.000000` there."""
+    amounts, balances = _plain([row.amount for row in rows]), _plain([row.balance for row in rows])
+    pendings = _plain([row.pending for row in rows])
+    times = [str(row.created_at) for row in rows]  # each is written twice
+    return [
+        f"row:{at}:{sha256(f'{at}:{amount}:{balance}:{pending}:{row.cause}'.encode()).hexdigest()[:32]}:1"
+        for row, at, amount, balance, pending in zip(rows, times, amounts, balances, pendings, strict=True)
+    ]
+
+
+def _counted(keys: list[str]) -> list[str]:
+    """The keys, where a page says the very same thing twice with a count: only within one time it can."""
+    told: Counter[str] = Counter()
+    for at, key in enumerate(keys):
+        told[key] += 1
+        keys[at] = f"{key[:-1]}{told[key]}"
+    return keys
+
+
+def _plain(texts: list[Amount]) -> list[str]:
+    """One text for one value: there is one zero."""
+    plain = wire.canonicals(texts)
+    return ["0" if text == "-0" else text for text in plain] if "-0" in plain else plain
+
+
+def _chained(rows: list[_Row]) -> list[_Row]:
+    """By time, and within one millisecond by the running balance where that gives an order."""
+    created_at = attrgetter("created_at")
+    groups = [list(group) for _, group in groupby(sorted(rows, key=created_at), created_at)]
+    if len(groups) == len(rows):
+        return [row for (row,) in groups]
+    ordered: list[_Row] = []
+    for group, later in zip(groups, [*groups[1:], []], strict=True):
+        ordered += in_chain_order(group, ordered[-1] if ordered else None, later)
+    return ordered
 
 
 def _is_account(payload: bytes) -> bool:
@@ -218,38 +279,13 @@ def _balance(frame: Frame) -> Statement:
     time_ns = None if frame.asked is None else frame.asked.at_ns
     if told.updated_at is not UNSET:
         time_ns = wire.epoch_ns(told.updated_at)
-    said = f"{time_ns}:{_plain(told.balance)}:{'' if pending is None else _plain(pending)}"
+    held, waiting = _plain([told.balance, "0" if pending is None else pending])
+    said = f"{time_ns}:{held}:{'' if pending is None else waiting}"
     # Without a time, what is said may be true again later: only the place in the session identifies it.
     key = "" if time_ns is None else f"account:{sha256(said.encode()).hexdigest()[:32]}"
     balance = Balance(ASSET, ASSET, told.balance, pending=pending)
     source = frame.source(NAME, ACCOUNT_CHANNEL, time_ns=time_ns)
     return frame.account, BalanceDelta(source, key, (balance,))
-
-
-def _name(row: _Row) -> str:
-    """What the row says, by value: the venue writes one amount as `5000` here and as `5000.000000` there."""
-    said = f"{_plain(row.amount)}:{_plain(row.balance)}:{_plain(row.pending)}:{row.cause}"
-    return f"row:{row.created_at}:{sha256(f'{row.created_at}:{said}'.encode()).hexdigest()[:32]}"
-
-
-def _plain(text: Amount) -> str:
-    """One text for one value, however many zeros it was written with."""
-    value = wire.decimal(text)
-    return str(value.normalize(wire.EXACT)) if value else "0"
-
-
-def _oldest_first(rows: list[_Row]) -> list[_Row]:
-    """By time, and within one millisecond by the running balance where that gives an order."""
-    if rows and rows[0].created_at >= rows[-1].created_at:
-        rows = rows[::-1]  # the venue answers newest first: assumed of a page within one millisecond too
-    created_at = attrgetter("created_at")
-    groups = [list(group) for _, group in groupby(sorted(rows, key=created_at), created_at)]
-    if len(groups) == len(rows):
-        return [row for (row,) in groups]
-    ordered: list[_Row] = []
-    for group, later in zip(groups, [*groups[1:], []], strict=True):
-        ordered += in_chain_order(group, ordered[-1] if ordered else None, later)
-    return ordered
 
 
 # How Pacifica is spoken to -------------------------------------------------------------------------------------------
@@ -445,7 +481,7 @@ class _Walker:
         except Malformed as why:
             raise Lost(f"a page cannot be read: {wire.legible(str(why))}") from None
         if not page.success:
-            raise Lost(f"the venue answered {wire.legible(f'{page.code}: {page.error}')}")
+            raise Lost("the venue answered " + wire.legible("{}: {}".format(*page.refusal)))
         return page.data or [], more
 
 

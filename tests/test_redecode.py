@@ -1,0 +1,74 @@
+"""Every frame decoded once more: what is made otherwise today is told, with both sides; what is not raises no alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from ledger import Frame, Ledger, redecode
+from ledger.events import BalanceDelta, Statement
+from ledger.findings import Finding
+from ledger.venue import Venue
+from tests import scripted
+from tests.scripted import MAIN, delta, feed, fill, order, says
+from tests.tampering import LATE, LATER
+
+
+class Doubling:
+    """The scripted venue with a defect: it makes the second delta of a frame another one, and adds nothing."""
+
+    NAME = scripted.NAME
+
+    def decode(self, frame: Frame, /) -> Sequence[Statement]:
+        said = list(scripted.decode(frame))
+        for at, (account, event) in enumerate(said[1:], 1):
+            if isinstance(event, BalanceDelta):
+                said[at] = (account, replace(event, removed=("X",)))
+        return said
+
+
+DOUBLING: Venue = Doubling()
+
+
+def found(ledger: Ledger, *venues: Venue) -> list[Finding]:
+    return list(ledger.verify(venues))
+
+
+def test_what_is_decoded_the_same_raises_no_alarm_and_of_no_venue_nothing_is_decoded() -> None:
+    with Ledger() as ledger:
+        feed(ledger, says(delta(1, {"A": "1"}), order("o1", 2, "1")), says(fill("f1", 3, key="fill:f1")))
+        assert [] == found(ledger, scripted.VENUE)
+        feed(ledger, says(delta(4, {"A": "1"}), delta(5, {"B": "1"})), session="s2")
+        assert [] == found(ledger)
+
+
+def test_the_event_that_is_decoded_otherwise_is_named_with_both_sides() -> None:
+    with Ledger() as ledger:
+        feed(ledger, says(delta(1, {"A": "1"}), delta(2, {"A": "2"})), says(delta(3, {"A": "3"})))
+        (finding,) = found(ledger, DOUBLING)
+    assert ("decode", MAIN, 3, 3) == (finding.what, finding.account, finding.version, finding.position)
+    assert "today's decoder makes a different BalanceDelta of its frame" == finding.reason
+    assert finding.stored is not None
+    assert finding.decoded is not None
+    assert ('"removed":[]' in finding.stored, '"removed":["X"]' in finding.decoded) == (True, True)
+
+
+def test_a_frame_that_can_be_read_today_is_told_until_it_is_retried() -> None:
+    with Ledger() as ledger:
+        feed(ledger, LATE + says(delta(1, {"A": "1"})), says(delta(2, {"A": "2"})))
+        (finding,) = found(ledger, LATER)
+        assert ("decode", 2) == (finding.what, finding.version)
+        assert "quarantined, but today's decoder makes a BalanceDelta of it" in finding.reason
+        assert [] == found(ledger, scripted.VENUE)
+        ledger.retry([LATER], MAIN, 2)
+        assert [] == found(ledger, LATER)
+
+
+def test_a_redecoding_that_takes_every_frame_for_the_same_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redecode.Again, "check", lambda *_: ())
+    with pytest.raises(ValueError, match="not enough values"):
+        test_the_event_that_is_decoded_otherwise_is_named_with_both_sides()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import msgspec
@@ -33,9 +34,6 @@ keep it from being begun anew for a while."""
 SAMPLES_MIN: Final = 10
 FEWEST_EVENTS: Final = 1_000_000
 """Of which a slope per million can be told: below, what a page or two make is multiplied up."""
-PER_SLICE: Final = 2
-"""Rounds of a race for each round of the effort: slices are short here."""
-
 _decode: Final = msgspec.json.Decoder(Seen)
 
 
@@ -113,22 +111,25 @@ def table(results: list[Result]) -> Group:
 
 def _told(effort: Effort) -> Iterator[Seen]:
     """What the other process tells. Raises Unequal where it ends otherwise than well."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.soak",
-        str(effort.soak_events),
-        str(PER_SLICE * effort.rounds),
-    ]
     root = Path(__file__).parent.parent
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                yield _decode.decode(line)
-        finally:
-            process.kill()
-    if process.returncode > 0:
+    with TemporaryDirectory() as folder:  # here, so that it goes also where the process is killed
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.soak",
+            folder,
+            str(effort.soak_events),
+            str(effort.rounds),
+        ]
+        with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    yield _decode.decode(line)
+                process.wait()
+            finally:
+                process.kill()
+    if process.returncode != 0:
         raise Unequal(f"the soak ended with exit code {process.returncode}")
 
 

@@ -37,8 +37,9 @@ READ_EVERY_S: Final = 0.1
 SAMPLES: Final = 60
 YOUNG: Final = 1_000
 """The version at which an account is young."""
-RACES: Final = ((256, 2), (1, 48))
-"""Frames of a commit, and commits of a slice."""
+RACES: Final = ((256, 1, 8), (1, 8, 12))
+"""Frames of a commit, commits of a slice, and how many times as many rounds: many short slices, in turn, tell a tenth
+where one wait for the disk is several times another."""
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -237,17 +238,29 @@ class _Reader:
 def _races(writer: Writer, folder: Path, rounds: int) -> list[Result]:
     """Appends to this ledger and to a young one, in turn, at each size of a commit."""
     results: list[Result] = []
-    for frames, commits in RACES:
+    for frames, commits, times in RACES:
         with TemporaryDirectory(dir=folder) as place:
             young = Writer(Path(place) / "young.db")
             young.grow(YOUNG)
             case = f"append, batch {frames}, at version {writer.version:,}"
             sides = [
-                _side(writer, f"an old ledger, from version {writer.version:,}", frames, commits, rounds + 1),
-                _side(young, f"a young ledger, from version {young.version:,}", frames, commits, rounds + 1),
+                _side(
+                    writer,
+                    f"an old ledger, from version {writer.version:,}",
+                    frames,
+                    commits,
+                    times * rounds + 1,
+                ),
+                _side(
+                    young,
+                    f"a young ledger, from version {young.version:,}",
+                    frames,
+                    commits,
+                    times * rounds + 1,
+                ),
             ]
             size = len(bitopro_balance(0, ENTRIES))
-            results.append(race("growth", case, "frames", size, sides, rounds))
+            results.append(race("growth", case, "frames", size, sides, times * rounds))
             young.check()
             young.close()
     return results
@@ -265,17 +278,17 @@ def _side(writer: Writer, name: str, frames: int, commits: int, slices: int) -> 
 
 
 def main() -> None:
-    """`python -m benchmarks.soak EVENTS ROUNDS`"""
+    """`python -m benchmarks.soak FOLDER EVENTS ROUNDS`"""
     encode = msgspec.json.Encoder().encode
 
     def tell(seen: Seen) -> None:
         print(encode(seen).decode(), flush=True)
 
-    with TemporaryDirectory() as folder:
-        try:
-            soak(Path(folder), int(sys.argv[1]), int(sys.argv[2]), tell)
-        except Unequal as error:
-            tell(Wrong(str(error)))
+    folder, events, rounds = sys.argv[1:]
+    try:
+        soak(Path(folder), int(events), int(rounds), tell)
+    except Unequal as error:
+        tell(Wrong(str(error)))
 
 
 if __name__ == "__main__":

@@ -386,14 +386,15 @@ class Store:
     def runs(
         self, account: str | None, *, after: int = 0, upto: int | None = None
     ) -> Iterator[list[Recorded]]:
-        """Every event of an account, or of all, after a version or position: some at a time."""
+        """Every event of an account, or of all, after a version or position: some at a time. Also what is appended
+        meanwhile, unless it is of later than `upto`."""
         place = 4 if account is None else 1
         while rows := self._page(account, after, upto):
             for start in range(0, len(rows), RUN_EVENTS_MAX):
                 yield _decoded(rows[start : start + RUN_EVENTS_MAX])
-            if len(rows) < PAGE_EVENTS_MAX:
-                return
             after = rows[-1][place]
+            if after == upto:
+                return
 
     def _page(self, account: str | None, after: int, upto: int | None) -> list[Any]:
         """Rows as they are stored."""

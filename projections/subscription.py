@@ -106,6 +106,8 @@ class Subscription:
         self.ledger: Final = ledger
         self.position = 0
         self._stored = 0
+        self._positions = False
+        """Whether the table of positions is there."""
         self._running: bool | None = None
         self._projection = projection
         self._database = database
@@ -125,8 +127,12 @@ class Subscription:
 
     def _read(self, database: Database) -> int | None:
         """How far the stored rows go; None where there are none of this version."""
-        if not database.select("SELECT 1 FROM sqlite_master WHERE name='projection_positions'"):
-            return None
+        if not self._positions:  # once it is there it stays
+            self._positions = bool(
+                database.select("SELECT 1 FROM sqlite_master WHERE name='projection_positions'")
+            )
+            if not self._positions:
+                return None
         name, version = self._projection.name, self._projection.version
         stored = database.select("SELECT version, position FROM projection_positions WHERE name=?", (name,))
         return int(stored[0][1] or 0) if stored and stored[0][0] == version else None
@@ -183,7 +189,7 @@ class Subscription:
             if self._running is None:  # asked once: the answer takes longer than a run
                 self._running = isinstance(self._projection, Running)
             if self._running:
-                cast(Running, self._projection).apply_all(run)
+                cast("Running", self._projection).apply_all(run)
             else:
                 apply = self._projection.apply
                 for recorded in run:

@@ -86,25 +86,21 @@ class Table(Generic[R]):
     """
 
     def __init__(self, database: Database | None, name: str, row: type[R], *, key: int) -> None:
-        kinds = _kinds(row)
-        fields = row.__struct_fields__
+        shape = _shape(name, row, key)
         self.name: Final = name
-        self.key: Final = fields[:key]
+        self.key: Final = shape.key
         self._database = database
         self._row = row
         self._width = key
-        self._place: Final[Any] = attrgetter(*self.key)
-        self._bools = [index for index, kind in enumerate(kinds) if kind is bool]
+        self._place: Final[Any] = shape.place
+        self._bools = shape.bools
         self._cache: dict[str, dict[tuple[Cell, ...], R | None]] = {}
         self._cached = 0
         self._whole: set[str] = set()
         self._dirty: dict[tuple[Cell, ...], R] = {}
-        columns = ", ".join(f"{field} {_SQL_TYPES[kind]}" for field, kind in zip(fields, kinds, strict=True))
-        self.create: Final = (
-            f"CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY ({', '.join(self.key)}))"
-        )
-        self.insert: Final = f"INSERT OR REPLACE INTO {name} VALUES ({', '.join('?' * len(fields))})"
-        self._select = f"SELECT {', '.join(fields)} FROM {name}"
+        self.create: Final = shape.create
+        self.insert: Final = shape.insert
+        self._select = shape.select
 
     def detach(self) -> None:
         """Stop reading stored rows: they are another version's, or there are none yet."""
@@ -377,6 +373,32 @@ class Ordered(Table[R]):
             if len(page) < rows_max:
                 return
             at += len(page)
+
+
+class _Shape(Struct, frozen=True):
+    """What is the same of all tables of a name, a row type and a key."""
+
+    key: tuple[str, ...]
+    place: Any
+    bools: tuple[int, ...]
+    create: str
+    insert: str
+    select: str
+
+
+@cache
+def _shape(name: str, row: type[Struct], width: int) -> _Shape:
+    kinds, fields = _kinds(row), row.__struct_fields__
+    key = fields[:width]
+    columns = ", ".join(f"{field} {_SQL_TYPES[kind]}" for field, kind in zip(fields, kinds, strict=True))
+    return _Shape(
+        key,
+        attrgetter(*key),
+        tuple(index for index, kind in enumerate(kinds) if kind is bool),
+        f"CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY ({', '.join(key)}))",
+        f"INSERT OR REPLACE INTO {name} VALUES ({', '.join('?' * len(fields))})",
+        f"SELECT {', '.join(fields)} FROM {name}",
+    )
 
 
 @cache

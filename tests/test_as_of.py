@@ -255,6 +255,25 @@ def test_a_reader_answers_by_the_checkpoints_there_are_however_old_they_are(
         assert [] == differences(reader, dice, most=25)
 
 
+def test_a_reader_knows_what_could_be_read_and_what_could_not_since_the_checkpoints(
+    tmp_path: Path, apart: int
+) -> None:
+    path = tmp_path / "a.db"
+    with Ledger(path) as ledger:
+        unread = [LATE + says(delta(each, {"C": "9"})) for each in (3, 4)]
+        frames = [says(snapshot(each, {"A": "1"})) for each in range(1, 8)]
+        feed(ledger, *frames, *unread, *(says(delta(each, {"B": "2"})) for each in range(8, 12)))
+        Checkpoints(ledger).subscription.catch_up()
+        late = [each for each in ledger.replay() if isinstance(each.event, FrameQuarantined)]
+        for each in late[::-1]:
+            assert "read" == ledger.retry([LATER], MAIN, each.version, now_ns=lambda: T + SECOND_NS).result
+            with Ledger(path, read_only=True) as reader:
+                assert [] == differences(reader, Random(0), most=1_000)
+        feed(ledger, b"garbage", session="s2", received_ns=T + 2 * SECOND_NS)
+        with Ledger(path, read_only=True) as reader:
+            assert [] == differences(reader, Random(0), most=1_000)
+
+
 def test_a_reader_sees_the_checkpoints_that_are_made_while_it_reads(tmp_path: Path, apart: int) -> None:
     with Ledger(tmp_path / "a.db") as ledger, Ledger(tmp_path / "a.db", read_only=True) as reader:
         feed(ledger, *(says(delta(each, {"A": str(each)})) for each in range(1, 30)))

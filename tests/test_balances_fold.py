@@ -217,13 +217,12 @@ def test_what_is_older_than_a_whole_statement_of_nothing_is_not_held() -> None:
 
 def test_the_sequence_goes_before_the_time_also_of_what_was_settled() -> None:
     unusual = FrameQuarantined(source(), "", "no")
-    newer, older = (
-        delta(at, {"A": str(at)}, sequence=sequence, subscription="7") for at, sequence in ((5, 5), (6, 4))
-    )
-    for events in ([newer, unusual, older], [newer, older]):
-        found = in_runs(numbered(events))
+    newer = delta(5, {"A": "5"}, sequence=5, subscription="7")
+    older = delta(6, {"A": "6"}, sequence=4, subscription="7")
+    for events in (numbered([newer, unusual, older]), numbered([newer, older])):
+        found = in_runs(events)
         assert ["5"] == [row[3] for row in found["balances"]]
-        assert one_by_one(numbered(events)) == found
+        assert one_by_one(events) == found
 
 
 def test_a_frame_that_is_read_late_is_unread_no_more() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -26,7 +28,7 @@ SOAK: Final = f"soak of {EVENTS:,} events: "
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Races of a few commits; a slope is told of few events, too."""
-    monkeypatch.setattr(soak, "RACES", ((16, 2), (1, 4)))
+    monkeypatch.setattr(soak, "RACES", ((16, 2, 1), (1, 4, 1)))
     monkeypatch.setattr(growth, "FEWEST_EVENTS", 0)
 
 
@@ -126,7 +128,7 @@ def test_an_append_that_takes_longer_the_more_there_is_falls_short(
         time.sleep(intake._ledger.position() * 5e-6)
         return arrivals
 
-    monkeypatch.setattr(soak, "RACES", ((16, 2),))
+    monkeypatch.setattr(soak, "RACES", ((16, 2, 1),))
     taking(monkeypatch, slow)
     of_appends = claims(tmp_path)[f"append rate at version {EVENTS:,} / that at version 1,000"]
     assert of_appends.verdict == "falls short"
@@ -146,6 +148,18 @@ def test_what_went_wrong_in_the_soak_ends_the_run() -> None:
         list(growth.judged([soak.Wrong("a frame is gone")], EVENTS))
     with pytest.raises(Unequal, match="only 0 samples"):
         list(growth.judged([], EVENTS))
+
+
+def test_a_soak_that_is_killed_halfway_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+
+    def killed(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        ended = f"{sys.executable} -c 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'"
+        return popen(["/bin/sh", "-c", f"exec {ended}"], **options)
+
+    monkeypatch.setattr("benchmarks.growth.subprocess.Popen", killed)
+    with pytest.raises(Unequal, match="exit code -9"):
+        list(growth.growth(TINY))
 
 
 def test_of_few_events_no_slope_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,6 +297,10 @@ class _Upto:
         upto = self._position if upto is None else min(upto, self._position)
         return self._ledger.replay(account, after=after, upto=upto)
 
+    def runs(self, account: str | None = None, *, after: int = 0, upto: int | None = None) -> Any:
+        upto = self._position if upto is None else min(upto, self._position)
+        return self._ledger.runs(account, after=after, upto=upto)
+
 
 def at(ledger: Ledger, at_s: float, **more: Any) -> dict[str, str]:
     moment = datetime.fromtimestamp((T + at_s * SECOND_NS) / SECOND_NS, UTC)

@@ -268,3 +268,40 @@ def test_a_row_that_was_handed_out_does_not_change_any_more() -> None:
     held.amount = "2"
     made.put(held)
     assert "1" == handed_out.amount
+
+
+def test_a_table_in_memory_keeps_its_rows_when_its_changes_are_taken() -> None:
+    made = table(None)
+    one, other = Row("v:a", "9", 1, "1"), Row("v:b", "9", 2, "2", True)
+    made.put(one)
+    made.put(other)
+    made.changes()
+    made.put(Row("v:a", "9", 1, "3"))
+    made.drop(other)
+    (_, kept), (_, gone) = made.changes()
+    assert ([("v:a", "9", 1, "3", None)], [("v:b", "9", 2)]) == (kept, gone)
+    assert [Row("v:a", "9", 1, "3")] == list(made.rows()) == list(made.rows("v:a"))
+    assert [] == list(made.rows("v:b")) == list(made.rows("v:other"))
+
+
+def test_a_table_in_memory_keeps_more_rows_than_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_CACHED_MAX", 2)
+    made = table(None)
+    for number in range(5):
+        made.put(Row("v:a", "9", number))
+    made.changes()
+    assert [0, 1, 2, 3, 4] == [row.number for row in made.rows()]
+
+
+def test_what_changed_can_be_taken_in_by_another_table() -> None:
+    made, again = table(None), table(None)
+    for number in range(3):
+        made.put(Row("v:a", "9", number, "1", number == 1))
+    again.restore(made.changes()[0][1], made.changes()[1][1])
+    made.drop(Row("v:a", "9", 1))
+    made.put(Row("v:a", "9", 2, "5"))
+    changes = made.changes()
+    again.restore(changes[0][1], [*changes[1][1], ("v:a", "9", 77)])
+    assert (
+        [Row("v:a", "9", 0, "1", False), Row("v:a", "9", 2, "5")] == list(made.rows()) == list(again.rows())
+    )

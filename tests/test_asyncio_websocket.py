@@ -27,6 +27,16 @@ class TestAsyncioWebSocket(WebSocketCases):
     connect = staticmethod(asyncio_websocket.connect)
 
 
+class TestAsyncioWebSocketOnUvloop(WebSocketCases):
+    """The event loop that uvicorn takes where it is installed."""
+
+    connect = staticmethod(asyncio_websocket.connect)
+
+    @pytest.fixture
+    def anyio_backend(self) -> tuple[str, dict[str, bool]]:
+        return "asyncio", {"use_uvloop": True}
+
+
 def trickle(peer: Peer) -> None:
     peer.accept()
     for first in range(0, 3000, 20):

@@ -153,7 +153,7 @@ def test_what_went_wrong_in_the_soak_ends_the_run() -> None:
 def test_a_soak_that_is_killed_halfway_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     popen = subprocess.Popen
 
-    def killed(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    def killed(command: list[str], **options: Any) -> Any:
         ended = f"{sys.executable} -c 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'"
         return popen(["/bin/sh", "-c", f"exec {ended}"], **options)
 

@@ -68,13 +68,16 @@ async def _open(place: str, target: Target, tls: SSLContext) -> _Wire:
     opened = False
     try:
         async with asyncio.timeout(bounds.CONNECT_S):
-            await asyncio.get_running_loop().create_connection(
+            loop = asyncio.get_running_loop()
+            # uvloop tries one address after the other, and takes no such argument.
+            racing: Any = {"happy_eyeballs_delay": 0.25} if isinstance(loop, asyncio.BaseEventLoop) else {}
+            await loop.create_connection(
                 lambda: wire,
                 target.host,
                 target.port,
                 ssl=tls if target.secure else None,
                 server_hostname=target.host if target.secure else None,
-                happy_eyeballs_delay=0.25,
+                **racing,
             )
             await wire.handshake(target.headers, None)
             opened = True

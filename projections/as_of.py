@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from heapq import merge
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Final, TypeAlias
+from typing import Final
 
 from msgspec import Struct
 
@@ -30,10 +30,6 @@ EVENTS_WAITING_MAX: Final = 1_000
 """Events held in memory; the rows of more are written to a scratch database."""
 ACCOUNTS_KEPT_MAX: Final = 64
 """Accounts of which the logins and the gaps are remembered until something is recorded."""
-
-
-Memos: TypeAlias = set[tuple[str, str]]
-"""Accounts and assets."""
 
 
 class Moment(Struct, frozen=True):
@@ -92,7 +88,7 @@ class Past:
         self._covered = 0
         """How far the checkpoints go: what is of later positions is in none."""
         self._names: Final[dict[str | None, frozenset[str]]] = {}
-        self._now: Final[dict[str | None, tuple[Sequence[Gap], Memos]]] = {}
+        self._now: Final[dict[str | None, Sequence[Gap]]] = {}
         self._ends: Final[dict[str, tuple[int, Sequence[Recorded] | None]]] = {}
         """The last checkpoint of an account, and the events after it."""
         self._unread_ever = False
@@ -101,17 +97,11 @@ class Past:
     def at(self, moment: Moment, account: str | None) -> AsOf:
         """As of a moment, of one account or of all."""
         self._bring_up()
-        # Where the history of something held is not in the checkpoints, they do not do.
-        found = self._found(moment, account) or self._found(moment, account, whole=True)
-        assert found is not None
-        return found
-
-    def _found(self, moment: Moment, account: str | None, *, whole: bool = False) -> AsOf | None:
-        plans = self._plans(moment, account, whole=whole)
+        plans = self._plans(moment, account)
         unread = self._unread(plans, every=account is None)
         next_ns: dict[str, int] = {}
         said: list[Recorded] = []
-        with self._folds(plans) as (folds, events, memos):
+        with self._folds(plans) as (folds, events):
             for recorded in events:
                 name, event = recorded.account, recorded.event
                 if not plans[name].moment.knows(recorded):
@@ -131,11 +121,7 @@ class Past:
             folds.settle()
             later: Mapping[str, Later] = {}
             if moment.time_ns != EVER:
-                gaps, others = self._ever(moment.known_ns, account, whole=whole)
-                later = self._later(plans, gaps, next_ns)
-                memos |= others
-            if memos and any((row.account, row.asset_id) in memos for row in folds.balances.held(account)):
-                return None
+                later = self._later(plans, self._ever(moment.known_ns, account), next_ns)
             return AsOf(folds, unread, account, later)
 
     def _bring_up(self) -> None:
@@ -163,20 +149,14 @@ class Past:
             self._names[account] = names.union(*logins.values())
         return self._names[account]
 
-    def _plans(self, moment: Moment, account: str | None, *, whole: bool) -> dict[str, Plan]:
+    def _plans(self, moment: Moment, account: str | None) -> dict[str, Plan]:
         """A plan for each account: what logins did after an account's version does not count."""
         names, others = self._of(account), moment
         if account is not None and len(names) > 1 and moment.version != EVER:
             found = next(self._ledger.replay(account, after=moment.version - 1, upto=moment.version), None)
             position = EVER if found is None else found.position
             others = Moment(EVER, position, moment.time_ns, moment.known_ns)
-        plans = {name: self._plan(name, moment if name == account else others) for name in sorted(names)}
-        if whole:
-            return {
-                name: Plan(each.moment, 0, [(0, each.moment.version)], each.last)
-                for name, each in plans.items()
-            }
-        return plans
+        return {name: self._plan(name, moment if name == account else others) for name in sorted(names)}
 
     def _plan(self, name: str, moment: Moment) -> Plan:
         checkpoints, upto = self._checkpoints, moment.version
@@ -195,22 +175,19 @@ class Past:
         return Plan(moment, start, [each for each in ranges if each[0] < each[1]], last)
 
     @contextmanager
-    def _folds(self, plans: Mapping[str, Plan]) -> Generator[tuple[Folds, Iterator[Recorded], Memos]]:
-        """The folds as the checkpoints have them, the events of the plans in the order they were appended, and the
-        accounts and assets whose memo rows are left out."""
+    def _folds(self, plans: Mapping[str, Plan]) -> Generator[tuple[Folds, Iterator[Recorded]]]:
+        """The folds as the checkpoints have them, and the events of the plans in the order they were appended."""
         each = [self._events(name, plan) for name, plan in plans.items()]
         events = each[0] if len(each) == 1 else merge(*each, key=attrgetter("position"))
         first = list(islice(events, EVENTS_WAITING_MAX + 1))
         with ExitStack() as stack:
             # Many events may be many rows: those of gaps need not stay in memory.
             scratch = stack.enter_context(Scratch()) if len(first) > EVENTS_WAITING_MAX else None
-            folds, memos = Folds(scratch), Memos()
+            folds = Folds(scratch, self._checkpoints.database)
             for name, plan in plans.items():
                 if plan.start:
-                    states, assets = self._checkpoints.states(name, plan.start)
-                    folds.restore(states)
-                    memos |= {(name, asset) for asset in assets}
-            yield folds, chain(first, events), memos
+                    folds.restore(name, plan.start, self._checkpoints.states(name, plan.start))
+            yield folds, chain(first, events)
 
     def _events(self, name: str, plan: Plan) -> Iterator[Recorded]:
         for after, upto in plan.ranges:
@@ -275,17 +252,17 @@ class Past:
             found[name] = Later(at, ever, min(heard, default=at))
         return found
 
-    def _ever(self, known_ns: int, account: str | None, *, whole: bool) -> tuple[Sequence[Gap], Memos]:
+    def _ever(self, known_ns: int, account: str | None) -> Sequence[Gap]:
         """The gaps as known now, or by a time; without those of fills."""
-        now = known_ns == EVER and not whole
+        now = known_ns == EVER
         if now and account in self._now:
             return self._now[account]
-        plans = self._plans(Moment(known_ns=known_ns), account, whole=whole)
-        with self._folds(plans) as (folds, events, memos):
+        plans = self._plans(Moment(known_ns=known_ns), account)
+        with self._folds(plans) as (folds, events):
             for recorded in events:
                 if plans[recorded.account].moment.knows(recorded):
                     folds.gaps.apply(recorded)
-            found = (folds.gaps.rows(account), memos)
+            found = folds.gaps.rows(account)
         if now:
             if len(self._now) == ACCOUNTS_KEPT_MAX:
                 self._now.clear()

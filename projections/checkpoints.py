@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from ledger import Ledger, Recorded
 from ledger.events import (
-    BalanceEventImported,
     FrameQuarantined,
     SessionClosed,
     SessionOpened,
@@ -25,6 +24,8 @@ from ledger.events import (
 )
 from projections.balances_fold import BalancesFold
 from projections.gaps import GapsFold
+from projections.history import Before, EndRow, FreshRow, HistoryRow
+from projections.history_kept import ChainSpanRow, HistoryUpto, KeptHistory
 from projections.subscription import Subscription
 from projections.tables import Cell, Database, Scratch, Table
 
@@ -36,7 +37,6 @@ FOLDS_KEPT_MAX: Final = 16
 Written: TypeAlias = list[tuple[str, list[tuple[Any, ...]], list[tuple[Any, ...]]]]
 """Of each table that changed: its name, the rows as they are now, and the keys of those that are no more."""
 _written: Final = msgspec.msgpack.Decoder(Written)
-_names: Final = msgspec.json.Decoder(list[str])
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -56,8 +56,6 @@ class CheckpointRow(Struct):
     whole_bytes: int
     changed_bytes: int
     """Of the states between `whole` and this one, this one with them."""
-    memos: str
-    """The assets of which memo rows were imported (a JSON list): gaps in their history are not in the state."""
     state: bytes
 
 
@@ -108,18 +106,21 @@ class ReadRow(Struct):
 
 
 class Folds:
-    """What a balance as of a moment is folded into; with a scratch database, for a long run of events."""
+    """What a balance as of a moment is folded into; with a scratch database, for a long run of events. Of histories it
+    holds what came since the checkpoint: what was `before` is there, or where the checkpoints are (`stored`)."""
 
-    def __init__(self, scratch: Scratch | None = None, *, history: bool = True) -> None:
+    def __init__(
+        self, scratch: Scratch | None = None, stored: Database | None = None, before: Before | None = None
+    ) -> None:
+        self._spans: Final = Table(None, "history_spans", ChainSpanRow, key=2)
+        self._fresh: Final = Table(None, "history_fresh", FreshRow, key=2)
+        self._stored: Final = None if stored is None else HistoryUpto(stored, self._spans)
         self.balances: Final = BalancesFold(None)
-        self.gaps: Final = GapsFold(scratch, fills=False, history=history)
-        unread = {
-            table.name for table in self.balances.unread.tables
-        }  # of more accounts than one: kept apart
+        self.gaps: Final = GapsFold(scratch, fills=False, before=self._stored or before)
+        apart = {*self.balances.unread.tables, *self.gaps.history.let_go_tables}
+        every = (*self.balances.tables, *self.gaps.tables, self._spans, self._fresh)
         self._tables: Final[dict[str, Table[Any]]] = {
-            table.name: table
-            for table in (*self.balances.tables, *self.gaps.tables)
-            if table.name not in unread
+            table.name: table for table in every if table not in apart
         }
 
     def apply(self, run: Sequence[Recorded], account: str | None = None) -> None:
@@ -133,11 +134,33 @@ class Folds:
         """Make rows of what waits."""
         self.balances.settle()
 
-    def restore(self, states: Iterable[bytes]) -> None:
-        """Go on from a checkpoint: the states from its whole one on."""
+    def restore(self, account: str, version: int, states: Iterable[bytes]) -> None:
+        """Go on from the checkpoint of a version of an account: the states from its whole one on."""
         for state in states:
             for name, kept, gone in _written.decode(state):
                 self._tables[name].restore(kept, gone)
+        if self._stored is not None:
+            self._stored.upto[account] = version
+        self.gaps.history.resume([*self._fresh.rows(account)])
+
+    def let_go(self, account: str) -> tuple[list[HistoryRow], list[EndRow]]:
+        """What came of an account's histories since the checkpoint before: it is not remembered from now on."""
+        rows, ends = self.gaps.history.let_go()
+        for row in rows:
+            span = self._spans.get(account, row.asset_id)
+            if span is None:
+                span = ChainSpanRow(account, row.asset_id, row.time_ns, row.time_ns)
+            elif span.first_ns <= row.time_ns <= span.last_ns:
+                continue
+            span.first_ns, span.last_ns = min(span.first_ns, row.time_ns), max(span.last_ns, row.time_ns)
+            self._spans.put(span)
+        fresh = {each.version: each for each in self.gaps.history.fresh(account)}
+        for known in [*self._fresh.rows(account)]:
+            if fresh.pop(known.version, None) is None:
+                self._fresh.drop(known)
+        for each in fresh.values():
+            self._fresh.put(each)
+        return rows, ends
 
     def changes(self) -> bytes:
         """The rows that changed since this was asked before."""
@@ -161,11 +184,11 @@ def _values(row: Struct) -> tuple[Any, ...]:
 
 
 class Checkpoints:
-    """Checkpoints of all accounts; they are made when their last event is folded. An account whose own history was
-    imported has none from then on: the whole of it counts. Memo rows make no balance: those do not matter."""
+    """Checkpoints of all accounts; they are made when their last event is folded. The rows of imported histories are
+    kept beside them, once."""
 
     name = "balance_checkpoints"
-    version = 1
+    version = 2
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger: Final = ledger
@@ -175,12 +198,14 @@ class Checkpoints:
         self._late: Final = Table(self.database, "balance_checkpoints_late", LateRow, key=2)
         self._frames: Final = Table(self.database, "balance_checkpoint_frames", FrameRow, key=2)
         self._reads: Final = Table(self.database, "balance_checkpoint_reads", ReadRow, key=4)
+        self._history: Final = KeptHistory(self.database)
         self.tables: Final[tuple[Table[Any], ...]] = (
             self._states,
             self._spans,
             self._late,
             self._frames,
             self._reads,
+            *self._history.tables,
         )
         self._folds: Final[OrderedDict[str, tuple[int, Folds]]] = OrderedDict()
         self._settled = self._stored = False
@@ -224,28 +249,23 @@ class Checkpoints:
         if after and before is None:
             return
         events = list(self._ledger.replay(account, after=after, upto=version))
-        memos = set[str]() if before is None else {*_names.decode(before.memos)}
-        for each in events:
-            if isinstance(each.event, BalanceEventImported):
-                if not each.event.memo:
-                    return
-                memos.add(each.event.asset_id)
         folds = self._at(account, before)
         folds.apply(events)
         folds.settle()
         self._folds[account] = (version, folds)
         while len(self._folds) > FOLDS_KEPT_MAX:
             self._folds.popitem(last=False)
-        self._keep(before, events, folds, msgspec.json.encode(sorted(memos)).decode())
+        self._history.put(*folds.let_go(account), version)
+        self._keep(before, events, folds)
 
     def _at(self, account: str, before: CheckpointRow | None) -> Folds:
         """The folds after a checkpoint."""
         version, folds = self._folds.pop(account, (0, None))
         if folds is not None and before is not None and version == before.version:
             return folds
-        folds = Folds(history=False)
+        folds = Folds(before=self._history)
         if before is not None:
-            folds.restore(self._chain(before))
+            folds.restore(account, before.version, self._chain(before))
             folds.changes()
         return folds
 
@@ -256,9 +276,7 @@ class Checkpoints:
             yield found.state
         yield row.state
 
-    def _keep(
-        self, before: CheckpointRow | None, events: Sequence[Recorded], folds: Folds, memos: str
-    ) -> None:
+    def _keep(self, before: CheckpointRow | None, events: Sequence[Recorded], folds: Folds) -> None:
         last = events[-1]
         times = [time_of(each.event) for each in events]
         known = [known_ns(each.event) for each in events]
@@ -279,7 +297,7 @@ class Checkpoints:
         else:
             state = folds.whole()
             sizes = (last.version, len(state), 0)
-        self._states.put(CheckpointRow(*place, reached, knew, *sizes, memos, state))
+        self._states.put(CheckpointRow(*place, reached, knew, *sizes, state))
 
     def covered(self) -> int:
         """Up to which position checkpoints are stored: what is of later ones is in none."""
@@ -340,14 +358,13 @@ class Checkpoints:
         found = [*self._rows(first, (*place, time_ns)), *self._rows(late, place)]
         return [(int(version or 0), int(said_ns or 0)) for version, said_ns in found]
 
-    def states(self, account: str, version: int) -> tuple[list[bytes], list[str]]:
-        """What `Folds.restore` needs to go on from the checkpoint of a version; and the assets of its memo rows."""
+    def states(self, account: str, version: int) -> list[bytes]:
+        """What `Folds.restore` needs to go on from the checkpoint of a version."""
         sql = (
-            "SELECT state, memos FROM balance_checkpoints WHERE account=?1 AND version<=?2 AND version>="
+            "SELECT state FROM balance_checkpoints WHERE account=?1 AND version<=?2 AND version>="
             "(SELECT whole FROM balance_checkpoints WHERE account=?1 AND version=?2) ORDER BY version"
         )
-        found = self._rows(sql, (account, version))
-        return [row[0] for row in found if isinstance(row[0], bytes)], _names.decode(str(found[-1][1]))
+        return [row[0] for row in self._rows(sql, (account, version)) if isinstance(row[0], bytes)]
 
     def frames(
         self, account: str, upto: tuple[int, int, int, int], read: str, by: Sequence[Cell], rows_max: int

@@ -16,7 +16,7 @@ from ledger import Ledger, Recorded
 from ledger.events import Event, FillRecorded, OrderUpdated, known_ns, time_of
 from ledger.wire import time_text
 from projections.executions import ExecutionsFold, MissingRow
-from projections.history import ChainRow, ClosedChainRow, History, HistoryFold
+from projections.history import Before, ChainRow, ClosedChainRow, History, HistoryFold
 from projections.sessions import Blind, Sessions, SessionsFold
 from projections.statements import Full, Statements
 from projections.subscription import (
@@ -218,19 +218,20 @@ class GapsFold:
     """The gaps of a run of events: those of a moment. `apply` the events in order, then `settle`.
 
     In memory; with a scratch database only the latest events are, for as long as the run may be. Without `fills` those
-    are not looked for: they touch no balance. Nor, without `history`, are gaps of histories.
+    are not looked for: they touch no balance. `before`: the history rows that were folded before.
     """
 
-    def __init__(self, scratch: Scratch | None = None, *, fills: bool = True, history: bool = True) -> None:
+    def __init__(
+        self, scratch: Scratch | None = None, *, fills: bool = True, before: Before | None = None
+    ) -> None:
         self._own: Final = _Fold(scratch, fills=fills)
-        self._history: Final = HistoryFold(scratch)
+        self.history: Final = HistoryFold(scratch, before)
         self._sessions: Final = SessionsFold(scratch)
         self.tables: Final[tuple[Table[Any], ...]] = (
             *self._own.tables,
-            *self._history.tables,
+            *self.history.tables,
             *self._sessions.tables,
         )
-        self._looks_at_history: Final = history
         self._scratch: Final = scratch
         self._waiting = 0
         self._frame: Place | None = None
@@ -242,14 +243,13 @@ class GapsFold:
         if self._scratch is not None:
             self._wait(self._scratch, frame_of(recorded.event))
         self._own.apply(recorded)
-        if self._looks_at_history:
-            self._history.apply(recorded)
+        self.history.apply(recorded)
         self._sessions.apply(recorded)
 
     def _wait(self, scratch: Scratch, frame: Place) -> None:
         """Write what is waiting, once it is much, and forget it; at the end of a frame."""
         if self._waiting >= WAITING_EVENTS_MAX and frame != self._frame:
-            self.settle()
+            self._own.settle()
             scratch.write([change for table in self.tables for change in table.changes() if change[1]])
             for table in self.tables:
                 table.forget()
@@ -260,12 +260,12 @@ class GapsFold:
     def settle(self) -> None:
         """That was the last event of its frame."""
         self._own.settle()
-        self._history.settle()
+        self.history.settle()
 
     def rows(self, account: str | None = None, open_only: bool = False) -> list[Gap]:
         """As `Gaps.rows`."""
         self.settle()
-        return _gaps(self._own, self._history, self._sessions, account, open_only)
+        return _gaps(self._own, self.history, self._sessions, account, open_only)
 
     def logins(self, account: str | None = None) -> dict[str, set[str]]:
         """As `Gaps.logins`."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from heapq import merge
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -86,28 +87,60 @@ class ClosedChainRow(Struct):
     closed_ns: int
 
 
-class HistoryFold:
-    """The rows, and the life of every break of their running balances, frame by frame."""
+class FreshRow(Struct):
+    """A row of the frame at hand, which is not judged before all of the frame is there. `known_ns`: the time since
+    which it is known."""
 
-    def __init__(self, database: Database | None) -> None:
+    account: str
+    version: int
+    asset_id: str
+    time_ns: int
+    known_ns: int
+    session: str
+    ordinal: int
+
+
+class Before(Protocol):
+    """Rows that were folded before, and are kept elsewhere; all of a lower version than those to come."""
+
+    def before(self, account: str, asset_id: str, time_ns: int, /) -> Sequence[HistoryRow]:
+        """The last two rows of before an instant, the last one first."""
+        ...
+
+    def beginning(self, account: str, asset_id: str, time_ns: int, /) -> Iterator[HistoryRow]:
+        """The rows from an instant on, by time and version."""
+        ...
+
+    def end(self, account: str, asset_id: str, time_ns: int, /) -> int | None:
+        """The version of the row that an instant of several rows ends with."""
+        ...
+
+
+class HistoryFold:
+    """The rows, and the life of every break of their running balances, frame by frame. With rows folded `before`, only
+    what came since is here, and the breaks that are open."""
+
+    def __init__(self, database: Database | None, before: Before | None = None) -> None:
+        self._before: Final = before
         self._rows: Final = Ordered(database, "history", HistoryRow, key=4)
         self._ends: Final = Table(database, "history_ends", EndRow, key=3)
         self._open: Final = Table(database, "chain_gaps", ChainRow, key=3)
         self._closed: Final = Table(database, "chain_gaps_closed", ClosedChainRow, key=6)
         self.tables: Final[tuple[Table[Any], ...]] = (self._rows, self._ends, self._open, self._closed)
-        self._fresh: dict[tuple[str, str], list[tuple[HistoryRow, int]]] = {}
-        """The rows of the frame at hand by chain, each with the time since which it is known."""
-        self._frame: Place | None = None
+        self.let_go_tables: Final[tuple[Table[Any], ...]] = (self._rows, self._ends, self._closed)
+        """Those that `let_go` leaves empty."""
+        self._fresh: dict[str, list[FreshRow]] = {}
+        """The rows of the frame at hand by account: one is over when its account is told something in another."""
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
-        event = recorded.event
-        if self._fresh and frame_of(event) != self._frame:
-            self.settle()
+        event, account = recorded.event, recorded.account
+        if account in self._fresh and frame_of(event) != _frame(self._fresh[account][0]):
+            self._settle(self._fresh.pop(account))
         if not isinstance(event, BalanceEventImported):
             return
         row = HistoryRow(
-            recorded.account,
+            account,
             event.asset_id,
             time_of(event),
             recorded.version,
@@ -120,16 +153,40 @@ class HistoryFold:
             event.reference,
         )
         self._rows.put(row)
-        self._frame = frame_of(event)
-        self._fresh.setdefault(_chain(row), []).append((row, known_ns(event)))
+        place = (account, row.version, row.asset_id, row.time_ns, known_ns(event))
+        self._fresh.setdefault(account, []).append(FreshRow(*place, *frame_of(event)))
 
     def settle(self) -> None:
         """The frame is over: judge the running balances around its rows."""
         fresh, self._fresh = self._fresh, {}
-        for chain, rows in fresh.items():
-            gone, found = self._walk(chain, {row.time_ns for row, _ in rows})
+        for rows in fresh.values():
+            self._settle(rows)
+
+    def _settle(self, fresh: Sequence[FreshRow]) -> None:
+        by_asset: defaultdict[str, list[FreshRow]] = defaultdict(list)
+        for row in fresh:
+            by_asset[row.asset_id].append(row)
+        for asset_id, rows in by_asset.items():
+            gone, found = self._walk((rows[0].account, asset_id), {row.time_ns for row in rows})
             if gone or found:
                 self._replace(gone, found, rows)
+
+    def fresh(self, account: str) -> Sequence[FreshRow]:
+        """The rows of an account that are not judged yet."""
+        return self._fresh.get(account, ())
+
+    def resume(self, fresh: Sequence[FreshRow]) -> None:
+        """Go on in the middle of a frame, with rows folded before."""
+        for row in fresh:
+            self._fresh.setdefault(row.account, []).append(row)
+
+    def let_go(self) -> tuple[list[HistoryRow], list[EndRow]]:
+        """The rows that came, and the instants that end otherwise since; both are forgotten here (`Before` has them
+        from now on), and so are the breaks that were."""
+        found = ([*self._rows.rows()], [*self._ends.rows()])
+        for table in self.let_go_tables:
+            table.forget()
+        return found
 
     def forget(self) -> None:
         """Forget the frame at hand."""
@@ -146,7 +203,7 @@ class HistoryFold:
             if instant <= done_ns:
                 continue
             last = self._last_before(chain, instant)
-            for group in _groups(self._rows.beginning(*chain, instant)):
+            for group in _groups(self._beginning(chain, instant)):
                 for before, after in pairwise([last, *_in_order(group, last)]):
                     assert after is not None
                     known = known_gaps.get((*chain, after.version))
@@ -167,24 +224,37 @@ class HistoryFold:
 
     def _last_before(self, chain: tuple[str, str], instant: int) -> HistoryRow | None:
         rows = self._rows.before(*chain, instant)
+        if self._before is not None:
+            rows = sorted([*rows, *self._before.before(*chain, instant)], key=_place, reverse=True)[:2]
         if len(rows) < 2 or rows[0].time_ns != rows[1].time_ns:
             return rows[0] if rows else None
-        end = self._ends.get(*chain, rows[0].time_ns)
-        return rows[0] if end is None else self._rows.get(*chain, end.time_ns, end.version)
+        end = self._end(chain, rows[0].time_ns)
+        same = self._beginning(chain, rows[0].time_ns)
+        return rows[0] if end is None else next(row for row in same if row.version == end)
+
+    def _beginning(self, chain: tuple[str, str], instant: int) -> Iterator[HistoryRow]:
+        rows = self._rows.beginning(*chain, instant)
+        if self._before is None:
+            return rows
+        return merge(rows, self._before.beginning(*chain, instant), key=_place)
+
+    def _end(self, chain: tuple[str, str], instant: int) -> int | None:
+        """The version of the row that an instant ends with, as it was found last."""
+        end = self._ends.get(*chain, instant)
+        if end is not None:
+            return end.version
+        return None if self._before is None else self._before.end(*chain, instant)
 
     def _ends_otherwise(self, group: list[HistoryRow], last: HistoryRow) -> bool:
         """Remember the row that an instant ends with; whether it is another than before."""
         if len(group) == 1:
             return False
-        end = self._ends.get(last.account, last.asset_id, last.time_ns)
-        if end is not None and end.version == last.version:
+        if self._end(_chain(last), last.time_ns) == last.version:
             return False
         self._ends.put(EndRow(last.account, last.asset_id, last.time_ns, last.version))
         return True
 
-    def _replace(
-        self, gone: list[ChainRow], found: list[Break], rows: Sequence[tuple[HistoryRow, int]]
-    ) -> None:
+    def _replace(self, gone: list[ChainRow], found: list[Break], rows: Sequence[FreshRow]) -> None:
         """A new break within one that was is what is left of it; of which nothing is left, that is closed."""
         parts: dict[int, list[Break]] = defaultdict(list)
         for each in found:
@@ -204,9 +274,9 @@ class HistoryFold:
             if not left:
                 self._close(old, rows)
 
-    def _close(self, old: ChainRow, rows: Sequence[tuple[HistoryRow, int]]) -> None:
-        within = [each for each in rows if old.before_ns <= each[0].time_ns <= old.after_ns]
-        by, closed_ns = (within or rows)[-1]
+    def _close(self, old: ChainRow, rows: Sequence[FreshRow]) -> None:
+        within = [each for each in rows if old.before_ns <= each.time_ns <= old.after_ns]
+        by = (within or rows)[-1]
         self._closed.put(
             ClosedChainRow(
                 old.account,
@@ -218,7 +288,7 @@ class HistoryFold:
                 old.asset,
                 old.first_difference,
                 old.time_ns,
-                closed_ns,
+                by.known_ns,
             )
         )
 
@@ -289,6 +359,14 @@ class History:
 
 def _chain(row: HistoryRow) -> tuple[str, str]:
     return (row.account, row.asset_id)
+
+
+def _place(row: HistoryRow) -> tuple[int, int]:
+    return (row.time_ns, row.version)
+
+
+def _frame(row: FreshRow) -> Place:
+    return (row.session, row.ordinal)
 
 
 def _groups(rows: Iterator[HistoryRow]) -> Iterator[list[HistoryRow]]:

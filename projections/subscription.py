@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from msgspec import Struct
@@ -22,8 +23,13 @@ REFRESHES_MAX: Final = 10
 
 _POSITIONS: Final = (
     "CREATE TABLE IF NOT EXISTS projection_positions "
-    "(name TEXT PRIMARY KEY, version INTEGER, position INTEGER)"
+    "(name TEXT PRIMARY KEY, version INTEGER, position INTEGER, digest BLOB)"
 )
+_UNDIGESTED: Final = (
+    "SELECT 1 FROM sqlite_master WHERE name='projection_positions' "
+    "AND NOT EXISTS (SELECT 1 FROM pragma_table_info('projection_positions') WHERE name='digest')"
+)
+"""Whether the table is of a version before 0.4.0."""
 
 
 class Projection(Protocol):
@@ -116,6 +122,8 @@ class Subscription:
 
     def _open(self, database: Database) -> None:
         with _opening:
+            if not database.read_only and database.select(_UNDIGESTED):
+                database.write([("ALTER TABLE projection_positions ADD COLUMN digest BLOB", [()])])
             stored = self._read(database)
             if stored is not None:
                 self.position = self._stored = stored
@@ -133,9 +141,8 @@ class Subscription:
             )
             if not self._positions:
                 return None
-        name, version = self._projection.name, self._projection.version
-        stored = database.select("SELECT version, position FROM projection_positions WHERE name=?", (name,))
-        return int(stored[0][1] or 0) if stored and stored[0][0] == version else None
+        stored = database.select("SELECT * FROM projection_positions WHERE name=?", (self._projection.name,))
+        return place_of(stored[0]) if stored and stored[0][1] == self._projection.version else None
 
     def _detach(self) -> None:
         """Fold everything in memory: the stored rows are of no use."""
@@ -224,8 +231,22 @@ class Subscription:
         catch_up(self.ledger, [self._projection])
 
     def _mark(self) -> tuple[str, list[tuple[Cell, ...]]]:
-        place = (self._projection.name, self._projection.version, self.position)
-        return ("INSERT OR REPLACE INTO projection_positions VALUES (?,?,?)", [place])
+        name, position = self._projection.name, self.position
+        place = (name, self._projection.version, position, _digest(name, position))
+        return ("INSERT OR REPLACE INTO projection_positions VALUES (?,?,?,?)", [place])
+
+
+def place_of(stored: Sequence[Cell]) -> int | None:
+    """How far a projection is stored, by its row of `projection_positions`; None where that is not what was written.
+    Versions before 0.4.0 wrote no digest."""
+    name, _, position, *digest = stored
+    if not isinstance(position, int) or digest not in ([], [None], [_digest(str(name), position)]):
+        return None
+    return position
+
+
+def _digest(name: str, position: int) -> bytes:
+    return sha256(f"{name}\0{position}".encode("utf-8", "backslashreplace")).digest()[:8]
 
 
 def flush(subscriptions: Sequence[Subscription]) -> None:

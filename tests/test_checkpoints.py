@@ -67,10 +67,11 @@ def test_a_checkpoint_says_what_its_events_come_to(seed: int) -> None:
         rows = [row for row in found.tables[0].rows() if isinstance(row, CheckpointRow)]
         assert rows
         for row in rows:
-            fresh, restored = Folds(history=False), Folds(history=False)
+            fresh, restored = Folds(), Folds()
             fresh.apply(list(ledger.replay(row.account, upto=row.version)))
             fresh.settle()
-            restored.restore(found.states(row.account, row.version)[0])
+            fresh.let_go(row.account)
+            restored.restore(row.account, row.version, found.states(row.account, row.version))
             assert fresh.whole() == restored.whole()
 
 

@@ -317,8 +317,6 @@ def test_a_bit_flipped_in_what_projections_stored_or_conversations_remember_is_f
                 continue
             store.commit()
         code, _, err = called(capsys, "verify", "--db", whole)
-        if (code, err) == (0, "") and column == "position" and table == "projection_positions" and new < cell:
-            continue  # an earlier place: what came after it was folded again, to the very rows that are stored
         if (code, err) != (1, ""):
             missed.append((table, column, cell, new, code, err))
     assert [] == missed

@@ -614,7 +614,7 @@ def number_and(time_ns: int, asset: str) -> Event:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_fold_with_a_scratch_database_finds_the_same(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("projections.gaps.BATCH_EVENTS_MAX", batch)
+    monkeypatch.setattr("projections.gaps.WAITING_EVENTS_MAX", batch)
     for seed in range(20):
         of = random.Random(seed)
         with Ledger() as ledger, Scratch() as scratch:

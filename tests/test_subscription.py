@@ -296,6 +296,34 @@ def test_rows_of_another_version_are_folded_anew(tmp_path: Path) -> None:
         assert ([(MAIN, 2, 3)], [(2, 4)]) == stored(path)
 
 
+def test_a_place_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, *fills(1, 2))
+        Counts(ledger).subscription.catch_up()
+        ledger.write([("UPDATE projection_positions SET position=position-1", [()])])
+        counts = Counts(ledger)
+        counts.subscription.catch_up()
+        assert ledger.position() == len(counts.seen)
+        assert truth(ledger) == counts.counts()
+
+
+def test_the_places_that_an_older_version_wrote_are_gone_on_from(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, *fills(1, 2))
+        Counts(ledger).subscription.catch_up()
+        before = ledger.position()
+        ledger.write(
+            [
+                ("ALTER TABLE projection_positions DROP COLUMN digest", [()]),
+            ]
+        )
+        feed(ledger, *fills(3), session="s2")
+        counts = Counts(ledger)
+        counts.subscription.catch_up()
+        assert ledger.position() - before == len(counts.seen)
+        assert truth(ledger) == counts.counts()
+
+
 def test_the_columns_of_another_version_may_be_others(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with Ledger(path) as ledger:

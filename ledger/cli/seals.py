@@ -30,6 +30,7 @@ from ledger.findings import Finding, first_bad, weight
 from ledger.ledger import Ledger
 from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
 from projections import compare
+from projections.subscription import place_of
 from transports.session import changed_memories
 
 KEY: Final = "accountledger.key"
@@ -267,10 +268,8 @@ def _places(ledger: Ledger) -> Iterator[Finding]:
     tables = {name for (name,) in ledger.select("SELECT name FROM sqlite_master WHERE type='table'")}
     places: dict[Any, tuple[Any, Any]] = {}
     if "projection_positions" in tables:
-        for name, version, position in ledger.select(
-            "SELECT name, version, position FROM projection_positions"
-        ):
-            places[name] = (version, position)
+        for stored in ledger.select("SELECT * FROM projection_positions"):
+            places[stored[0]] = (stored[1], place_of(stored))
     head = ledger.position()
     for kind in PROJECTIONS:
         made = kind(ledger)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
 from contextlib import suppress
 
 import pytest
+import trustme
 
 from ledger.errors import Lost
 from ledger.venue import Endpoint
 from tests.blast import CLOSE, TEXT, Peer, Server, closing, numbered
-from tests.conformance import Records, WebSocketCases, authority, everything_logged, guard, hashes, payloads
+from tests.conformance import (
+    SLACK_S,
+    Records,
+    WebSocketCases,
+    authority,
+    client_tls,
+    everything_logged,
+    guard,
+    hashes,
+    payloads,
+    server_tls,
+)
 from transports import asyncio_websocket
 from transports.connection import Connection
 
@@ -23,10 +37,21 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+UVLOOP = pytest.mark.skipif(
+    sys.platform == "win32" or sys.implementation.name != "cpython", reason="there is no uvloop for it"
+)
+either_loop = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), pytest.param(("asyncio", {"use_uvloop": True}), marks=UVLOOP)],
+    ids=["asyncio", "uvloop"],
+)
+
+
 class TestAsyncioWebSocket(WebSocketCases):
     connect = staticmethod(asyncio_websocket.connect)
 
 
+@UVLOOP
 class TestAsyncioWebSocketOnUvloop(WebSocketCases):
     """The event loop that uvicorn takes where it is installed."""
 
@@ -35,6 +60,48 @@ class TestAsyncioWebSocketOnUvloop(WebSocketCases):
     @pytest.fixture
     def anyio_backend(self) -> tuple[str, dict[str, bool]]:
         return "asyncio", {"use_uvloop": True}
+
+
+# In these two nothing lets the loop turn between the failure and the look: what the loop would close later is open.
+
+
+@either_loop
+async def test_connecting_that_is_cancelled_leaves_no_socket_open() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        asked.set()
+        peer.wait_for_end()
+        ended.set()
+
+    async def enter(url: str) -> None:
+        try:
+            async with asyncio_websocket.connect(Endpoint(url)):
+                pytest.fail("there was no answer")
+        finally:
+            assert ended.wait(SLACK_S)
+
+    with Server(script) as server:
+        async with guard():
+            task = asyncio.create_task(enter(server.url))
+            while not asked.is_set():
+                await asyncio.sleep(0.002)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
+@either_loop
+async def test_a_certificate_that_is_refused_leaves_no_socket_open(authority: trustme.CA) -> None:
+    tls, server_s = client_tls(authority), server_tls(authority, "elsewhere.example")
+    for _ in range(30):  # uvloop: about one of six
+        with Server(lambda peer: None, tls=server_s) as server:
+            with pytest.raises(Lost, match="TLS: certificate verify failed: "):
+                async with guard(), asyncio_websocket.connect(Endpoint(server.url), tls=tls):
+                    pass
+            left = time.monotonic()
+        assert time.monotonic() - left < SLACK_S
 
 
 def trickle(peer: Peer) -> None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from ssl import SSLContext
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from websockets.asyncio.client import ClientConnection
@@ -96,6 +96,8 @@ async def _open(place: str, target: Target, tls: SSLContext) -> _Wire:
     finally:
         if not opened:
             wire.cut()
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0)  # the loop closes what is cut, or what TLS refused, in its next turn
     raise wire.answer.refusal(place) if wire.answer.refused else why
 
 
@@ -116,12 +118,12 @@ class _Wire(ClientConnection):
         self.inbox = Inbox()
         self.queued = 0
         """How many messages the library's queue holds, whole or in part, that are not in the inbox yet."""
-        self._made: asyncio.BaseTransport | None = None
+        self._made: asyncio.Transport | None = None
         self._cutting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._made = transport
+        self._made = self.transport
 
     def data_received(self, data: bytes) -> None:
         self.last_byte = self.loop.time()
@@ -164,7 +166,7 @@ class _Wire(ClientConnection):
     def cut(self, why: str = "") -> None:
         """Close the socket now; nothing more is read or written."""
         self.failure = self.failure or why
-        if isinstance(self._made, asyncio.WriteTransport):
+        if self._made is not None:  # uvloop's are no subclasses of asyncio's: do not ask for one
             self._made.abort()
 
 

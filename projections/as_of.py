@@ -126,12 +126,10 @@ class Past:
 
     def _bring_up(self) -> None:
         """See what is new, and forget what may be otherwise now."""
-        head, covered = self._ledger.position(), self._covered
-        if self._checkpoints.database.read_only:
+        head, covered = self._ledger.position(), self._checkpoints.covered()
+        if not self._checkpoints.database.read_only and (head != self._head or covered < head):
+            self._checkpoints.catch_up()
             covered = self._checkpoints.covered()
-        elif head != self._head:
-            self._checkpoints.subscription.catch_up()
-            covered = self._checkpoints.subscription.position
         if (head, covered) != (self._head, self._covered):
             self._head, self._covered = head, covered
             for kept in (self._names, self._now, self._ends):
@@ -183,7 +181,7 @@ class Past:
         with ExitStack() as stack:
             # Many events may be many rows: those of gaps need not stay in memory.
             scratch = stack.enter_context(Scratch()) if len(first) > EVENTS_WAITING_MAX else None
-            folds = Folds(scratch, self._checkpoints.database)
+            folds = self._checkpoints.folds(scratch)
             for name, plan in plans.items():
                 if plan.start:
                     folds.restore(name, plan.start, self._checkpoints.states(name, plan.start))

@@ -100,7 +100,8 @@ class Balances:
 
     def _past(self) -> Past:
         if self._answers is None:
-            self._answers = Past(self._ledger, Checkpoints(self._ledger, self._database), self.gaps)
+            checkpoints = Checkpoints(self._ledger, self._database, self.gaps.history)
+            self._answers = Past(self._ledger, checkpoints, self.gaps)
         return self._answers
 
 

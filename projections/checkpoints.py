@@ -24,10 +24,10 @@ from ledger.events import (
 )
 from projections.balances_fold import BalancesFold
 from projections.gaps import GapsFold
-from projections.history import Before, EndRow, FreshRow, HistoryRow
-from projections.history_kept import ChainSpanRow, HistoryUpto, KeptHistory
+from projections.history import EndRow, FreshRow, History
+from projections.history_upto import ChainSpanRow, EndedRow, HistoryUpto
 from projections.subscription import Subscription
-from projections.tables import Cell, Database, Scratch, Table
+from projections.tables import Cell, Database, Ordered, Scratch, Table
 
 EVENTS_APART: Final = 64
 """How many events of an account lie between two checkpoints. Another number is another `Checkpoints.version`."""
@@ -107,16 +107,15 @@ class ReadRow(Struct):
 
 class Folds:
     """What a balance as of a moment is folded into; with a scratch database, for a long run of events. Of histories it
-    holds what came since the checkpoint: what was `before` is there, or where the checkpoints are (`stored`)."""
+    holds what came since the checkpoint; the rows before are read from the database, the `ends` of instants as there.
+    """
 
-    def __init__(
-        self, scratch: Scratch | None = None, stored: Database | None = None, before: Before | None = None
-    ) -> None:
+    def __init__(self, database: Database, ends: Ordered[EndedRow], scratch: Scratch | None = None) -> None:
         self._spans: Final = Table(None, "history_spans", ChainSpanRow, key=2)
         self._fresh: Final = Table(None, "history_fresh", FreshRow, key=2)
-        self._stored: Final = None if stored is None else HistoryUpto(stored, self._spans)
+        self._before: Final = HistoryUpto(database, self._spans, ends)
         self.balances: Final = BalancesFold(None)
-        self.gaps: Final = GapsFold(scratch, fills=False, before=self._stored or before)
+        self.gaps: Final = GapsFold(scratch, fills=False, before=self._before)
         apart = {*self.balances.unread.tables, *self.gaps.history.let_go_tables}
         every = (*self.balances.tables, *self.gaps.tables, self._spans, self._fresh)
         self._tables: Final[dict[str, Table[Any]]] = {
@@ -139,12 +138,13 @@ class Folds:
         for state in states:
             for name, kept, gone in _written.decode(state):
                 self._tables[name].restore(kept, gone)
-        if self._stored is not None:
-            self._stored.upto[account] = version
+        self._before.reach(account, version)
         self.gaps.history.resume([*self._fresh.rows(account)])
 
-    def let_go(self, account: str) -> tuple[list[HistoryRow], list[EndRow]]:
-        """What came of an account's histories since the checkpoint before: it is not remembered from now on."""
+    def let_go(self, account: str, version: int) -> list[EndRow]:
+        """At a checkpoint: what came of an account's histories since the one before is not remembered from now on. The
+        instants that end otherwise since."""
+        self._before.reach(account, version)
         rows, ends = self.gaps.history.let_go()
         for row in rows:
             span = self._spans.get(account, row.asset_id)
@@ -160,7 +160,7 @@ class Folds:
                 self._fresh.drop(known)
         for each in fresh.values():
             self._fresh.put(each)
-        return rows, ends
+        return ends
 
     def changes(self) -> bytes:
         """The rows that changed since this was asked before."""
@@ -184,13 +184,15 @@ def _values(row: Struct) -> tuple[Any, ...]:
 
 
 class Checkpoints:
-    """Checkpoints of all accounts; they are made when their last event is folded. The rows of imported histories are
-    kept beside them, once."""
+    """Checkpoints of all accounts; they are made when their last event is folded. Rows of imported
+    histories are in none: those up to its version are read from the tables of `projections.history`."""
 
     name = "balance_checkpoints"
-    version = 2
+    version = 3
 
-    def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, database: Database | None = None, history: History | None = None
+    ) -> None:
         self._ledger: Final = ledger
         self.database: Final[Database] = ledger if database is None else database
         self._states: Final = Table(self.database, "balance_checkpoints", CheckpointRow, key=2)
@@ -198,14 +200,15 @@ class Checkpoints:
         self._late: Final = Table(self.database, "balance_checkpoints_late", LateRow, key=2)
         self._frames: Final = Table(self.database, "balance_checkpoint_frames", FrameRow, key=2)
         self._reads: Final = Table(self.database, "balance_checkpoint_reads", ReadRow, key=4)
-        self._history: Final = KeptHistory(self.database)
+        self._ends: Final = Ordered(self.database, "balance_checkpoint_ends", EndedRow, key=4)
+        self._history: Final = history or History(ledger, self.database)
         self.tables: Final[tuple[Table[Any], ...]] = (
             self._states,
             self._spans,
             self._late,
             self._frames,
             self._reads,
-            *self._history.tables,
+            self._ends,
         )
         self._folds: Final[OrderedDict[str, tuple[int, Folds]]] = OrderedDict()
         self._settled = self._stored = False
@@ -243,6 +246,10 @@ class Checkpoints:
             self._frames.put(FrameRow(account, version, position, *place, time_of(recorded.event), known))
 
     def _take(self, recorded: Recorded) -> None:
+        if self.database.read_only:
+            return  # a reader keeps none
+        if self._history.subscription.position < recorded.position:
+            self._history.subscription.catch_up()
         account, version = recorded.account, recorded.version
         after = version - self.apart
         before = self._states.get(account, after) if after else None
@@ -255,7 +262,8 @@ class Checkpoints:
         self._folds[account] = (version, folds)
         while len(self._folds) > FOLDS_KEPT_MAX:
             self._folds.popitem(last=False)
-        self._history.put(*folds.let_go(account), version)
+        for end in folds.let_go(account, version):
+            self._ends.put(EndedRow(account, end.asset_id, end.time_ns, version, end.version))
         self._keep(before, events, folds)
 
     def _at(self, account: str, before: CheckpointRow | None) -> Folds:
@@ -263,7 +271,7 @@ class Checkpoints:
         version, folds = self._folds.pop(account, (0, None))
         if folds is not None and before is not None and version == before.version:
             return folds
-        folds = Folds(before=self._history)
+        folds = self.folds()
         if before is not None:
             folds.restore(account, before.version, self._chain(before))
             folds.changes()
@@ -299,16 +307,29 @@ class Checkpoints:
             sizes = (last.version, len(state), 0)
         self._states.put(CheckpointRow(*place, reached, knew, *sizes, state))
 
+    def folds(self, scratch: Scratch | None = None) -> Folds:
+        """Folds to go on from a checkpoint with."""
+        return Folds(self.database, self._ends, scratch)
+
+    def catch_up(self) -> None:
+        """Make those that are due."""
+        self._history.subscription.catch_up()
+        self.subscription.catch_up()
+
     def covered(self) -> int:
-        """Up to which position checkpoints are stored: what is of later ones is in none."""
+        """Up to which position checkpoints are stored, and the histories they are of: what is of later ones is in
+        none."""
         if not self._stored:
             self._stored = bool(
                 self._rows("SELECT 1 FROM sqlite_master WHERE name='projection_positions'", ())
             )
             if not self._stored:
                 return 0
-        sql = "SELECT position FROM projection_positions WHERE name=? AND version=?"
-        return self._first(sql, (self.name, self.version))
+        sql = (
+            "SELECT CASE count(*) WHEN 2 THEN min(position) END FROM projection_positions "
+            "WHERE (name=? AND version=?) OR (name=? AND version=?)"
+        )
+        return self._first(sql, (self.name, self.version, self._history.name, self._history.version))
 
     def has_frames(self) -> bool:
         """Whether there are frames that nobody could read when they came."""

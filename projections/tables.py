@@ -227,8 +227,12 @@ class Table(Generic[R]):
         """The statements that write what changed; forgets it, and the cache too where it grew past its bound."""
         kept, gone = [], []
         for key, row in self._dirty.items():
-            if self._cache[str(key[0])].get(key) is None:
+            rows = self._cache[str(key[0])]
+            if rows.get(key) is None:
                 gone.append(key)
+                if self._database is None:  # nothing is stored that it would have to hide
+                    del rows[key]
+                    self._cached -= 1
             else:
                 kept.append(astuple(row))
         self._dirty = {}

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from ledger.account import Account, Draft, Recorded
 from ledger.decoding import decoded, late_statement, storable
-from ledger.errors import Closed, Conflict, LedgerError, StoreError
+from ledger.errors import Closed, Conflict, LedgerError
 from ledger.events import (
     Asked,
     Event,
@@ -100,7 +100,7 @@ class Ledger:
         self._store: Final = Store(None if path is None else Path(path), read_only=read_only)
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._writing = threading.Lock()
-        self._aside: ThreadPoolExecutor | None = None
+        self._aside: Final = ThreadPoolExecutor(1, f"{self.name} commits")  # no thread before it is used
         self._open = True
 
     def __enter__(self) -> Self:
@@ -114,8 +114,7 @@ class Ledger:
         with self._writing:
             self._open = False
             self._store.close()
-        if self._aside is not None:
-            self._aside.shutdown()
+        self._aside.shutdown()
 
     @property
     def name(self) -> str:
@@ -312,10 +311,13 @@ class Ledger:
     def _record_aside(self, frames: Sequence[Taken]) -> Future[Done]:
         """Record a batch; back when all that is left to do is the commit, which goes on in a thread of its own: the
         disk needs no interpreter. The result says when it is durable."""
-        if self._aside is None:
-            self._aside = ThreadPoolExecutor(1, f"{self.name} commits")
         committing = threading.Event()
-        done = self._aside.submit(self._record, frames, committing.set)
+        try:
+            done = self._aside.submit(self._record, frames, committing.set)
+        except RuntimeError:
+            if self._open:  # the interpreter is ending
+                raise
+            raise Closed(f"{self.name}: the ledger is closed") from None
         done.add_done_callback(lambda _: committing.set())
         committing.wait()
         return done
@@ -413,7 +415,7 @@ class Intake:
         """How many statements of its frames the ledger did not know before."""
         self._resumed_ordinal = ledger._last_ordinal(session)
         self._unsure_ordinal = 0
-        """The last frame of a batch of which nobody said whether it was stored; 0 where there is none."""
+        """The last frame that was to be recorded: whether those up to it are stored is known where `_ordinal` is."""
         key = opened_key(session)
         opened = SessionOpened(self._source(now_ns() if opened_ns is None else opened_ns), key)
         if self._resumed_ordinal and not ledger._store.has_session(self.account, session):
@@ -514,6 +516,9 @@ class Intake:
         if frames[0].ordinal <= max(self._resumed_ordinal, self._unsure_ordinal):
             known = self._ledger._known_places(frames)
             fresh = [frame for frame in frames if frame.ordinal not in known]
+        self._unsure_ordinal = frames[
+            -1
+        ].ordinal  # whatever interrupts us: given again, it is looked for first
         return _Batch(
             len(frames), frames[-1].ordinal, [(frame, decoded(self._venue, frame)) for frame in fresh]
         )
@@ -522,9 +527,6 @@ class Intake:
         """Count a batch, once `record` says that it is durable."""
         try:
             done, new = record()
-        except StoreError:  # whether it was stored after all is read back with the next try
-            self._unsure_ordinal = batch.last_ordinal
-            raise
         except LedgerError:
             raise
         except Exception:  # the venue module made what cannot be stored: find its frame, keep the others

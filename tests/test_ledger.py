@@ -709,6 +709,36 @@ def test_a_list_of_batches_ends_with_the_one_that_failed_and_can_be_given_again_
     assert_whole(ledger)
 
 
+@pytest.mark.parametrize("count", [1, BATCH_FRAMES_MAX, BATCH_FRAMES_MAX + 1])
+def test_a_batch_that_was_stored_while_we_were_interrupted_is_known_when_given_again(
+    ledger: Ledger, venue: Plain, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    append = ledger._store.append
+
+    def interrupted(*args: Any) -> None:
+        append(*args)
+        raise KeyboardInterrupt
+
+    frames = arrivals(*["state"] * count)
+    with ledger.intake(venue, "main", session="s") as intake:
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger._store, "append", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                intake.receive_all(frames)
+        intake.receive_all(frames[intake.tally.frames :])
+    assert count == intake.tally.frames == len(keys(ledger))
+    assert_whole(ledger)
+
+
+@pytest.mark.parametrize("count", [1, BATCH_FRAMES_MAX, 2 * BATCH_FRAMES_MAX])
+def test_a_list_of_batches_is_refused_by_a_closed_ledger(tmp_path: Path, venue: Plain, count: int) -> None:
+    ledger = Ledger(tmp_path / "a.db")
+    intake = ledger.intake(venue, "main")
+    ledger.close()
+    with pytest.raises(Closed, match="the ledger is closed"):
+        intake.receive_all(arrivals(*["state"] * count))
+
+
 @pytest.mark.parametrize("at", [0, BATCH_FRAMES_MAX - 1, BATCH_FRAMES_MAX, 2 * BATCH_FRAMES_MAX])
 def test_in_a_list_of_batches_what_cannot_be_stored_costs_its_own_frame_only(ledger: Ledger, at: int) -> None:
     class Unstorable(Plain):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 
 import pytest
@@ -102,6 +104,28 @@ async def test_a_certificate_that_is_refused_leaves_no_socket_open(authority: tr
                     pass
             left = time.monotonic()
         assert time.monotonic() - left < SLACK_S
+
+
+@either_loop
+async def test_connecting_that_is_cancelled_at_any_moment_leaves_no_socket_open(
+    authority: trustme.CA, recwarn: pytest.WarningsRecorder
+) -> None:
+    tls, server_s = client_tls(authority), server_tls(authority, "127.0.0.1")
+
+    async def enter(url: str) -> None:
+        async with asyncio_websocket.connect(Endpoint(url), tls=tls):
+            pytest.fail("there was no answer")
+
+    warnings.simplefilter("always", ResourceWarning)
+    with Server(lambda peer: peer.wait_for_end(), tls=server_s) as server:
+        for step in range(120):
+            task = asyncio.create_task(enter(server.url))
+            await asyncio.sleep(step * 0.0001)
+            task.cancel()
+            with suppress(asyncio.CancelledError, Lost):
+                await task
+    gc.collect()
+    assert not [str(each.message) for each in recwarn if each.category is ResourceWarning]
 
 
 def trickle(peer: Peer) -> None:

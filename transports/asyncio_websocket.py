@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from ssl import SSLContext
 from typing import Any, Final
 
 import anyio
+from aiohappyeyeballs import start_connection
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, TooManyFragments
@@ -30,6 +32,8 @@ from transports import connection as bounds
 from transports.connection import Answer, Connection, Inbox, Target
 
 QUEUE_MESSAGES: Final = 16
+NEXT_ADDRESS_S: Final = 0.25
+"""How long one address may take before the next is tried beside it (RFC 8305, Connection Attempt Delay)."""
 
 _MESSAGES: Final = (Opcode.TEXT, Opcode.BINARY)
 
@@ -69,15 +73,16 @@ async def _open(place: str, target: Target, tls: SSLContext) -> _Wire:
     try:
         async with asyncio.timeout(bounds.CONNECT_S):
             loop = asyncio.get_running_loop()
-            # uvloop tries one address after the other, and takes no such argument.
-            racing: Any = {"happy_eyeballs_delay": 0.25} if isinstance(loop, asyncio.BaseEventLoop) else {}
+            where: dict[str, Any] = {"host": target.host, "port": target.port}
+            if isinstance(loop, asyncio.BaseEventLoop):  # uvloop tries one address after the other
+                # asyncio's own racing leaves a connected socket open where it is cancelled at that moment.
+                found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+                where = {"sock": await start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS_S)}
             await loop.create_connection(
                 lambda: wire,
-                target.host,
-                target.port,
+                **where,
                 ssl=tls if target.secure else None,
                 server_hostname=target.host if target.secure else None,
-                **racing,
             )
             await wire.handshake(target.headers, None)
             opened = True

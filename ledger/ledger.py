@@ -36,8 +36,9 @@ from ledger.events import (
 )
 from ledger.findings import Finding
 from ledger.notes import Checkpoint
+from ledger.rows import Cell, Change, Evidence, Once
 from ledger.seal import Sealed
-from ledger.store import READERS, Cell, Evidence, Store
+from ledger.store import READERS, URLS, Store
 from ledger.store import recorded as read
 from ledger.venue import Frame, Venue
 from ledger.verify import Reader, stand, verify
@@ -97,7 +98,8 @@ class Ledger:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False) -> None:
-        self._store: Final = Store(None if path is None else Path(path), read_only=read_only)
+        place = path if path is None or str(path).startswith(URLS) else Path(path)
+        self._store: Final = Store(place if place is None else str(place), read_only=read_only)
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._writing = threading.Lock()
         self._aside: Final = ThreadPoolExecutor(1, f"{self.name} commits")  # no thread before it is used
@@ -274,10 +276,24 @@ class Ledger:
         """Rows of a query. For projections, which keep their tables in the same database."""
         return self._store.select(sql, params)
 
-    def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]]) -> None:
-        """Statements, each with many rows of parameters, in one transaction. For projections' own tables."""
+    def columns(self, table: str) -> set[str]:
+        """The names of a table's columns; none where there is no such table."""
+        return self._store.columns(table)
+
+    def definition(self, table: str) -> list[tuple[Cell, ...]]:
+        """How a table, and what belongs to it, is defined: rows to compare, in the words of its database."""
+        return self._store.definition(table)
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the ledger is in a file, or in memory; not on a server."""
+        return self._store.in_file
+
+    def write(self, statements: Iterable[Change], once: Sequence[Once] = ()) -> None:
+        """Statements, each with many rows of parameters, in one transaction. For projections' own tables. `once` are
+        statements that must change one row each: where one does not, nothing is done and Conflict raised."""
         with self._writing:
-            self._store.write(statements)
+            self._store.write(statements, once)
 
     def _last_ordinal(self, session: str) -> int:
         return self._store.last_ordinal(session)

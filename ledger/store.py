@@ -1,76 +1,32 @@
-"""Where events are kept: SQLite through eventsourcing's recorder, in the table that stock eventsourcing reads.
+"""Where events are kept: appended, and read again. Joins the events to the database that holds them.
 
-The only room that knows eventsourcing, and the seam where its errors and sqlite3's become ours. Knows no venue and no
-rules.
+Knows events and their seals; knows no venue and no rule. What a database is, `ledger.rows.Engine` says.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeAlias
-from uuid import uuid4
+from typing import Any, Final
 
 import msgspec
-from eventsourcing.persistence import (
-    ConnectionPoolClosedError,
-    IntegrityError,
-    Mapper,
-    PersistenceError,
-    StoredEvent,
-    Transcoder,
-)
-from eventsourcing.sqlite import (
-    SQLiteApplicationRecorder,
-    SQLiteConnection,
-    SQLiteConnectionPool,
-    SQLiteCursor,
-    SQLiteDatastore,
-)
+from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from ledger.account import Account, Keyed, Recorded
-from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, ReadOnly, StoreError, Unsealed
+from ledger.errors import Corrupt, ReadOnly
 from ledger.events import TOPICS, Event, keyed_ns, opened_key
+from ledger.rows import Cell, Change, Engine, Evidence, Once, Rows
 from ledger.seal import Sealed, genesis, leaf, seal
-from ledger.view import EVENTS, View
-
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # no such module off POSIX
-    fcntl = None
+from ledger.sqlite import SQLite
+from ledger.view import View, events_sql
 
 PAGE_EVENTS_MAX: Final = 1_000
 RUN_EVENTS_MAX: Final = 50
 """Decoded at once where all are read: so many stay in the processor's cache, a page of them does not."""
-SYNCHRONOUS_FULL: Final = 2
-BUSY_TIMEOUT_S: Final = 5
-STATEMENTS_CACHED_MAX: Final = 128
-SEARCHED_MIB_MAX: Final = 1024
-ROWS_AT_ONCE: Final = (32, 8, 1)
-"""In one statement; few sizes, so that the statements stay prepared."""
-KEYS_ASKED_MAX: Final = 500
-"""At once: SQLite takes at least 999 parameters."""
-TABLES: Final = frozenset({"stored_events", "evidence", "natural_keys"})
-"""Without which a file is no ledger. The seals came later: a ledger of 0.2.0 gets them when first written to."""
-SEALED: Final = 1
-"""The `user_version` of a file that has seals: without them it is damaged, not old."""
-WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 2))
-"""First and last SQLite release in which a WAL reset can corrupt a file that two connections write at once
-(sqlite.org/wal.html, fixed in 3.51.3)."""
-
-Cell: TypeAlias = str | int | bytes | None
-Evidence: TypeAlias = tuple[str, int, bytes]
-"""Session, ordinal, raw bytes of one frame."""
-Key: TypeAlias = tuple[str, int, str]
-"""Account, instant, natural key of one event."""
-_SEALS: Final = "CREATE TABLE IF NOT EXISTS seals (position INTEGER PRIMARY KEY, seal BLOB NOT NULL)"
+URLS: Final = ("postgresql://", "postgres://")
+"""How the place of a ledger in PostgreSQL begins."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
@@ -78,10 +34,6 @@ READERS: Final = {topic: msgspec.msgpack.Decoder(cls).decode for topic, cls in T
 """What makes an event of a stored state, by topic; raises one of many errors where the state is damaged."""
 _UNREADABLE: Final = (KeyError, msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError)
 """What reading a stored row raises where its topic or its state is damaged."""
-
-
-class StoreWarning(UserWarning):
-    """Something about the machine makes the store less safe than it should be."""
 
 
 class EventMapper(Mapper[str]):
@@ -133,233 +85,33 @@ class _NoTranscoder(Transcoder):
         raise NotImplementedError("events are decoded by msgspec")
 
 
-class _Pool(SQLiteConnectionPool):
-    """Connections with the durability set and read back; the stock pool leaves `synchronous` to the library build."""
+def engine_of(place: str | Path | None, *, read_only: bool) -> Engine:
+    """The database at a place: a file, the URL of a PostgreSQL database, or None for memory."""
+    if isinstance(place, str) and place.startswith(URLS):
+        from ledger.postgres import Postgres
 
-    def get_connection(
-        self, timeout: float | None = None, *, is_writer: bool | None = None
-    ) -> SQLiteConnection:
-        try:
-            return super().get_connection(timeout, is_writer=is_writer)
-        except sqlite3.Error:
-            # No connection could be made: give back the turn, which the stock pool would keep.
-            if is_writer is True:
-                self._num_writers -= 1
-                self._writer_lock.release()
-            elif is_writer is False:
-                with self._no_readers:
-                    self._num_readers -= 1
-                    self._no_readers.notify()
-            raise
-
-    def connect(self) -> sqlite3.Connection:
-        """A connection outside the pool."""
-        connection = sqlite3.connect(
-            self.db_name,
-            uri=True,
-            check_same_thread=False,
-            isolation_level=None,
-            cached_statements=STATEMENTS_CACHED_MAX,
-            timeout=BUSY_TIMEOUT_S,
-        )
-        try:
-            if not self.is_sqlite_memory_mode and not self.db_name.endswith("mode=ro"):
-                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-                if mode != "wal":
-                    raise sqlite3.OperationalError(f"journal mode is {mode}, not wal")
-                self.is_journal_mode_wal = True
-            connection.execute("PRAGMA synchronous=FULL")
-            if connection.execute("PRAGMA synchronous").fetchone()[0] != SYNCHRONOUS_FULL:
-                raise sqlite3.OperationalError("synchronous=FULL was refused")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _create_connection(self) -> SQLiteConnection:
-        connection = self.connect()
-        connection.row_factory = sqlite3.Row
-        return SQLiteConnection(sqlite_conn=connection, max_age=self.max_age)
-
-
-class _Datastore(SQLiteDatastore):
-    """The stock datastore over our pool, with text ids. Takes arguments only: no environment is read."""
-
-    def __init__(self, uri: str) -> None:
-        self.pool: _Pool = _Pool(db_name=uri)
-        self.single_row_tracking = True
-        self.originator_id_type = "text"
-
-
-class Rows(msgspec.Struct):
-    """The rows of one commit, each table's cells in one list, row after row; of `seals`, only the seals."""
-
-    events: list[Cell] = []
-    seals: list[bytes] = []
-    evidence: list[Cell] = []
-    keys: list[Cell] = []
-
-
-def _insert(cursor: sqlite3.Cursor, table: str, width: int, cells: Sequence[Cell]) -> None:
-    """Rows into a table. Many in one statement: each statement costs, and lets go of the interpreter's lock."""
-    at = 0
-    for rows in ROWS_AT_ONCE:
-        step = rows * width
-        while len(cells) - at >= step:
-            cursor.execute(_insert_statement(table, width, rows), cells[at : at + step])
-            at += step
-
-
-@cache
-def _insert_statement(table: str, width: int, rows: int) -> str:
-    row = f"({','.join('?' * width)})"
-    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"
-
-
-class Recorder(SQLiteApplicationRecorder):
-    """The stock recorder and table, plus what must be in the same transaction: seals, evidence and natural keys."""
-
-    def construct_create_table_statements(self) -> list[str]:
-        return [
-            *super().construct_create_table_statements(),
-            "CREATE TABLE IF NOT EXISTS evidence ("
-            "session TEXT NOT NULL, ordinal INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (session, ordinal))",
-            # By instant, so that new keys are appended at the end of the index, not all over it.
-            "CREATE TABLE IF NOT EXISTS natural_keys (account TEXT NOT NULL, at_ns INTEGER NOT NULL, "
-            "key TEXT NOT NULL, PRIMARY KEY (account, at_ns, key)) WITHOUT ROWID",
-            _SEALS,
-        ]
-
-    def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
-        """All rows in one transaction; `committing` is called when all that is left to do is the commit."""
-        pool = self.datastore.pool
-        connection = pool.get_connection(is_writer=True)
-        try:  # what the library's transaction does, in a third of its time
-            cursor = connection.cursor()
-            cursor.execute("BEGIN")
-            try:
-                self._insert(cursor, rows)
-                cursor.sqlite_cursor.close()  # not later: who lets go of the interpreter's lock waits for it
-                committing()
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
-        finally:
-            pool.put_connection(connection)
-
-    def _insert_events(
-        self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any
-    ) -> Sequence[int]:
-        rows = Rows()
-        for each in stored_events:
-            rows.events += (str(each.originator_id), each.originator_version, each.topic, each.state)
-        return list(self._insert(c, rows))
-
-    def _insert(self, c: SQLiteCursor, rows: Rows) -> range:
-        """The positions of the events."""
-        cursor = c.sqlite_cursor
-        _insert(cursor, "stored_events", 4, rows.events)
-        # One writer and one transaction: the row ids just given are consecutive.
-        last, count = cursor.lastrowid or 0, len(rows.events) // 4
-        positions = range(last - count + 1, last + 1)
-        sealed: list[Any] = [None] * (2 * len(rows.seals))
-        sealed[::2], sealed[1::2] = positions[: len(rows.seals)], rows.seals
-        _insert(cursor, "seals", 2, sealed)
-        _insert(cursor, "evidence", 3, rows.evidence)
-        _insert(cursor, "natural_keys", 3, rows.keys)
-        return positions
+        return Postgres(place, read_only=read_only)
+    return SQLite(None if place is None else Path(place), read_only=read_only)
 
 
 class Store:
     """One ledger's storage: append and read. Thread-safe for any number of readers beside one writer.
 
-    `path` None keeps it in memory. Raises NoSuchLedger, LedgerBusy or StoreError.
+    `place` is a file, the URL of a PostgreSQL database, or None for memory. Raises NoSuchLedger, LedgerBusy or
+    StoreError.
     """
 
-    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
-        self.name: Final = "memory" if path is None else str(path)
+    def __init__(self, place: str | Path | None, *, read_only: bool = False) -> None:
         self.read_only: Final = read_only
-        self._lock: _WriterLock | None = None
-        self._asking: sqlite3.Connection | None = None
-        if path is None:
-            uri = f"file:{uuid4().hex}?mode=memory&cache=shared"
-        else:
-            uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-            if path.exists():
-                _refuse_other_files(path, read_only=read_only)
-            elif read_only:
-                raise NoSuchLedger(f"{path}: there is no ledger here")
-            if not read_only:
-                self._lock = _WriterLock(path)
-        try:
-            self._datastore: Final = _Datastore(uri)
-            self._recorder: Final = Recorder(self._datastore)
-            self._mapper: Final = EventMapper()
-            if read_only:
-                self.select("SELECT 1")
-            else:
-                if self._is_unsealed():
-                    self._seal_what_is_there()
-                with self._errors():
-                    self._recorder.create_table()
-                if self.select("PRAGMA user_version") != [(SEALED,)]:
-                    with self._errors(), self._datastore.transaction(commit=True) as cursor:
-                        cursor.execute(f"PRAGMA user_version={SEALED}")
-        except BaseException:
-            self.close()
-            raise
+        self._engine: Final = engine_of(place, read_only=read_only)
+        self.name: Final = self._engine.name
+        self.in_file: Final = self._engine.FILE
+        self._mapper: Final = EventMapper()
+        self._events_sql: Final = events_sql(self._engine.POSITION)
 
     def close(self) -> None:
         """Close every connection and let the next writer in."""
-        if hasattr(self, "_datastore"):
-            self._datastore.close()
-        if self._asking is not None:
-            self._asking.close()
-        if self._lock is not None:
-            self._lock.release()
-
-    @contextmanager
-    def _errors(self) -> Generator[None]:
-        try:
-            yield
-        except ConnectionPoolClosedError:
-            raise Closed(f"{self.name}: the ledger is closed") from None
-        except (IntegrityError, sqlite3.IntegrityError) as error:
-            raise Conflict(f"{self.name}: somebody else appended first ({error})") from error
-        except (
-            PersistenceError,
-            sqlite3.Error,
-            UnicodeDecodeError,
-        ) as error:  # SQLite's words may quote damage
-            raise StoreError(f"{self.name}: {error}") from error
-
-    def _is_unsealed(self) -> bool:
-        """Whether the store is older than seals."""
-        # The cast: a name that one flipped bit made bytes is damage, not age.
-        sql = "SELECT CAST(name AS TEXT) FROM sqlite_master WHERE CAST(name AS TEXT) IN ('stored_events', 'seals')"
-        if self.select(sql) != [("stored_events",)]:
-            return False
-        if self.select("PRAGMA user_version") == [(SEALED,)]:
-            raise Corrupt(f"{self.name}: a damaged ledger (its seals are gone)")
-        return True
-
-    def _seal_what_is_there(self) -> None:
-        """Seal the events of a ledger that is older than seals, and make their table: both or nothing."""
-        heads: dict[str, bytes] = {}
-        after = 0
-        with self._errors(), self._datastore.transaction(commit=True) as cursor:
-            cursor.execute(_SEALS)
-            while True:
-                cursor.execute(f"{EVENTS} WHERE e.rowid>? ORDER BY e.rowid LIMIT {PAGE_EVENTS_MAX}", (after,))
-                page = [Sealed(*row) for row in cursor.fetchall()]
-                for each in page:
-                    before = heads.get(each.account) or genesis(each.account)
-                    heads[each.account] = seal(before, leaf(each.version, each.topic, each.state))
-                    cursor.execute("INSERT INTO seals VALUES (?,?)", (each.position, heads[each.account]))
-                    after = each.position
-                if not page:
-                    return
+        self._engine.close()
 
     def append(
         self,
@@ -386,8 +138,7 @@ class Store:
             rows.seals.append(head)
             if event.key:
                 rows.keys += (account, keyed_ns(event), event.key)
-        with self._errors():
-            self._recorder.insert(rows, committing)
+        self._engine.insert(rows, committing)
         return heads
 
     def check(self, account: str, event: Event) -> None:
@@ -418,9 +169,10 @@ class Store:
 
     def _page(self, account: str | None, after: int, upto: int | None) -> list[Any]:
         """Rows as they are stored."""
-        columns = "originator_id, originator_version, topic, state, rowid"
+        position = self._engine.POSITION
+        columns = f"originator_id, originator_version, topic, state, {position}"
         if account is None:
-            where = "rowid>? AND rowid<=? ORDER BY rowid"
+            where = f"{position}>? AND {position}<=? ORDER BY {position}"
         else:
             where = "originator_id=? AND originator_version>? AND originator_version<=? ORDER BY originator_version"
         of = () if account is None else (account,)
@@ -431,26 +183,7 @@ class Store:
     def known(self, account: str, events: Sequence[Event]) -> set[Keyed]:
         """Those of the events' natural keys, each with its instant, that are recorded already. For who writes: one
         thread at a time."""
-        found: set[Keyed] = set()
-        for start in range(0, len(events), KEYS_ASKED_MAX):
-            asked = events[start : start + KEYS_ASKED_MAX]
-            sql = (
-                f"WITH asked(at_ns, key) AS (VALUES {','.join(['(?,?)'] * len(asked))}) "
-                "SELECT known.at_ns, known.key FROM asked CROSS JOIN natural_keys AS known "
-                "WHERE known.account=? AND known.at_ns=asked.at_ns AND known.key=asked.key"
-            )
-            params = [part for event in asked for part in (keyed_ns(event), event.key)]
-            with self._errors():
-                found.update(self._writers_view().execute(sql, (*params, account)))
-        return found
-
-    def _writers_view(self) -> sqlite3.Connection:
-        """A connection for what is asked before each commit: the pool's turns would cost more than the answer."""
-        if self._datastore.pool.closed:
-            raise ConnectionPoolClosedError
-        if self._asking is None:
-            self._asking = self._datastore.pool.connect()
-        return self._asking
+        return set(self._engine.known(account, [(keyed_ns(event), event.key) for event in events]))
 
     def has_session(self, account: str, session: str) -> bool:
         """Whether the opening of a session is recorded of an account."""
@@ -465,7 +198,7 @@ class Store:
     def account(self, name: str) -> Account:
         """An account as far as its stored events brought it."""
         head = self.select(
-            f"{EVENTS} WHERE originator_id=? ORDER BY originator_version DESC LIMIT 1", (name,)
+            f"{self._events_sql} WHERE originator_id=? ORDER BY originator_version DESC LIMIT 1", (name,)
         )
         newest_ns = self.select("SELECT max(at_ns) FROM natural_keys WHERE account=?", (name,))
         version, sealed = (head[0][1], head[0][5]) if head else (0, None)
@@ -497,146 +230,39 @@ class Store:
 
     def head(self) -> int:
         """The position of the last event; 0 in an empty ledger."""
-        return self.select("SELECT max(rowid) FROM stored_events")[0][0] or 0
+        return self.select(f"SELECT max({self._engine.POSITION}) FROM stored_events")[0][0] or 0
 
     def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, whole: no read transaction stays open."""
-        with self._errors(), self._datastore.transaction(commit=False) as cursor:
-            cursor.sqlite_cursor.row_factory = None  # plain tuples: a Row for each costs more than reading it
-            return cursor.sqlite_cursor.execute(sql, params).fetchall()
+        return self._engine.select(sql, params)
+
+    def columns(self, table: str) -> set[str]:
+        """The names of a table's columns; none where there is no such table."""
+        return self._engine.columns(table)
+
+    def definition(self, table: str) -> list[tuple[Any, ...]]:
+        """How a table, and what belongs to it, is defined."""
+        return self._engine.definition(table)
 
     @contextmanager
     def view(self) -> Generator[View]:
         """One moment of the whole store. Raises Unsealed where it is older than seals and opened to read only."""
-        if self._is_unsealed():
-            raise Unsealed(
-                f"{self.name}: made by a version before 0.3.0 and not sealed yet; whatever writes to it seals it "
-                "(accountledger ingest, for one)"
-            )
-        with self._errors(), self._datastore.transaction(commit=False) as cursor:
-            connection = cursor.sqlite_cursor.connection
-            try:
-                yield View(connection, self.name, tuple(self._recorder.construct_create_table_statements()))
-            finally:
-                connection.text_factory = str
+        with self._engine.view() as view:
+            yield view
 
     def sealed(self, account: str, *, after: int = 0, upto: int | None = None) -> list[Sealed]:
         """The next page of an account's events after version `after`, as they are stored, with their seals."""
         last = 1 << 62 if upto is None else upto
         where = "WHERE originator_id=? AND originator_version>? AND originator_version<=?"
         rows = self.select(
-            f"{EVENTS} {where} ORDER BY originator_version LIMIT ?", (account, after, last, PAGE_EVENTS_MAX)
+            f"{self._events_sql} {where} ORDER BY originator_version LIMIT ?",
+            (account, after, last, PAGE_EVENTS_MAX),
         )
         return [Sealed(*row) for row in rows]
 
-    def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]]) -> None:
-        """Run statements, each with many rows of parameters, in one transaction. For projections' own tables."""
+    def write(self, changes: Iterable[Change], once: Sequence[Once] = ()) -> None:
+        """Run statements, each with many rows of parameters, in one transaction. For projections' own tables. Those
+        of `once` must change one row each, else nothing is done and Conflict is raised."""
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
-        with self._errors(), self._datastore.transaction(commit=True) as cursor:
-            for sql, rows in statements:
-                cursor.executemany(sql, rows)
-
-
-def _refuse_other_files(path: Path, *, read_only: bool) -> None:
-    """Raise NoSuchLedger where the file is something else. Looks without writing: such a file stays as it is."""
-    if not path.is_file():
-        raise NoSuchLedger(f"{path}: not a ledger (not a file)")
-    damage = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB)
-    try:
-        tables = _tables(path, "ro")
-        if tables is None and not read_only:
-            tables = _tables(path, "rw")
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        code = (
-            sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else error.sqlite_errorcode & 0xFF
-        )
-        if code == sqlite3.SQLITE_CORRUPT or (code in damage and _was_ledger(path)):
-            raise Corrupt(f"{path}: a damaged ledger ({error})") from error
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
-            raise NoSuchLedger(f"{path}: not a ledger ({error})") from error
-        raise StoreError(f"{path}: {error}") from error
-    if (tables or read_only) and (lacks := sorted(TABLES - (tables or set()))):
-        if tables is not None and _was_ledger(path):
-            raise Corrupt(f"{path}: a damaged ledger (it lost the tables {', '.join(lacks)})")
-        raise NoSuchLedger(f"{path}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
-
-
-def _was_ledger(path: Path) -> bool:
-    """Whether a file that cannot be read as a ledger speaks of a ledger's own tables all the same."""
-    marks = {name: name.encode() for name in ("natural_keys", "originator_version", "at_ns")}
-    before = b""
-    with path.open("rb") as file:
-        for _ in range(SEARCHED_MIB_MAX):
-            chunk = file.read(1 << 20)
-            marks = {name: mark for name, mark in marks.items() if mark not in before + chunk}
-            if not marks or not chunk:
-                break
-            before = chunk[-32:]
-    return len(marks) < 2  # one may be what is damaged
-
-
-def _tables(path: Path, mode: str) -> set[str] | None:
-    """The tables of a SQLite file; None where a transaction was cut off and must first be rolled back, which needs a
-    connection that writes (a ledger killed while it was made)."""
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
-        try:
-            rows = connection.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
-                return None
-            raise
-    return {row[0] for row in rows}
-
-
-class _WriterLock:
-    """One writing process at a time: a lock on a file beside the ledger, freed by the kernel when the process ends.
-
-    Not on the ledger file itself: closing any handle of that file would drop SQLite's own locks.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._handle: int | None = None
-        if not path.parent.is_dir():
-            raise NoSuchLedger(f"{path}: there is no folder {path.parent}")
-        if fcntl is None:
-            return _warn_two_writers(path)
-        try:
-            # Beside the file itself: two links to one ledger are one ledger.
-            handle = os.open(f"{path.resolve()}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 20).decode("ascii", "replace").strip()
-            os.close(handle)
-            raise LedgerBusy(
-                f"{path}: process {holder or '?'} is writing to this ledger; one process writes at a time. "
-                "Wait until it is done; reading works meanwhile (read_only=True)"
-            ) from None
-        except OSError:
-            os.close(handle)
-            return _warn_two_writers(path)
-        self._handle = handle
-        with suppress(OSError):  # who holds it is a courtesy: the lock is held all the same
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
-
-    def release(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-
-def _warn_two_writers(path: Path) -> None:
-    """No lock can be had here, so two writers could meet: say so where this SQLite would not survive it."""
-    first, last = WAL_RESET_BUG
-    if first <= sqlite3.sqlite_version_info <= last:
-        warnings.warn(
-            f"{path}: no writer lock on this file system, and SQLite {sqlite3.sqlite_version} has the WAL-reset bug "
-            "(fixed in 3.51.3): two processes writing at once can corrupt the file. Make sure that only one writes",
-            StoreWarning,
-            stacklevel=5,
-        )
+        self._engine.write(changes, once)

@@ -6,22 +6,19 @@ Knows the tables; knows no venue and no rule. What is appended meanwhile is not 
 from __future__ import annotations
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from threading import Thread
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from ledger.errors import StoreError
 
 PROBLEMS_MAX: Final = 20
 INTERRUPTED_EVERY_S: Final = 0.01
-EVENTS: Final = (
-    "SELECT e.originator_id, e.originator_version, e.topic, e.state, e.rowid, s.seal "
-    "FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.rowid"
-)
 _SCHEMA: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 _INTEGRITY: Final = f"PRAGMA integrity_check({PROBLEMS_MAX})"
 
@@ -29,6 +26,14 @@ Row: TypeAlias = tuple[str, int, str, bytes, int, bytes | None]
 """An event as it is stored: the fields of `ledger.seal.Sealed`. Damage may have changed even their types."""
 FrameRow: TypeAlias = tuple[int, str, int, bytes]
 """A frame as it is stored: the fields of `Kept`."""
+
+
+def events_sql(position: str) -> str:
+    """A query of events with their seals; `position` is the column of `stored_events` that holds it."""
+    return (
+        f"SELECT e.originator_id, e.originator_version, e.topic, e.state, e.{position}, s.seal "
+        f"FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.{position}"
+    )
 
 
 class Kept(NamedTuple):
@@ -40,20 +45,18 @@ class Kept(NamedTuple):
     payload: bytes
 
 
-class View:
-    """Rows as they are stored. Iterators are read while they are used: one connection, one transaction.
+class View(ABC):
+    """Rows as they are stored. Iterators are read while they are used: one connection, one transaction."""
 
-    `made_by` are the statements that make the tables of a new ledger.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, name: str, made_by: tuple[str, ...]) -> None:
-        self._connection = connection
-        self._made_by = made_by
-        self.name = name
+    POSITION: ClassVar[str]
+    """The column of `stored_events` that holds an event's position."""
+    FRAME: ClassVar[str]
+    """The column of `evidence` that holds a frame's place."""
+    name: str
 
     def events(self) -> Iterator[Row]:
         """Every event in the order of positions."""
-        return self._rows(f"{EVENTS} ORDER BY e.rowid")
+        return self._rows(f"{events_sql(self.POSITION)} ORDER BY e.{self.POSITION}")
 
     def counts(self) -> tuple[int, int]:
         """How many events there are, and how many seals."""
@@ -61,11 +64,13 @@ class View:
 
     def frames(self) -> Iterator[FrameRow]:
         """Every frame that was kept, in the order in which they were stored."""
-        return self._rows("SELECT rowid, session, ordinal, payload FROM evidence ORDER BY rowid")
+        return self._rows(
+            f"SELECT {self.FRAME}, session, ordinal, payload FROM evidence ORDER BY {self.FRAME}"
+        )
 
     def frame(self, session: str, ordinal: int) -> Kept | None:
         """One frame that was kept."""
-        sql = "SELECT rowid, session, ordinal, payload FROM evidence WHERE session=? AND ordinal=?"
+        sql = f"SELECT {self.FRAME}, session, ordinal, payload FROM evidence WHERE session=? AND ordinal=?"
         return next((Kept(*row) for row in self._rows(sql, (session, ordinal))), None)
 
     def natural_keys(self) -> Iterator[tuple[str, int, str]]:
@@ -77,11 +82,34 @@ class View:
         sql = "SELECT 1 FROM natural_keys WHERE account=? AND at_ns=? AND key=?"
         return self._one(sql, (account, at_ns, key)) is not None
 
+    @abstractmethod
+    def inspected(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """What is wrong with the tables' definitions, and what the database itself finds wrong with its files and
+        indexes; of that at most PROBLEMS_MAX. It may begin at once, beside whatever is done in the block: ask at the
+        end."""
+
+    @abstractmethod
+    def _rows(self, sql: str, params: Sequence[Any] = ()) -> Iterator[Any]:
+        """The rows of a query, read while they are used."""
+
+    def _one(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        return next((row[0] for row in self._rows(sql, params)), None)
+
+
+class SQLiteView(View):
+    """One moment of a SQLite file. `made_by` are the statements that make the tables of a new ledger."""
+
+    POSITION = "rowid"
+    FRAME = "rowid"
+
+    def __init__(self, connection: sqlite3.Connection, name: str, made_by: tuple[str, ...]) -> None:
+        self._connection = connection
+        self._made_by = made_by
+        self.name = name
+
     @contextmanager
     def inspected(self) -> Generator[Callable[[], list[str]]]:
-        """What is wrong with the tables' definitions, and what SQLite itself finds wrong with the file and its indexes;
-        of that at most PROBLEMS_MAX. SQLite begins at once, beside whatever is done in the block: it needs no lock of
-        the interpreter's. Ask at the end."""
+        """SQLite begins at once: it needs no lock of the interpreter's."""
         with _Inspection(self._file) as inspection:
             yield lambda: self._misshapen() + self._told(inspection.end())
 
@@ -124,9 +152,6 @@ class View:
                     raise StoreError(f"{self.name}: {error}") from error
                 # Perhaps text that is none. Go on from there with what can be read of it, which is slower.
                 self._connection.text_factory = _legible
-
-    def _one(self, sql: str, params: Sequence[Any] = ()) -> Any:
-        return next((row[0] for row in self._rows(sql, params)), None)
 
 
 class _Inspection:

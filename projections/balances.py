@@ -32,7 +32,7 @@ class Balances:
     """
 
     name = "balances"
-    version = 4
+    version = 5
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger

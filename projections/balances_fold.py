@@ -64,7 +64,7 @@ class BalanceRow(Struct):
     sequence: int | None = None
     agreed: int | None = None
     """This is a full statement, and says what the statements before it had come to by this version."""
-    full: int = 0
+    last_full: int = 0
     """The last full statement that names it, also where it came late."""
     settled: int = 0
     """The last full statement that said what the statements before it had come to."""
@@ -226,7 +226,7 @@ class BalancesFold:
             for said in event.balances:
                 if stated[said.asset_id] is recorded:
                     row = rows.get((account, said.asset_id))
-                    full, settled = (0, 0) if row is None else (row.full, row.settled)
+                    full, settled = (0, 0) if row is None else (row.last_full, row.settled)
                     self._rows.put(_stated(recorded, said, _parts(said), time_ns, None, full, settled))
         front.stated = {}
         for asset_id, tail in front.history.items():
@@ -341,7 +341,7 @@ class BalancesFold:
             row = self._unheld(recorded, said, time_ns)
         if row is not None and is_older(now, row):
             if full:
-                row.full = recorded.version
+                row.last_full = recorded.version
                 self._rows.put(row)
             self._late(recorded, row, now, full=full)
             self.agreement.said(recorded, asset_id, now, full=full)
@@ -357,7 +357,7 @@ class BalancesFold:
             )
         if agreed is not None:
             settled = recorded.version
-        last_full = recorded.version if full else 0 if row is None else row.full
+        last_full = recorded.version if full else 0 if row is None else row.last_full
         self._rows.put(_stated(recorded, said, parts, time_ns, agreed, last_full, settled))
 
     def _unheld(self, recorded: Recorded, said: Balance, time_ns: int) -> BalanceRow | None:

@@ -320,9 +320,7 @@ class Checkpoints:
         """Up to which position checkpoints are stored, and the histories they are of: what is of later ones is in
         none."""
         if not self._stored:
-            self._stored = bool(
-                self._rows("SELECT 1 FROM sqlite_master WHERE name='projection_positions'", ())
-            )
+            self._stored = bool(self.database.columns("projection_positions"))
             if not self._stored:
                 return 0
         sql = (
@@ -382,10 +380,10 @@ class Checkpoints:
     def states(self, account: str, version: int) -> list[bytes]:
         """What `Folds.restore` needs to go on from the checkpoint of a version."""
         sql = (
-            "SELECT state FROM balance_checkpoints WHERE account=?1 AND version<=?2 AND version>="
-            "(SELECT whole FROM balance_checkpoints WHERE account=?1 AND version=?2) ORDER BY version"
+            "SELECT state FROM balance_checkpoints WHERE account=? AND version<=? AND version>="
+            "(SELECT whole FROM balance_checkpoints WHERE account=? AND version=?) ORDER BY version"
         )
-        return [row[0] for row in self._rows(sql, (account, version)) if isinstance(row[0], bytes)]
+        return [row[0] for row in self._rows(sql, (account, version) * 2) if isinstance(row[0], bytes)]
 
     def frames(
         self, account: str, upto: tuple[int, int, int, int], read: str, by: Sequence[Cell], rows_max: int

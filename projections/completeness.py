@@ -55,7 +55,7 @@ class Stated(Protocol):
     @property
     def agreed(self) -> int | None: ...
     @property
-    def full(self) -> int: ...
+    def last_full(self) -> int: ...
     @property
     def settled(self) -> int: ...
 
@@ -280,7 +280,7 @@ def _missing(row: Stated, evidence: Evidence) -> str | None:
         if still:
             return f"nobody listened in the {_named(gap)}, and no full statement came since"
         closed = gap.closed_by or 0
-        if max(row.version, row.full, evidence.whole.restated_version) < closed:
+        if max(row.version, row.last_full, evidence.whole.restated_version) < closed:
             return (
                 f"nobody listened in the {_named(gap)}, and the answer of version {closed} does not name it"
             )

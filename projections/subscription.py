@@ -14,8 +14,9 @@ from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
+from ledger.errors import Conflict
 from ledger.events import Event
-from projections.tables import Cell, Database, Table
+from projections.tables import Cell, Change, Database, Once, Table, insert_sql
 
 BATCH_EVENTS_MAX: Final = 10_000
 REFRESHES_MAX: Final = 10
@@ -25,11 +26,12 @@ _POSITIONS: Final = (
     "CREATE TABLE IF NOT EXISTS projection_positions "
     "(name TEXT PRIMARY KEY, version INTEGER, position INTEGER, digest BLOB)"
 )
-_UNDIGESTED: Final = (
-    "SELECT 1 FROM sqlite_master WHERE name='projection_positions' "
-    "AND NOT EXISTS (SELECT 1 FROM pragma_table_info('projection_positions') WHERE name='digest')"
+_UNDIGESTED: Final = {"name", "version", "position"}
+"""The columns of that table in versions before 0.4.0."""
+_MARK: Final = insert_sql("projection_positions", ("name", "version", "position", "digest"), ("name",))
+_MOVE: Final = (
+    "UPDATE projection_positions SET position=?, digest=? WHERE name=? AND version=? AND position=?"
 )
-"""Whether the table is of a version before 0.4.0."""
 
 
 class Projection(Protocol):
@@ -87,7 +89,6 @@ class Running(Settling, Protocol):
 
 
 Place: TypeAlias = tuple[str, int]
-Change: TypeAlias = tuple[str, Sequence[Sequence[Cell]]]
 
 
 def frame_of(event: Event) -> Place:
@@ -122,7 +123,7 @@ class Subscription:
 
     def _open(self, database: Database) -> None:
         with _opening:
-            if not database.read_only and database.select(_UNDIGESTED):
+            if not database.read_only and database.columns("projection_positions") == _UNDIGESTED:
                 database.write([("ALTER TABLE projection_positions ADD COLUMN digest BLOB", [()])])
             stored = self._read(database)
             if stored is not None:
@@ -136,9 +137,7 @@ class Subscription:
     def _read(self, database: Database) -> int | None:
         """How far the stored rows go; None where there are none of this version."""
         if not self._positions:  # once it is there it stays
-            self._positions = bool(
-                database.select("SELECT 1 FROM sqlite_master WHERE name='projection_positions'")
-            )
+            self._positions = bool(database.columns("projection_positions"))
             if not self._positions:
                 return None
         stored = database.select("SELECT * FROM projection_positions WHERE name=?", (self._projection.name,))
@@ -180,7 +179,8 @@ class Subscription:
         statements: list[tuple[str, Sequence[Sequence[Cell]]]] = []
         for table in self._projection.tables:
             statements += [(f"DROP TABLE IF EXISTS {table.name}", [()]), (table.create, [()])]
-        self._database.write([*statements, self._mark()])
+        place = (self._projection.name, self._projection.version, 0, _digest(self._projection.name, 0))
+        self._database.write([*statements, (_MARK, [place])])
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event, if it has not been."""
@@ -210,14 +210,19 @@ class Subscription:
         """Write what changed, and how far it goes, in one transaction. The frame folded last is over."""
         flush([self])
 
-    def changes(self) -> tuple[Database, list[Change]] | None:
-        """What is to be written, and where to; None where nothing is. The frame folded last is over."""
+    def changes(self) -> tuple[Database, list[Change], Once] | None:
+        """What is to be written, where to, and how its place moves on, which fails if somebody else moved it meanwhile;
+        None where nothing is. The frame folded last is over."""
         if isinstance(self._projection, Settling):
             self._projection.settle()
         if self._database is None or self._database.read_only:
             return None
-        changes = [change for table in self._projection.tables for change in table.changes() if change[1]]
-        return self._database, [*changes, self._mark()]
+        changes: list[Change] = [
+            change for table in self._projection.tables for change in table.changes() if change[1]
+        ]
+        name, position = self._projection.name, self.position
+        moved = (position, _digest(name, position), name, self._projection.version, self._stored)
+        return self._database, changes, (_MOVE, moved)
 
     def settled(self, *, written: bool) -> None:
         """Whether what `changes` gave was written; else it is forgotten, and folded again."""
@@ -229,11 +234,6 @@ class Subscription:
     def catch_up(self) -> None:
         """Fold what the ledger has and this projection has not."""
         catch_up(self.ledger, [self._projection])
-
-    def _mark(self) -> tuple[str, list[tuple[Cell, ...]]]:
-        name, position = self._projection.name, self.position
-        place = (name, self._projection.version, position, _digest(name, position))
-        return ("INSERT OR REPLACE INTO projection_positions VALUES (?,?,?,?)", [place])
 
 
 def place_of(stored: Sequence[Cell]) -> int | None:
@@ -251,11 +251,11 @@ def _digest(name: str, position: int) -> bytes:
 
 def flush(subscriptions: Sequence[Subscription]) -> None:
     """Write what several projections folded, in one transaction for each database."""
-    databases: dict[int, tuple[Database, list[Change]]] = {}
+    databases: dict[int, tuple[Database, list[Change], list[Once]]] = {}
     try:
         writing = [each for each in subscriptions if _gather(each, databases)]
-        for database, changes in databases.values():
-            database.write(changes)
+        for database, changes, moves in databases.values():
+            database.write(changes, moves)
     except BaseException:  # nothing was written, and half a frame may be in the rows
         for each in subscriptions:
             each.settled(written=False)
@@ -264,12 +264,17 @@ def flush(subscriptions: Sequence[Subscription]) -> None:
         each.settled(written=True)
 
 
-def _gather(subscription: Subscription, databases: dict[int, tuple[Database, list[Change]]]) -> bool:
+def _gather(
+    subscription: Subscription, databases: dict[int, tuple[Database, list[Change], list[Once]]]
+) -> bool:
     found = subscription.changes()
     if found is None:
         return False
-    database, changes = found
-    databases.setdefault(id(database), (database, []))[1].extend(changes)
+    database, changes, move = found
+    _, gathered, moves = databases.setdefault(id(database), (database, [], []))
+    if move not in moves:  # else it is the same projection twice, which folded the same
+        gathered.extend(changes)
+        moves.append(move)
     return True
 
 
@@ -287,11 +292,16 @@ def catch_up(
     subscriptions = [projection.subscription for projection in projections]
     for each in subscriptions:
         each.refresh()
-    _fold(ledger, subscriptions, upto, progress)
     for _ in range(REFRESHES_MAX):  # beside a writer, rows may be newer than the place they were read for
-        if not any([each.refresh() for each in subscriptions]):
-            return
-        _fold(ledger, subscriptions, upto, progress)
+        try:
+            _fold(ledger, subscriptions, upto, progress)
+        except Conflict:  # somebody else wrote them first
+            for each in subscriptions:
+                each.refresh()
+        else:
+            if not any([each.refresh() for each in subscriptions]):
+                return
+    _fold(ledger, subscriptions, upto, progress)
 
 
 def _fold(

@@ -12,12 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Final, Generic, Protocol, Self, TypeVar, get_args, get_type_hints
+from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar, get_args, get_type_hints
 
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from ledger.errors import Conflict
+
 Cell = str | int | bytes | None
+Change: TypeAlias = tuple[str, Sequence[Sequence[Cell]]]
+"""A statement, and its many rows of parameters."""
+Once: TypeAlias = tuple[str, Sequence[Cell]]
+"""A statement that must change one row."""
 ROWS_CACHED_MAX: Final = 50_000
 PAGE_ROWS_MAX: Final = 1_000
 CHUNK_KEYS_MAX: Final = 1_000
@@ -40,8 +46,13 @@ class Database(Protocol):
         """The rows of a query."""
         ...
 
-    def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]], /) -> None:
-        """Statements with their rows of parameters, in one transaction."""
+    def columns(self, table: str, /) -> set[str]:
+        """The names of a table's columns; none where there is no such table."""
+        ...
+
+    def write(self, statements: Iterable[Change], once: Sequence[Once] = (), /) -> None:
+        """Statements with their rows of parameters, in one transaction. `once` are such that must change one row each:
+        where one does not, nothing is done and Conflict raised."""
         ...
 
 
@@ -68,8 +79,17 @@ class Scratch:
         """The rows of a query."""
         return self._connection.execute(sql, params).fetchall()
 
-    def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]], /) -> None:
+    def columns(self, table: str, /) -> set[str]:
+        """The names of a table's columns; none where there is no such table."""
+        return {
+            name for (name,) in self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+        }
+
+    def write(self, statements: Iterable[Change], once: Sequence[Once] = (), /) -> None:
         """Statements with their rows of parameters. After an error the database is of no use."""
+        for each in once:
+            if self._connection.execute(*each).rowcount != 1:
+                raise Conflict("somebody else wrote it first")
         for sql, rows in statements:
             self._connection.executemany(sql, rows)
         self._connection.commit()
@@ -390,6 +410,14 @@ class _Shape(Struct, frozen=True):
     select: str
 
 
+def insert_sql(table: str, fields: Sequence[str], key: Sequence[str]) -> str:
+    """A row into a table, in the place of the one with its key, as both databases say it."""
+    rest = ", ".join(f"{field}=excluded.{field}" for field in fields if field not in key)
+    marks = ", ".join("?" * len(fields))
+    conflict = f"ON CONFLICT ({', '.join(key)}) DO {f'UPDATE SET {rest}' if rest else 'NOTHING'}"
+    return f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({marks}) {conflict}"
+
+
 @cache
 def _shape(name: str, row: type[Struct], width: int) -> _Shape:
     kinds, fields = _kinds(row), row.__struct_fields__
@@ -400,7 +428,7 @@ def _shape(name: str, row: type[Struct], width: int) -> _Shape:
         attrgetter(*key),
         tuple(index for index, kind in enumerate(kinds) if kind is bool),
         f"CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY ({', '.join(key)}))",
-        f"INSERT OR REPLACE INTO {name} VALUES ({', '.join('?' * len(fields))})",
+        insert_sql(name, fields, key),
         f"SELECT {', '.join(fields)} FROM {name}",
     )
 

@@ -210,7 +210,7 @@ def test_a_killed_sealing_is_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("ledger.store.leaf", killed)
+        patched.setattr("ledger.sqlite.leaf", killed)
         with pytest.raises(KeyboardInterrupt):
             Ledger(tmp_path / "a.db")
     assert 2 == verify(tmp_path).code

@@ -15,7 +15,7 @@ from eventsourcing.tests.persistence import (
     NonInterleavingNotificationIDsBaseCase,
 )
 
-from ledger.store import Recorder, _Datastore
+from ledger.sqlite import Recorder, _Datastore
 
 
 class _OnFile(TestCase):

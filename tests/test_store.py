@@ -39,19 +39,17 @@ from ledger import (
     StoreError,
 )
 from ledger.events import BalanceDelta, Event, FrameQuarantined, SessionOpened, Source
-from ledger.store import (
-    KEYS_ASKED_MAX,
-    PAGE_EVENTS_MAX,
-    TABLES,
-    WAL_RESET_BUG,
-    EventMapper,
-    Store,
-    StoreWarning,
-    _Pool,
-)
+from ledger.sqlite import KEYS_ASKED_MAX, TABLES, WAL_RESET_BUG, SQLite, StoreWarning, _Pool
+from ledger.store import PAGE_EVENTS_MAX, EventMapper, Store
 
 ROOT = Path(__file__).parent.parent
 ACCOUNT = "bitopro:main"
+
+
+def sqlite(store: Store) -> SQLite:
+    """The database of a store that is in a file."""
+    assert isinstance(store._engine, SQLite)
+    return store._engine
 
 
 def event(version: int, account: str = ACCOUNT, key: str | None = None) -> Recorded:
@@ -298,7 +296,7 @@ def test_a_full_disk_is_a_store_error_and_the_next_append_has_the_next_version(p
 def test_a_file_at_its_greatest_size_is_a_store_error_and_can_be_read(path: Path) -> None:
     with closing(Store(path)) as store:
         fill(store, 1, 2)
-        pool = store._datastore.pool
+        pool = sqlite(store)._datastore.pool
         for connection in pool._pool:
             connection.cursor().execute("PRAGMA max_page_count=1")
         with pytest.raises(StoreError, match="full"):
@@ -314,7 +312,7 @@ def test_a_connection_that_cannot_be_made_is_a_store_error_and_blocks_nobody_aft
     path: Path, is_writer: bool
 ) -> None:
     with closing(Store(path)) as store:
-        pool = store._datastore.pool
+        pool = sqlite(store)._datastore.pool
         with ExitStack() as taken:
             while pool.num_in_pool:
                 taken.callback(pool.put_connection, pool.get_connection())
@@ -432,7 +430,7 @@ def test_a_damaged_file_is_a_store_error(path: Path) -> None:
 
 def settings_of(store: Store, count: int) -> set[tuple[str, int]]:
     """Journal mode and synchronous of so many connections at once."""
-    pool, found = store._datastore.pool, set[tuple[str, int]]()
+    pool, found = sqlite(store)._datastore.pool, set[tuple[str, int]]()
     with ExitStack() as taken:
         for _ in range(count):
             connection = pool.get_connection()
@@ -551,7 +549,7 @@ def test_the_environment_redirects_nothing_and_changes_no_byte(
         assert [(ACCOUNT, 2, "SessionOpened", state)] == store.select(
             "SELECT * FROM stored_events WHERE originator_version=2"
         )
-        assert [1, 2] == [each.originator_version for each in store._recorder.select_events(ACCOUNT)]
+        assert [1, 2] == [each.originator_version for each in sqlite(store)._recorder.select_events(ACCOUNT)]
     assert ["ledger.db", "ledger.db.writer"] == sorted(os.listdir(tmp_path))
 
 
@@ -640,7 +638,7 @@ def test_our_recorder_answers_as_the_stock_one_does(path: Path, tmp_path: Path) 
         recorder.create_table()
         expected = calls(recorder)
     with closing(Store(path)) as store:
-        assert expected == calls(store._recorder)
+        assert expected == calls(sqlite(store)._recorder)
 
 
 # One writer, many readers ------------------------------------------------------------------------------------------
@@ -923,7 +921,7 @@ def test_what_another_program_left_in_its_log_stays_there(tmp_path: Path, path: 
 def test_a_file_that_somebody_keeps_locked_is_a_store_error_not_a_missing_ledger(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ledger.store.BUSY_TIMEOUT_S", 0)
+    monkeypatch.setattr("ledger.sqlite.BUSY_TIMEOUT_S", 0)
     Store(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode=DELETE")
@@ -994,7 +992,7 @@ def warned(path: Path | None, *, read_only: bool = False) -> list[warnings.Warni
 def test_where_two_writers_could_meet_a_sqlite_with_the_wal_reset_bug_is_warned_of(
     path: Path, monkeypatch: pytest.MonkeyPatch, fcntl: object, version: tuple[int, int, int], dangerous: int
 ) -> None:
-    monkeypatch.setattr("ledger.store.fcntl", fcntl)
+    monkeypatch.setattr("ledger.sqlite.fcntl", fcntl)
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
     caught = warned(path)
     assert dangerous == len(caught)

@@ -26,7 +26,7 @@ from projections import (
     subscription,
 )
 from projections.subscription import frame_of
-from projections.tables import Cell, Database, Table
+from projections.tables import Cell, Change, Database, Once, Table
 from tests.scripted import MAIN, VENUE, delta, fault, feed, fill, said, says, snapshot
 
 
@@ -97,7 +97,7 @@ def test_rows_and_position_are_written_in_one_transaction(tmp_path: Path) -> Non
         ledger.write(
             [
                 (
-                    "CREATE TRIGGER planted BEFORE INSERT ON projection_positions "
+                    "CREATE TRIGGER planted BEFORE UPDATE ON projection_positions "
                     "BEGIN SELECT RAISE(ABORT, 'planted'); END",
                     [()],
                 )
@@ -152,11 +152,14 @@ class Fragile:
     def select(self, sql: str, params: Sequence[Cell] = (), /) -> list[tuple[Cell, ...]]:
         return self._ledger.select(sql, params)
 
-    def write(self, statements: Iterable[tuple[str, Sequence[Sequence[Cell]]]], /) -> None:
+    def columns(self, table: str, /) -> set[str]:
+        return self._ledger.columns(table)
+
+    def write(self, statements: Iterable[Change], once: Sequence[Once] = (), /) -> None:
         failure = next(self._failures, "none")
         if failure == "before":
             raise StoreError("planted")
-        self._ledger.write(statements)
+        self._ledger.write(statements, once)
         if failure == "after":
             raise StoreError("planted: but it was written")
 

@@ -19,7 +19,7 @@ from ledger.events import TOPICS, BalanceDelta, Source
 from ledger.findings import Finding, first_bad
 from ledger.notes import Checkpoint
 from ledger.seal import genesis, leaf, seal
-from ledger.view import View
+from ledger.view import SQLiteView as View
 from tests import scripted, tampering
 from tests.scripted import MAIN, delta, feed, says, snapshot
 from tests.tampering import LATE, VENUES, Place, Subject, resealed, spoken

@@ -14,7 +14,7 @@ from ledger import Ledger
 from ledger import view as view_module
 from ledger.errors import StoreError
 from ledger.seal import genesis, leaf, seal
-from ledger.view import View
+from ledger.view import SQLiteView as View
 from tests.scripted import MAIN, delta, feed, says
 from tests.tampering import resealed
 

@@ -462,7 +462,10 @@ class Session:
             f"CREATE TABLE IF NOT EXISTS {_MEMORY} "
             "(account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)"
         )
-        row = f"INSERT OR REPLACE INTO {_MEMORY} VALUES (?, ?, ?)"
+        row = (
+            f"INSERT INTO {_MEMORY} VALUES (?, ?, ?) "
+            "ON CONFLICT (account) DO UPDATE SET memory=excluded.memory, digest=excluded.digest"
+        )
         self._ledger.write([(table, [()]), (row, [(name, memory, _digest(name, memory))])])
 
 
@@ -472,7 +475,7 @@ def changed_memories(ledger: Ledger) -> list[str]:
 
 
 def _memories(ledger: Ledger) -> list[tuple[str, bytes | None]]:
-    if not ledger.select("SELECT 1 FROM sqlite_master WHERE name = ?", (_MEMORY,)):
+    if not ledger.columns(_MEMORY):
         return []
     rows = ledger.select(f"SELECT account, memory, digest FROM {_MEMORY}")
     return [

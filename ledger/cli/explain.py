@@ -14,7 +14,7 @@ import msgspec
 from rich.text import Text
 
 from ledger.bundle import VERIFIER, Unprovable, write_bundle
-from ledger.cli.options import DONE, FINDINGS, VENUES, cli, db_option, reading, replaceable
+from ledger.cli.options import DONE, FINDINGS, VENUES, checkpoint_of, cli, db_option, reading, replaceable
 from ledger.cli.state import _moment
 from ledger.console import fields, out, printable, show
 from ledger.errors import BadNote
@@ -69,7 +69,7 @@ def why_command(
         except Unknown as error:
             raise click.UsageError(str(error)) from None
         if bundle is not None:
-            _prove(ledger, said, at, bundle, checkpoint or Path(f"{db}.checkpoint"))
+            _prove(ledger, said, at, bundle, checkpoint or checkpoint_of(db))
         if as_json:
             sys.stdout.write(msgspec.json.encode(as_object(said, at)).decode() + "\n")
         else:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
 from ledger.console import progress
 from ledger.ledger import Ledger
+from ledger.store import URLS
 from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import (
@@ -72,7 +74,10 @@ def cli() -> None:
 
 def db_option(command: F) -> F:
     return click.option(
-        "--db", required=True, type=click.Path(dir_okay=False), help="The ledger's SQLite file."
+        "--db",
+        required=True,
+        type=click.Path(dir_okay=False),
+        help="The ledger: a SQLite file, or a PostgreSQL database (postgresql://user@host/database).",
     )(command)
 
 
@@ -84,6 +89,12 @@ def json_option(command: F) -> F:
 
 def account_argument(command: F) -> F:
     return click.argument("account", required=False)(command)
+
+
+def checkpoint_of(db: str) -> Path:
+    """Where the signed checkpoint of a ledger is kept: beside its file; of a database on a server, in this folder."""
+    name = (urlsplit(db).path.strip("/") or "postgres") if db.startswith(URLS) else db
+    return Path(f"{name}.checkpoint")
 
 
 def replaceable(path: Path) -> Path:
@@ -109,7 +120,7 @@ def reading(db: str, account: str | None) -> Generator[tuple[Ledger, str | None]
             alike = [name for name in known if name.casefold() == account.casefold()]
             if len(alike) != 1:
                 raise click.UsageError(
-                    f"{db} has no account {account!r}; `accountledger accounts --db {db}` lists them"
+                    f"{ledger.name} has no account {account!r}; `accountledger accounts --db {ledger.name}` lists them"
                 )
             account = alike[0]
         yield ledger, account

@@ -18,6 +18,7 @@ from ledger.cli.options import (
     FINDINGS,
     PROJECTIONS,
     VENUES,
+    checkpoint_of,
     cli,
     db_option,
     json_option,
@@ -77,7 +78,7 @@ def keygen(key: Path, public_key: Path, name: str | None) -> int:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Where it goes; DB.checkpoint if not given, - for standard output.",
+    help="Where it goes; DB.checkpoint if not given (of a server: in this folder), - for standard output.",
 )
 def checkpoint(db: str, key: Path, out: Path | None) -> int:
     """Sign where every account stands, after all that is stored was read and hashed again. Keep a copy elsewhere.
@@ -85,7 +86,7 @@ def checkpoint(db: str, key: Path, out: Path | None) -> int:
     Goes on from the checkpoint that is there before. Exit code 1: something is wrong with what is stored; not signed.
     """
     signer = _key(key, private_key)
-    out = Path(f"{db}.checkpoint") if out is None else out
+    out = checkpoint_of(db) if out is None else out
     before: list[Checkpoint] = []
     if str(out) != "-" and out.exists():
         try:
@@ -254,7 +255,7 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
             if not one.subscription.position:
                 continue  # not stored, or by another version
             for table in one.tables:
-                if _defined(ledger, table.name) != _defined(scratch, table.name):
+                if not _as_made(ledger, scratch, table.name):
                     yield Finding("projection", f"the table {table.name} is not defined as it was made")
             for difference in compare(one, other):
                 row = difference.stored or difference.folded
@@ -265,9 +266,8 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
 
 def _places(ledger: Ledger) -> Iterator[Finding]:
     """How far the projections say that they are stored: rows that no place is kept of, and places that cannot be."""
-    tables = {name for (name,) in ledger.select("SELECT name FROM sqlite_master WHERE type='table'")}
     places: dict[Any, tuple[Any, Any]] = {}
-    if "projection_positions" in tables:
+    if ledger.columns("projection_positions"):
         for stored in ledger.select("SELECT * FROM projection_positions"):
             places[stored[0]] = (stored[1], place_of(stored))
     head = ledger.position()
@@ -278,7 +278,7 @@ def _places(ledger: Ledger) -> Iterator[Finding]:
             rows = [
                 t.name
                 for t in made.tables
-                if t.name in tables and ledger.select(f"SELECT 1 FROM {t.name} LIMIT 1")
+                if ledger.columns(t.name) and ledger.select(f"SELECT 1 FROM {t.name} LIMIT 1")
             ]
             if rows:
                 yield Finding("projection", f"how far {made.name} is stored is gone, though it has rows")
@@ -289,11 +289,11 @@ def _places(ledger: Ledger) -> Iterator[Finding]:
             yield Finding("projection", f"{made.name} is stored as {where}, which cannot be")
 
 
-def _defined(ledger: Ledger, table: str) -> list[Any]:
-    return sorted(
-        ledger.select("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name=?", (table,)),
-        key=repr,
-    )
+def _as_made(ledger: Ledger, scratch: Ledger, table: str) -> bool:
+    """Whether a table is defined as in a scratch file; on a server, whether it has the same columns."""
+    if ledger.in_file:
+        return ledger.definition(table) == scratch.definition(table)
+    return ledger.columns(table) == scratch.columns(table)
 
 
 def _opened(note: Path, key: PublicKey) -> Checkpoint:

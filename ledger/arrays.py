@@ -1,0 +1,118 @@
+"""Cells as PostgreSQL takes them: texts without NUL, and whole arrays at once. Knows bytes; knows no table."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, Final, cast
+
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+# What PostgreSQL cannot hold in a text is the character NUL. It is written as two others, so that no two texts become
+# one and their order stays.
+
+
+def told(cell: Any) -> Any:
+    """A cell as it is stored."""
+    if type(cell) is str:
+        if "\x00" in cell or "\x01" in cell:
+            return cell.replace("\x01", "\x01\x02").replace("\x00", "\x01\x01")
+    elif type(cell) is bool:
+        return int(cell)
+    return cell
+
+
+def heard(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A stored row as it was told."""
+    for cell in row:
+        if type(cell) is str and "\x01" in cell:
+            return tuple(
+                each.replace("\x01\x01", "\x00").replace("\x01\x02", "\x01") if type(each) is str else each
+                for each in row
+            )
+    return row
+
+
+# Arrays in PostgreSQL's binary form (backend/utils/adt/arrayfuncs.c, array_recv), made at once: psycopg makes them
+# element by element.
+
+
+class Array(bytes):
+    """An array, as it is sent."""
+
+
+class _Texts(Array):
+    pass
+
+
+class _Numbers(Array):
+    pass
+
+
+class _Bytes(Array):
+    pass
+
+
+class _ArrayDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Any) -> Buffer | None:
+        return cast("bytes", obj)
+
+
+class _TextsDumper(_ArrayDumper):
+    oid = 1009
+
+
+class _NumbersDumper(_ArrayDumper):
+    oid = 1016
+
+
+class _BytesDumper(_ArrayDumper):
+    oid = 1001
+
+
+ARRAYS: Final = ((_Texts, _TextsDumper), (_Numbers, _NumbersDumper), (_Bytes, _BytesDumper))
+_length: Final = struct.Struct("!i").pack
+_head: Final = struct.Struct("!iiIii").pack
+_number: Final = struct.Struct("!iq").pack
+_NULL: Final = _length(-1)
+
+
+def _array(kind: int, parts: Sequence[bytes | None]) -> bytes:
+    """An array of values of a type, by its number in `pg_type`."""
+    if not parts:
+        return struct.pack("!iiI", 0, 0, kind)
+    has_nulls = None in parts
+    framed: list[bytes] = [_head(1, has_nulls, kind, len(parts), 1)]
+    if has_nulls:
+        for part in parts:
+            framed += (_NULL,) if part is None else (_length(len(part)), part)
+    else:
+        known = cast("Sequence[bytes]", parts)
+        framed += chain.from_iterable(zip(map(_length, map(len, known)), known, strict=True))
+    return b"".join(framed)
+
+
+def texts(cells: Sequence[str | None]) -> _Texts:
+    """An array of texts."""
+    return _Texts(_array(25, [None if cell is None else told(cell).encode() for cell in cells]))
+
+
+def blobs(cells: Sequence[bytes | None]) -> _Bytes:
+    """An array of bytes."""
+    return _Bytes(_array(17, cells))
+
+
+def numbers(cells: Sequence[int | None]) -> _Numbers:
+    """An array of numbers of 64 bits."""
+    if None in cells or not cells:
+        return _Numbers(_array(20, [None if cell is None else struct.pack("!q", cell) for cell in cells]))
+    count = len(cells)
+    return _Numbers(b"".join((_head(1, 0, 20, count, 1), *[_number(8, cell) for cell in cells])))
+
+
+MAKERS: Final[dict[str, Callable[[Any], Array]]] = {"text": texts, "bigint": numbers, "bytea": blobs}

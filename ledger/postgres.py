@@ -1,0 +1,666 @@
+"""A ledger in a PostgreSQL database: eventsourcing's recorder, and the table that stock eventsourcing reads.
+
+The seam where its errors and psycopg's become ours. Knows rows; knows no event and no rule. What may be the server's
+doing and passes (it restarts, another takes over, a lock is held) is tried again until PATIENCE_S are over; a commit
+whose answer was lost is looked up, never guessed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar, cast
+
+import psycopg
+from eventsourcing.persistence import PersistenceError, StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+from psycopg_pool import PoolClosed, PoolTimeout
+
+from ledger.arrays import ARRAYS, MAKERS, Array, blobs, heard, numbers, texts, told
+from ledger.errors import Closed, Conflict, LedgerError, NoSuchLedger, StoreError
+from ledger.rows import Cell, Change, Once, Rows
+from ledger.view import View
+
+PATIENCE_S: Final = 30.0
+"""How long what may pass is tried again."""
+RETRY_S: Final = 0.2
+CONNECT_S: Final = 5
+LOCK_S: Final = 10
+"""How long one attempt waits for a lock."""
+IDLE_IN_TRANSACTION_S: Final = 60
+"""After which the server ends a transaction of ours that nobody goes on with: it may hold the lock on the table."""
+KEEPALIVE: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""A peer that is gone is noticed in about ten seconds: at our end by these, at the server's by `_SETTINGS`."""
+READERS_MAX: Final = 16
+PAGE_ROWS: Final = 2_000
+"""Of a view, read from the server at once."""
+TEXT_BYTES_MAX: Final = 500
+"""Of a text in a natural key or a key of a projection: an entry of an index is at most 2,704 bytes (PostgreSQL manual,
+section 65.1, B-tree)."""
+SCHEMA_VERSION: Final = 1
+TABLES: Final = ("stored_events", "evidence", "natural_keys", "seals")
+CHANNEL: Final = "stored_events"
+"""Notified of each append, also by stock eventsourcing."""
+
+_SETTINGS: Final = (
+    f"SET lock_timeout = '{LOCK_S}s'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; "
+    "SET tcp_keepalives_count = 3; SET client_min_messages = warning; "
+    f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'"
+)
+_PASSING: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+)
+"""What may be over if it is tried again."""
+_FOR_GOOD: Final = (
+    errors.InvalidPassword,
+    errors.InvalidAuthorizationSpecification,
+    errors.InvalidCatalogName,
+    errors.ReadOnlySqlTransaction,
+    errors.InsufficientPrivilege,
+    errors.ProgramLimitExceeded,
+    errors.ConfigurationLimitExceeded,
+    errors.DiskFull,
+)
+"""Of those, what will not: it is told at once."""
+
+_CREATE: Final = (
+    'CREATE TABLE IF NOT EXISTS evidence (row_id BIGSERIAL PRIMARY KEY, session TEXT COLLATE "C" NOT NULL, '
+    "ordinal BIGINT NOT NULL, payload BYTEA NOT NULL, UNIQUE (session, ordinal))",
+    'CREATE TABLE IF NOT EXISTS natural_keys (account TEXT COLLATE "C" NOT NULL, at_ns BIGINT NOT NULL, '
+    'key TEXT COLLATE "C" NOT NULL, PRIMARY KEY (account, at_ns, key))',
+    "CREATE TABLE IF NOT EXISTS seals (position BIGINT PRIMARY KEY, seal BYTEA NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS ledger_schema (version BIGINT NOT NULL)",
+)
+_APPEND: Final = """
+CREATE OR REPLACE FUNCTION accountledger_append(
+    accounts TEXT[], versions BIGINT[], topics TEXT[], states BYTEA[], sealed BYTEA[],
+    sessions TEXT[], ordinals BIGINT[], payloads BYTEA[],
+    owners TEXT[], instants BIGINT[], keys TEXT[]
+) RETURNS BIGINT LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    before BIGINT;
+BEGIN
+    -- Positions are given in the order of commits: who reads on from one never misses what is committed later.
+    LOCK TABLE stored_events IN EXCLUSIVE MODE;
+    SELECT coalesce(max(notification_id), 0) INTO before FROM stored_events;
+    INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)
+        SELECT a, v, t, s, before + i
+        FROM unnest(accounts, versions, topics, states) WITH ORDINALITY AS e(a, v, t, s, i);
+    INSERT INTO seals (position, seal)
+        SELECT before + i, s FROM unnest(sealed) WITH ORDINALITY AS e(s, i);
+    INSERT INTO evidence (session, ordinal, payload)
+        SELECT s, o, p FROM unnest(sessions, ordinals, payloads) WITH ORDINALITY AS e(s, o, p, i) ORDER BY i;
+    INSERT INTO natural_keys (account, at_ns, key)
+        SELECT a, n, k FROM unnest(owners, instants, keys) AS e(a, n, k);
+    -- For stock eventsourcing, which takes positions from the sequence.
+    PERFORM setval('stored_events_notification_id_seq', before + cardinality(accounts));
+    NOTIFY stored_events;
+    RETURN before;
+END $$
+"""
+_INSERT: Final = f"SELECT accountledger_append({', '.join(['%b'] * 11)})"
+_UPSERT: Final = re.compile(r"INSERT INTO (\w+) \(([\w, ]+)\) VALUES \((?:\?, )*\?\)( ON CONFLICT .*)?")
+_DELETE: Final = re.compile(r"DELETE FROM (\w+) WHERE (\w+=\?(?: AND \w+=\?)*)")
+_DEFINES: Final = ("CREATE ", "DROP ", "ALTER ")
+_TYPES: Final = (
+    (re.compile(r"\bTEXT\b"), 'TEXT COLLATE "C"'),
+    (re.compile(r"\bINTEGER\b"), "BIGINT"),
+    (re.compile(r"\bBLOB\b"), "BYTEA"),
+)
+
+log = logging.getLogger("accountledger")
+T = TypeVar("T")
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+
+class Unstorable(ValueError):  # noqa: N818 - said of the frame
+    """What PostgreSQL cannot hold: the frame it came from is quarantined."""
+
+
+class _Datastore(PostgresDatastore):
+    """The stock datastore, with text ids, connecting with any URL that libpq takes. Reads no environment of
+    eventsourcing's."""
+
+    def __init__(self, url: str, schema: str, *, read_only: bool) -> None:
+        super().__init__(
+            "",
+            "",
+            "",
+            "",
+            "",
+            schema=schema,
+            originator_id_type="text",
+            pool_size=0,
+            max_overflow=READERS_MAX,
+        )
+        self.pool.kwargs = {
+            **cast("dict[str, Any]", self.pool.kwargs),
+            **parameters(url),
+            "options": _options(url, read_only=read_only),
+        }
+        for unset in ("dbname", "host", "port", "user", "password"):
+            if not self.pool.kwargs.get(unset):
+                self.pool.kwargs.pop(unset, None)
+
+    def after_connect_func(self) -> Callable[[psycopg.Connection[Any]], None]:
+        return _configure
+
+
+def _configure(connection: psycopg.Connection[Any]) -> None:
+    connection.autocommit = True
+    for kind, dumper in ARRAYS:
+        connection.adapters.register_dumper(kind, dumper)
+    connection.execute(_query(_SETTINGS))
+
+
+def parameters(url: str) -> dict[str, Any]:
+    """What to connect with. Raises StoreError where the URL is none; says nothing of what is in it."""
+    try:
+        said = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise StoreError(
+            "not the URL of a PostgreSQL database: postgresql://user@host:port/database"
+        ) from None
+    return {"connect_timeout": CONNECT_S, **KEEPALIVE, "application_name": "accountledger", **said}
+
+
+def _options(url: str, *, read_only: bool) -> str:
+    options = str(parameters(url).get("options") or "")
+    return f"{options} -c default_transaction_read_only=on".strip() if read_only else options
+
+
+def place_of(url: str) -> str:
+    """The name of a database, without password."""
+    said = parameters(url)
+    user = f"{said['user']}@" if said.get("user") else ""
+    port = f":{said['port']}" if said.get("port") else ""
+    options = str(said.get("options") or "")
+    schema = f" ({options.split('search_path=')[1].split()[0]})" if "search_path=" in options else ""
+    return f"postgresql://{user}{said.get('host') or ''}{port}/{said.get('dbname') or ''}{schema}"
+
+
+class Recorder(PostgresApplicationRecorder):
+    """The stock recorder and table, plus what must be in the same transaction: seals, evidence and natural keys; all of
+    it in one statement."""
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
+        rows = Rows()
+        for each in stored_events:
+            rows.events += (str(each.originator_id), each.originator_version, each.topic, each.state)
+        if not rows.events:
+            return []
+        with self.datastore.get_connection() as connection:
+            before = self.append(cast("Connection", connection), rows)
+        return range(before + 1, before + 1 + len(stored_events))
+
+    def append(self, connection: Connection, rows: Rows) -> int:
+        """All rows in one transaction and one round trip; the position of the last event before them."""
+        events, evidence, keys = (
+            cast("list[Any]", rows.events),
+            cast("list[Any]", rows.evidence),
+            cast("list[Any]", rows.keys),
+        )
+        arrays = (
+            texts(events[::4]),
+            numbers(events[1::4]),
+            texts(events[2::4]),
+            blobs(events[3::4]),
+            blobs(rows.seals),
+            texts(evidence[::3]),
+            numbers(evidence[1::3]),
+            blobs(evidence[2::3]),
+            texts(keys[::3]),
+            numbers(keys[1::3]),
+            texts(keys[2::3]),
+        )
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            found = cursor.execute(_query(_INSERT), arrays, prepare=True).fetchone()
+        assert found is not None
+        return int(found[0])
+
+
+class Postgres:
+    """A ledger in a PostgreSQL database. Thread-safe for any number of readers beside one writing thread at a time.
+
+    Raises NoSuchLedger or StoreError.
+    """
+
+    POSITION: ClassVar[str] = "notification_id"
+    FILE: ClassVar[bool] = False
+
+    def __init__(self, url: str, *, read_only: bool) -> None:
+        self.name = place_of(url)
+        self._url: Final = url
+        self._read_only: Final = read_only
+        self._writing: Final = threading.RLock()
+        self._writer: Connection | None = None
+        self._closed = False
+        self._columns: dict[str, dict[str, str]] = {}
+        """The types of a table's columns, of tables that are there."""
+        self._datastore: _Datastore | None = None
+        try:
+            self._datastore = _Datastore(url, self._schema(), read_only=read_only)
+            if read_only:
+                lacks = [table for table in TABLES if not self.columns(table)]
+                if lacks:
+                    raise NoSuchLedger(f"{self.name}: there is no ledger here")
+            self._recorder: Final = self._made()
+        except BaseException:
+            self.close()
+            raise
+
+    def _schema(self) -> str:
+        """Where unqualified names are made; it must be there."""
+        with self.errors():
+            connection = self._connect()
+            try:
+                found = connection.execute("SELECT current_schema()").fetchone()
+                if found is None or found[0] is None:
+                    raise NoSuchLedger(f"{self.name}: the schema of its search_path is not there")
+                return str(found[0])
+            finally:
+                connection.close()
+
+    def _made(self) -> Recorder:
+        """The recorder, on tables that are there. Made once: who starts at the same time waits."""
+        assert self._datastore is not None
+        if self._read_only:
+            with self.errors():
+                return Recorder(self._datastore)
+
+        def make(connection: Connection) -> Recorder:
+            assert self._datastore is not None
+            held = f"accountledger schema {self._datastore.schema}"
+            connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (held,))
+            try:
+                recorder = Recorder(self._datastore)
+                if not self._is_made(connection):
+                    recorder.create_table()
+                    with connection.transaction():
+                        for statement in (*_CREATE, _APPEND):
+                            connection.execute(_query(statement))
+                        connection.execute("DELETE FROM ledger_schema")
+                        connection.execute("INSERT INTO ledger_schema VALUES (%s)", (SCHEMA_VERSION,))
+                return recorder
+            finally:
+                with suppress(psycopg.Error):
+                    connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (held,))
+
+        return self._patiently(make)
+
+    def _is_made(self, connection: Connection) -> bool:
+        found = connection.execute("SELECT to_regclass('ledger_schema')").fetchone()
+        if found is None or found[0] is None:
+            return False
+        version = connection.execute("SELECT version FROM ledger_schema").fetchone()
+        if version is not None and version[0] > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.name}: made by a newer version of accountledger (schema {version[0]}, this one knows "
+                f"{SCHEMA_VERSION}); update this one"
+            )
+        return version is not None and version[0] == SCHEMA_VERSION
+
+    def close(self) -> None:
+        """Close every connection. Idempotent."""
+        self._closed = True
+        if self._datastore is not None:
+            self._datastore.close()
+        with self._writing:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    @contextmanager
+    def errors(self) -> Generator[None]:
+        """In which psycopg's errors and eventsourcing's become ours."""
+        try:
+            yield
+        except LedgerError:
+            raise
+        except PoolClosed:
+            raise Closed(f"{self.name}: the ledger is closed") from None
+        except errors.UniqueViolation as error:
+            raise Conflict(f"{self.name}: somebody else appended first ({_words(error)})") from error
+        except errors.InvalidCatalogName as error:
+            raise NoSuchLedger(f"{self.name}: {_words(error)}") from error
+        except (psycopg.Error, PersistenceError, PoolTimeout) as error:
+            raise StoreError(f"{self.name}: {_words(error)}") from error
+
+    def _connect(self) -> Connection:
+        """A connection outside the pool."""
+        connection = psycopg.connect(
+            **{**parameters(self._url), "options": _options(self._url, read_only=self._read_only)},
+            autocommit=True,
+        )
+        try:
+            _configure(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _patiently(
+        self, work: Callable[[Connection], T], unsure: Callable[[Connection], T | None] | None = None
+    ) -> T:
+        """Work on the writer's connection; what may pass is tried again. `unsure` is asked before that whether it was
+        done all the same, where the connection broke before it was told."""
+        began = time.monotonic()
+        cut = False
+        with self._writing:
+            while True:
+                try:
+                    with self.errors():
+                        return self._once(work, unsure if cut else None)
+                except StoreError as error:
+                    cause = error.__cause__
+                    broken = self._writer is None or self._writer.closed
+                    cut = cut or broken
+                    if isinstance(error, Conflict) and cut and unsure is not None:
+                        with self.errors():
+                            done = unsure(self._writers())
+                        if done is not None:
+                            return done
+                    if not isinstance(cause, _PASSING) or isinstance(cause, _FOR_GOOD) or self._closed:
+                        raise
+                    spent = time.monotonic() - began
+                    if spent > PATIENCE_S:
+                        raise StoreError(f"{error} (tried again for {spent:.0f} s)") from cause
+                    log.warning("%s; tried again for up to %.0f s", error, PATIENCE_S - spent)
+                    time.sleep(RETRY_S)
+
+    def _once(self, work: Callable[[Connection], T], unsure: Callable[[Connection], T | None] | None) -> T:
+        connection = self._writers()
+        try:
+            if unsure is not None:
+                done = unsure(connection)
+                if done is not None:
+                    return done
+            return work(connection)
+        except BaseException:
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                connection.close()  # interrupted in the middle: the server ends what was begun
+            raise
+
+    def _writers(self) -> Connection:
+        """The writer's connection, made anew where it broke."""
+        if self._closed:
+            raise Closed(f"{self.name}: the ledger is closed")
+        if self._writer is None or self._writer.closed:
+            self._writer = None
+            self._writer = self._connect()
+        return self._writer
+
+    def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
+        """All rows in one transaction, and one round trip."""
+
+        def stored(connection: Connection) -> bool | None:
+            # The seal of an event tells all that was stored with it and before it: nobody else's is the same.
+            events = cast("list[Any]", rows.events)
+            account, version, seal = told(events[-4]), events[-3], rows.seals[-1]
+            found = connection.execute(
+                "SELECT s.seal FROM stored_events AS e JOIN seals AS s ON s.position = e.notification_id "
+                "WHERE e.originator_id = %s AND e.originator_version = %s",
+                (account, version),
+            ).fetchone()
+            return True if found is not None and found[0] == seal else None
+
+        def append(connection: Connection) -> bool:
+            committing()  # nothing is done here while the server works
+            try:
+                self._recorder.append(connection, rows)
+            except (errors.DataError, errors.ProgramLimitExceeded) as error:
+                raise Unstorable(_words(error)) from error
+            return True
+
+        _check(rows)
+        self._patiently(append, stored)
+
+    def known(self, account: str, keys: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Those of the natural keys that are stored."""
+        sql = (
+            "SELECT at_ns, key FROM natural_keys WHERE account = %s "
+            "AND (at_ns, key) IN (SELECT * FROM unnest(%b, %b))"
+        )
+        params = (told(account), numbers([at for at, _ in keys]), texts([key for _, key in keys]))
+
+        def ask(connection: Connection) -> list[tuple[int, str]]:
+            return [cast("tuple[int, str]", heard(row)) for row in connection.execute(sql, params)]
+
+        return self._patiently(ask)
+
+    def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query, whole: no read transaction stays open."""
+        began = time.monotonic()
+        spoken, cells = _spoken(sql), [told(cell) for cell in params]
+        while True:
+            try:
+                with self.errors(), self._reader() as cursor:
+                    return [heard(row) for row in cursor.execute(spoken, cells).fetchall()]
+            except StoreError as error:
+                cause = error.__cause__
+                passing = isinstance(cause, (*_PASSING, PoolTimeout)) and not isinstance(cause, _FOR_GOOD)
+                if not passing or self._closed or time.monotonic() - began > PATIENCE_S:
+                    raise
+                log.warning("%s; asked again", error)
+                time.sleep(RETRY_S)
+
+    @contextmanager
+    def _reader(self) -> Generator[psycopg.Cursor[tuple[Any, ...]]]:
+        if self._closed or self._datastore is None:
+            raise Closed(f"{self.name}: the ledger is closed")
+        pool = self._datastore.pool
+        pool.open()
+        with pool.connection() as connection, connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+            yield cursor
+
+    def write(self, changes: Iterable[Change], once: Sequence[Once] = ()) -> None:
+        """Statements in one transaction."""
+        wanted = list(changes)
+
+        def work(connection: Connection) -> bool:
+            with connection.transaction():
+                if any(
+                    sql.startswith(_DEFINES) for sql, _ in wanted
+                ):  # one at a time: PostgreSQL does not queue them
+                    connection.execute(
+                        "SELECT pg_advisory_xact_lock(hashtextextended('accountledger tables', 0))"
+                    )
+                for sql, params in once:
+                    if connection.execute(_spoken(sql), [told(cell) for cell in params]).rowcount != 1:
+                        raise Conflict(f"{self.name}: somebody else wrote it first")
+                for sql, rows in wanted:
+                    self._change(connection, sql, rows)
+            return True
+
+        self._patiently(work)
+
+    def _change(self, connection: Connection, sql: str, rows: Sequence[Sequence[Cell]]) -> None:
+        if sql.startswith(_DEFINES):
+            self._columns.clear()
+        if not rows:
+            return
+        if len(rows) > 1:
+            at_once = _at_once(sql, self._types_of(connection, sql))
+            if at_once is not None:
+                statement, makers = at_once
+                columns = zip(*rows, strict=True)
+                connection.execute(
+                    statement,
+                    [make([told(c) for c in column]) for make, column in zip(makers, columns, strict=True)],
+                )
+                return
+        cursor = connection.cursor()
+        if len(rows) == 1:
+            cursor.execute(_spoken(sql), [told(cell) for cell in rows[0]])
+        else:
+            cursor.executemany(_spoken(sql), [[told(cell) for cell in row] for row in rows])
+
+    def _types_of(self, connection: Connection, sql: str) -> tuple[tuple[str, str], ...]:
+        """The columns of the table a statement changes, with their types."""
+        found = _UPSERT.fullmatch(sql) or _DELETE.fullmatch(sql)
+        if found is None:
+            return ()
+        table = found[1]
+        if table not in self._columns:
+            self._columns[table] = dict(connection.execute(_COLUMNS, (table,)).fetchall())
+        return tuple(self._columns[table].items())
+
+    def columns(self, table: str) -> set[str]:
+        """The names of a table's columns; none where there is no such table."""
+        return {name for name, _ in self.select(_COLUMNS.replace("%s", "?"), (table,))}
+
+    def definition(self, table: str) -> list[tuple[Any, ...]]:
+        """A table's columns, constraints and triggers."""
+        sql = (
+            "SELECT 'column', column_name, data_type FROM information_schema.columns "
+            "WHERE table_schema = current_schema() AND table_name = ? "
+            "UNION ALL SELECT 'constraint', '', pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE conrelid = to_regclass(?) AND contype <> 'n' "
+            "UNION ALL SELECT 'index', '', indexdef FROM pg_indexes "
+            "WHERE schemaname = current_schema() AND tablename = ? "
+            "UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger "
+            "WHERE tgrelid = to_regclass(?) AND NOT tgisinternal ORDER BY 1, 2, 3"
+        )
+        return self.select(sql, (table,) * 4)
+
+    @contextmanager
+    def view(self) -> Generator[View]:
+        """One moment of the whole store."""
+        with self.errors():
+            connection = self._connect()
+            try:
+                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                yield PostgresView(connection, self)
+            finally:
+                connection.close()
+
+
+_COLUMNS: Final = (
+    "SELECT column_name::text, data_type::text FROM information_schema.columns "
+    "WHERE table_schema = current_schema() AND table_name = %s"
+)
+
+
+class PostgresView(View):
+    """One moment of a PostgreSQL database: a transaction that reads only."""
+
+    POSITION = "notification_id"
+    FRAME = "row_id"
+
+    def __init__(self, connection: Connection, engine: Postgres) -> None:
+        self._connection = connection
+        self._engine = engine
+        self.name = engine.name
+        self._cursors = 0
+
+    @contextmanager
+    def inspected(self) -> Generator[Callable[[], list[str]]]:
+        """The definitions only: its own files a server checks itself (`pg_amcheck`, checksums)."""
+        yield self._misshapen
+
+    def _misshapen(self) -> list[str]:
+        found = []
+        for table, wanted in _DEFINITIONS.items():
+            said = {(kind, text) for kind, _, text in self._engine.definition(table) if kind != "index"}
+            found += [f"the {kind} {text} of {table} is gone" for kind, text in sorted(wanted - said)]
+            found += [
+                f"a {kind} was added to {table}: {text}"
+                for kind, text in sorted(said - wanted)
+                if kind == "trigger"
+            ]
+        return found
+
+    def _rows(self, sql: str, params: Sequence[Any] = ()) -> Iterator[Any]:
+        self._cursors += 1
+        if any(type(cell) is int and not -(1 << 63) <= cell < 1 << 63 for cell in params):
+            return  # a number that no row can hold
+        cursor: Any
+        try:
+            if params:
+                cursor = self._connection.cursor(binary=True, row_factory=tuple_row)
+            else:  # a whole table: the server keeps what is not read yet
+                cursor = self._connection.cursor(f"view_{self._cursors}", binary=True, row_factory=tuple_row)
+                cursor.itersize = PAGE_ROWS
+            with cursor:
+                for row in cursor.execute(_spoken(sql), [told(cell) for cell in params]):
+                    yield heard(row)
+        except psycopg.Error as error:
+            raise StoreError(f"{self.name}: {_words(error)}") from error
+
+
+_DEFINITIONS: Final[dict[str, set[tuple[str, str]]]] = {
+    "stored_events": {("constraint", "PRIMARY KEY (originator_id, originator_version)")},
+    "evidence": {("constraint", "PRIMARY KEY (row_id)"), ("constraint", "UNIQUE (session, ordinal)")},
+    "natural_keys": {("constraint", "PRIMARY KEY (account, at_ns, key)")},
+    "seals": {("constraint", 'PRIMARY KEY ("position")')},
+}
+
+
+class _AtOnce(NamedTuple):
+    statement: Any
+    makers: tuple[Callable[[Any], Array], ...]
+
+
+@cache
+def _at_once(sql: str, types: tuple[tuple[str, str], ...]) -> _AtOnce | None:
+    """A statement for one row as one for many, given as an array for each parameter; None where it cannot be."""
+    kinds = dict(types)
+    if found := _UPSERT.fullmatch(sql):
+        table, names, conflict = found[1], found[2].split(", "), found[3] or ""
+        given = ", ".join(["%b"] * len(names))
+        said = f"INSERT INTO {table} ({', '.join(names)}) SELECT * FROM unnest({given}){conflict}"
+    elif found := _DELETE.fullmatch(sql):
+        table, names = found[1], [each.removesuffix("=?") for each in found[2].split(" AND ")]
+        gone = " AND ".join(f"{table}.{name}=gone.{name}" for name in names)
+        given = ", ".join(["%b"] * len(names))
+        said = f"DELETE FROM {table} USING unnest({given}) AS gone({', '.join(names)}) WHERE {gone}"
+    else:
+        return None
+    if any(kinds.get(name) not in MAKERS for name in names):
+        return None
+    return _AtOnce(_query(said), tuple(MAKERS[kinds[name]] for name in names))
+
+
+@cache
+def _spoken(sql: str) -> Any:
+    """A statement as psycopg and PostgreSQL take it."""
+    said = sql.replace("%", "%%").replace("?", "%s")
+    if sql.startswith(_DEFINES):
+        for kind, ours in _TYPES:
+            said = kind.sub(ours, said)
+    return _query(said)
+
+
+def _check(rows: Rows) -> None:
+    """Raise Unstorable for a natural key that no index entry holds."""
+    for account, _, key in zip(*[iter(rows.keys)] * 3, strict=True):
+        if len(cast("str", key)) > TEXT_BYTES_MAX or len(cast("str", account)) > TEXT_BYTES_MAX:
+            raise Unstorable(f"an id of more than {TEXT_BYTES_MAX} characters")
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, in one line; of a constraint also which row broke it."""
+    said = " ".join(str(error).split())
+    return said or type(error).__name__
+
+
+def _query(text: str) -> Any:
+    """Text as psycopg takes a query: its types want it to stand in the program."""
+    return text

@@ -1,0 +1,84 @@
+"""What the databases of a store have in common: the rows of a commit, and what a store asks of a database.
+
+Knows cells; knows no event, no database and no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import msgspec
+
+from ledger.view import View
+
+Cell: TypeAlias = str | int | bytes | None
+Evidence: TypeAlias = tuple[str, int, bytes]
+"""Session, ordinal, raw bytes of one frame."""
+Change: TypeAlias = tuple[str, Sequence[Sequence[Cell]]]
+"""A statement, and its many rows of parameters."""
+Once: TypeAlias = tuple[str, Sequence[Cell]]
+"""A statement that must change one row."""
+
+
+class Rows(msgspec.Struct):
+    """The rows of one commit, each table's cells in one list, row after row; of `seals`, only the seals."""
+
+    events: list[Cell] = []
+    """Account, version, topic, state."""
+    seals: list[bytes] = []
+    evidence: list[Cell] = []
+    """Session, ordinal, payload."""
+    keys: list[Cell] = []
+    """Account, instant, natural key."""
+
+
+class Engine(Protocol):
+    """A database that holds a ledger. SQL comes with `?` for parameters and SQLite's types (TEXT, INTEGER, BLOB);
+    everything else in it is what both databases understand."""
+
+    POSITION: ClassVar[str]
+    """The column of `stored_events` that holds an event's position."""
+    FILE: ClassVar[bool]
+    """Whether it is a file, or memory; not a server."""
+    name: str
+    """Of the database, as it may be told: no password in it."""
+
+    def close(self) -> None:
+        """Close every connection and let the next writer in. Idempotent."""
+        ...
+
+    def errors(self) -> AbstractContextManager[None]:
+        """In which the database's errors become ours."""
+        ...
+
+    def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
+        """All rows in one transaction; `committing` is called when all that is left to do is the commit."""
+        ...
+
+    def known(self, account: str, keys: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Those of some natural keys of an account, each with its instant, that are stored. For who writes: one thread
+        at a time."""
+        ...
+
+    def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query, whole: no read transaction stays open."""
+        ...
+
+    def write(self, changes: Iterable[Change], once: Sequence[Once] = ()) -> None:
+        """Statements in one transaction. Those of `once` must change one row each, else nothing is done and Conflict
+        raised."""
+        ...
+
+    def columns(self, table: str) -> set[str]:
+        """The names of a table's columns; none where there is no such table."""
+        ...
+
+    def definition(self, table: str) -> list[tuple[Any, ...]]:
+        """How a table, and what belongs to it, is defined."""
+        ...
+
+    def view(self) -> AbstractContextManager[View]:
+        """One moment of the whole store."""
+        ...

@@ -13,7 +13,7 @@ from itertools import cycle, islice
 from random import Random
 from statistics import median
 from time import perf_counter_ns, process_time_ns
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -107,6 +107,15 @@ class Claim(Struct, frozen=True):
         return "pass" if passes else "falls short"
 
 
+class _Took(NamedTuple):
+    wall_ns: int
+    cpu_ns: int
+
+
+Laps: TypeAlias = dict[str, list[_Took]]
+"""What each slice took, by side."""
+
+
 class Result(Struct, frozen=True):
     """One case of a benchmark: our side first, then the alternatives."""
 
@@ -147,6 +156,11 @@ def race(
 ) -> Result:
     """Measure the sides, the first of which is ours, slice beside slice; in each round in another order."""
     here = [side for side in sides if isinstance(side, Side)]
+    return compared(benchmark, case, unit, bytes_each, sides, laps(here, rounds))
+
+
+def laps(here: Sequence[Side], rounds: int) -> Laps:
+    """What each slice of each side took, slice beside slice; in each round in another order."""
     for side in here:
         side.slice()
     took: dict[str, list[_Took]] = {side.name: [] for side in here}
@@ -161,18 +175,26 @@ def race(
                 took[side.name].append(_time(side.slice))
     finally:
         gc.unfreeze()
+    return took
+
+
+def compared(
+    benchmark: str,
+    case: str,
+    unit: str,
+    bytes_each: int | None,
+    sides: Sequence[Side | Absent],
+    took: Laps,
+) -> Result:
+    """Some of the sides that were measured together: the first of them is held against the others."""
+    ours = next(side for side in sides if isinstance(side, Side))
     runs = [
         Run(side.name, None, None, None, note=side.note)
         if isinstance(side, Absent)
-        else _run(side, took[side.name], here[0], took[here[0].name], bytes_each)
+        else _run(side, took[side.name], ours, took[ours.name], bytes_each)
         for side in sides
     ]
     return Result(benchmark, case, unit, bytes_each, tuple(runs))
-
-
-class _Took(NamedTuple):
-    wall_ns: int
-    cpu_ns: int
 
 
 def _run(side: Side, took: Sequence[_Took], ours: Side, our: Sequence[_Took], bytes_each: int | None) -> Run:

@@ -9,7 +9,7 @@ they are numbers. Either way it has no seals, no natural keys, no guards.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -56,8 +56,13 @@ class Account(Aggregate):
 class Stock:
     """An application with so many accounts."""
 
-    def __init__(self, path: Path, accounts: int, *, lean: bool = False) -> None:
-        env = {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(path)}
+    def __init__(self, place: Path | Mapping[str, str], accounts: int, *, lean: bool = False) -> None:
+        """In a file, or where the settings of eventsourcing say."""
+        env = (
+            {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(place)}
+            if isinstance(place, Path)
+            else place
+        )
         self._lean = lean
         self._app = Application[UUID](env=env)
         self._accounts = [Account(f"main-{number}") for number in range(accounts)]
@@ -75,14 +80,9 @@ class Stock:
 
     def check(self, account: int, payloads: Sequence[bytes]) -> None:
         """The account must hold what its frames said, every amount, and no event more; durably. Raises Unequal."""
-        for name, wanted in DURABLE.items():
-            if self._select(f"PRAGMA {name}") != [(wanted,)]:
-                raise Unequal(f"eventsourcing's {name} is not the ledger's")
-        states = self._select(
-            "SELECT state FROM stored_events WHERE originator_id=? ORDER BY originator_version",
-            self._accounts[account].id.hex,
-        )
-        events = [json.loads(state) for (state,) in states[1:]]  # the first is the account's creation
+        self._check_durable()
+        stored = self._app.recorder.select_events(self._accounts[account].id)
+        events = [json.loads(each.state) for each in stored[1:]]  # the first is the account's creation
         each = len(events) // max(len(payloads), 1)
         if len(events) != each * len(payloads):
             raise Unequal(f"eventsourcing holds {len(events)} events of {len(payloads)} frames")
@@ -93,11 +93,13 @@ class Stock:
         """Close the file."""
         self._app.close()
 
-    def _select(self, sql: str, *params: str) -> list[tuple[Any, ...]]:
+    def _check_durable(self) -> None:
         recorder: Any = self._app.recorder
         with recorder.datastore.transaction(commit=False) as cursor:
-            cursor.execute(sql, params)
-            return [tuple(row) for row in cursor.fetchall()]
+            for name, wanted in DURABLE.items():
+                cursor.execute(f"PRAGMA {name}")
+                if [tuple(row) for row in cursor.fetchall()] != [(wanted,)]:
+                    raise Unequal(f"eventsourcing's {name} is not the ledger's")
 
 
 def _check(events: Sequence[dict[str, Any]], payload: bytes) -> None:

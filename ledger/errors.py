@@ -8,6 +8,7 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── LedgerBusy           another process is writing to this ledger
 │   ├── ReadOnly             the ledger was opened read_only
 │   ├── Conflict             somebody else appended to the account first; nothing of the batch is stored
+│   ├── LeaseLost            another process feeds the account now; nothing of the batch is stored
 │   ├── Unsealed             a ledger of a version before seals, opened to read only
 │   └── Corrupt              a stored event cannot be read, or the file is damaged
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
@@ -52,6 +53,10 @@ class ReadOnly(StoreError):  # noqa: N818
 
 class Conflict(StoreError):  # noqa: N818
     """Somebody else appended to the account first. Nothing of the batch is stored; reload and try again."""
+
+
+class LeaseLost(StoreError):  # noqa: N818
+    """The right to feed an account was lost, and another process has it. Nothing of the batch is stored."""
 
 
 class Unsealed(StoreError):  # noqa: N818

@@ -6,13 +6,14 @@ A frame is durable before `receive` returns: decode, record, one commit per batc
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -36,17 +37,20 @@ from ledger.events import (
 )
 from ledger.findings import Finding
 from ledger.notes import Checkpoint
-from ledger.rows import Cell, Change, Evidence, Once
+from ledger.rows import Cell, Change, Evidence, Once, Rows, Wait
 from ledger.seal import Sealed
 from ledger.store import READERS, URLS, Store
 from ledger.store import recorded as read
 from ledger.venue import Frame, Venue
 from ledger.verify import Reader, stand, verify
+from ledger.view import View
 
 BATCH_FRAMES_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 ACCOUNTS_CACHED_MAX: Final = 1024
-CONFLICTS_MAX: Final = 3
+CONFLICTS_MAX: Final = 50
+CONFLICT_S: Final = 0.02
+"""How long one waits at most who lost an account's next version to another twice."""
 FILE_SESSION: Final = "file-"
 """How the session of a recording that has neither a name nor times of its own begins (`Ledger.session_of`)."""
 
@@ -101,6 +105,7 @@ class Ledger:
         place = path if path is None or str(path).startswith(URLS) else Path(path)
         self._store: Final = Store(place if place is None else str(place), read_only=read_only)
         self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._leases: set[str] = set()
         self._writing = threading.Lock()
         self._aside: Final = ThreadPoolExecutor(1, f"{self.name} commits")  # no thread before it is used
         self._open = True
@@ -263,6 +268,18 @@ class Ledger:
         _, new = self._record([(None, late)])
         return Retried("read" if new else "known", new, reason)
 
+    def view(self) -> AbstractContextManager[View]:
+        """One moment of the whole ledger, row by row as it is stored. For who copies it (`ledger.copying`)."""
+        return self._store.view()
+
+    def take(self, rows: Rows) -> None:
+        """Store rows as they are, in one transaction: those that follow in the ledger that this one is a copy of."""
+        with self._writing:
+            if not self._open:
+                raise Closed(f"{self.name}: the ledger is closed")
+            self._accounts.clear()
+            self._store.take(rows)
+
     def last(self, account: str) -> Recorded | None:
         """The last event of an account; None where it has none."""
         version = self._store.last_version(account)
@@ -275,6 +292,27 @@ class Ledger:
     def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Cell, ...]]:
         """Rows of a query. For projections, which keep their tables in the same database."""
         return self._store.select(sql, params)
+
+    def lease(self, account: str) -> bool:
+        """Take the right to feed an account, unless another process has it: what an intake of it records then raises
+        LeaseLost should another process have it by then. It ends with `release` and with the process. In a file it is
+        had at once: one process writes."""
+        if not self._store.lease(account):
+            return False
+        self._leases.add(account)
+        return True
+
+    def release(self, account: str) -> None:
+        """Let another process feed an account."""
+        self._leases.discard(account)
+        self._store.release(account)
+
+    @contextmanager
+    def following(self) -> Generator[Wait]:
+        """What waits until something may have been appended since it was asked last, by any process: called with the
+        seconds it waits at most, it says whether to look."""
+        with self._store.following() as wait:
+            yield wait
 
     def columns(self, table: str) -> set[str]:
         """The names of a table's columns; none where there is no such table."""
@@ -301,6 +339,8 @@ class Ledger:
     def _known_places(self, frames: Sequence[Frame]) -> Set[int]:
         """The ordinals whose frame is stored. A place is known by its bytes: one that left none is read again. Raises
         Conflict where the bytes are others, because two recordings share a session's name."""
+        if not frames:
+            return frozenset()
         first, last = frames[0], frames[-1]
         stored = self._store.evidence_between(first.session, first.ordinal, last.ordinal)
         for frame in frames:
@@ -311,25 +351,34 @@ class Ledger:
                 )
         return stored.keys()
 
-    def _record(self, frames: Sequence[Taken], committing: Callable[[], object] = lambda: None) -> Done:
+    def _record(
+        self,
+        frames: Sequence[Taken],
+        committing: Callable[[], object] = lambda: None,
+        lease: str | None = None,
+    ) -> Done:
         """Record the statements of a batch in one commit; what was recorded before is refused. `committing` is called
-        when all that is left to do is the commit."""
+        when all that is left to do is the commit. Raises LeaseLost where `lease` is another process's."""
         with self._writing:
             if not self._open:
                 raise Closed(f"{self.name}: the ledger is closed")
-            for _ in range(CONFLICTS_MAX):
+            stored: Set[int] = frozenset()
+            for conflicts in range(CONFLICTS_MAX):
                 try:
-                    return self._append(frames, committing)
+                    return self._append(frames, committing, lease, stored)
                 except Conflict:  # somebody else appended first: take their events in, try again
                     self._accounts.clear()
-            return self._append(frames, committing)
+                    if conflicts:  # not all at once again
+                        time.sleep(random.uniform(0, CONFLICT_S))
+                    stored = self._known_places([frame for frame, _ in frames if frame is not None])
+            return self._append(frames, committing, lease, stored)
 
-    def _record_aside(self, frames: Sequence[Taken]) -> Future[Done]:
+    def _record_aside(self, frames: Sequence[Taken], lease: str | None) -> Future[Done]:
         """Record a batch; back when all that is left to do is the commit, which goes on in a thread of its own: the
         disk needs no interpreter. The result says when it is durable."""
         committing = threading.Event()
         try:
-            done = self._aside.submit(self._record, frames, committing.set)
+            done = self._aside.submit(self._record, frames, committing.set, lease)
         except RuntimeError:
             if self._open:  # the interpreter is ending
                 raise
@@ -338,12 +387,23 @@ class Ledger:
         committing.wait()
         return done
 
-    def _append(self, frames: Sequence[Taken], committing: Callable[[], object]) -> Done:
+    def _append(
+        self,
+        frames: Sequence[Taken],
+        committing: Callable[[], object],
+        lease: str | None,
+        stored: Set[int],
+    ) -> Done:
+        """Of the frames those `stored`, by their ordinals, came to be so meanwhile."""
         drafts = self._drafts(frames)
         tally = Tally()
         events: list[Recorded] = []
         evidence: list[Evidence] = []
         for frame, statements in frames:
+            if frame is not None and frame.ordinal in stored:
+                tally.frames += 1
+                tally.duplicates += 1
+                continue
             first: Recorded | None = None
             for account, event in statements:
                 recorded = drafts[account].record(event)
@@ -356,7 +416,7 @@ class Ledger:
                     evidence.append((frame.session, frame.ordinal, frame.payload))
         if events:
             before = {account: draft.before for account, draft in drafts.items()}
-            heads = self._store.append(events, evidence, before, committing)
+            heads = self._store.append(events, evidence, before, committing, lease)
             for account, draft in drafts.items():
                 draft.settle(heads[account])
                 self._accounts.move_to_end(account)
@@ -439,7 +499,8 @@ class Intake:
                 f"{ledger.name}: session {session} is recorded of another login than {self.account}: "
                 "two recordings share one session name. Give this one a name of its own"
             )
-        ledger._record([(None, [(self.account, opened)])])
+        self._lease: Final = self.account if self.account in ledger._leases else None
+        ledger._record([(None, [(self.account, opened)])], lease=self._lease)
 
     def __enter__(self) -> Self:
         return self
@@ -486,9 +547,9 @@ class Intake:
                         before, under_way = under_way, None
                         self._recorded(*before, tally)
                     if ahead:
-                        under_way = full, self._ledger._record_aside(full.taken).result
+                        under_way = full, self._ledger._record_aside(full.taken, self._lease).result
                     else:
-                        self._recorded(full, partial(self._ledger._record, full.taken), tally)
+                        self._recorded(full, partial(self._record, full.taken), tally)
         finally:  # what came before `arrivals` failed is not lost
             try:
                 last = self._decoded(batch) if batch else None
@@ -496,7 +557,7 @@ class Intake:
                 if under_way is not None:
                     self._recorded(*under_way, tally)
             if last is not None:
-                self._recorded(last, partial(self._ledger._record, last.taken), tally)
+                self._recorded(last, partial(self._record, last.taken), tally)
         return tally
 
     def _frame(self, payload: bytes, ordinal: int, received_ns: int, asked: Asked | None) -> Frame:
@@ -524,8 +585,11 @@ class Intake:
             t.control,
             t.quarantined,
         )
-        self._ledger._record([(None, [(self.account, closed)])])
+        self._record([(None, [(self.account, closed)])])
         self._closed = True
+
+    def _record(self, taken: Sequence[Taken]) -> Done:
+        return self._ledger._record(taken, lease=self._lease)
 
     def _decoded(self, frames: Sequence[Frame]) -> _Batch:
         fresh = frames
@@ -548,7 +612,7 @@ class Intake:
         except Exception:  # the venue module made what cannot be stored: find its frame, keep the others
             check = self._ledger._store.check
             checked = [(frame, storable(self._venue, frame, said, check)) for frame, said in batch.taken]
-            done, new = self._ledger._record(checked)
+            done, new = self._record(checked)
         self.fresh += new
         self._ordinal = batch.last_ordinal
         for each in (tally, self.tally):

@@ -26,14 +26,16 @@ from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from ledger.arrays import ARRAYS, MAKERS, Array, blobs, heard, numbers, texts, told
-from ledger.errors import Closed, Conflict, LedgerError, NoSuchLedger, StoreError
-from ledger.rows import Cell, Change, Once, Rows
+from ledger.errors import Closed, Conflict, LeaseLost, LedgerError, NoSuchLedger, StoreError
+from ledger.rows import Cell, Change, Once, Rows, Wait
 from ledger.view import View
 
 PATIENCE_S: Final = 30.0
 """How long what may pass is tried again."""
 RETRY_S: Final = 0.2
 CONNECT_S: Final = 5
+LEASE_S: Final = 15.0
+"""How long a lease that was lost with its connection is asked for again."""
 LOCK_S: Final = 10
 """How long one attempt waits for a lock."""
 IDLE_IN_TRANSACTION_S: Final = 60
@@ -162,6 +164,9 @@ class _Datastore(PostgresDatastore):
     def after_connect_func(self) -> Callable[[psycopg.Connection[Any]], None]:
         return _configure
 
+    def register_type_adapters(self) -> None:
+        """Nothing: the type is for stock eventsourcing, which reads and writes the same table; ours needs none."""
+
 
 def _configure(connection: psycopg.Connection[Any]) -> None:
     connection.autocommit = True
@@ -199,6 +204,22 @@ def place_of(url: str) -> str:
 class Recorder(PostgresApplicationRecorder):
     """The stock recorder and table, plus what must be in the same transaction: seals, evidence and natural keys; all of
     it in one statement."""
+
+    def create_table(self) -> None:
+        with self.datastore.get_connection() as connection:
+            connection.execute(_query(self.script()))
+
+    def script(self) -> str:
+        """What makes the tables that are not there, for one round trip."""
+        stock = [each.as_string().rstrip("; ") for each in self.sql_create_statements]
+        found = [
+            f"DO $type$ BEGIN {each}; EXCEPTION WHEN duplicate_object THEN NULL; END $type$"
+            if each.startswith("CREATE TYPE")
+            else each
+            for each in stock
+        ]
+        version = ("DELETE FROM ledger_schema", f"INSERT INTO ledger_schema VALUES ({SCHEMA_VERSION})")
+        return ";\n".join((*found, *_CREATE, _APPEND, *version))
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
         rows = Rows()
@@ -251,59 +272,47 @@ class Postgres:
         self._read_only: Final = read_only
         self._writing: Final = threading.RLock()
         self._writer: Connection | None = None
+        self._held: Final[set[str]] = set()
+        """The leases that the writer's connection holds."""
         self._closed = False
         self._columns: dict[str, dict[str, str]] = {}
         """The types of a table's columns, of tables that are there."""
         self._datastore: _Datastore | None = None
         try:
-            self._datastore = _Datastore(url, self._schema(), read_only=read_only)
-            if read_only:
-                lacks = [table for table in TABLES if not self.columns(table)]
-                if lacks:
-                    raise NoSuchLedger(f"{self.name}: there is no ledger here")
-            self._recorder: Final = self._made()
+            with self.errors():
+                self._writer = self._connect()
+                self._datastore = _Datastore(url, self._schema(self._writer), read_only=read_only)
+                self._recorder: Final = Recorder(self._datastore)
+            self._patiently(self._lacks_nothing if read_only else self._make)
         except BaseException:
             self.close()
             raise
 
-    def _schema(self) -> str:
+    def _schema(self, connection: Connection) -> str:
         """Where unqualified names are made; it must be there."""
-        with self.errors():
-            connection = self._connect()
-            try:
-                found = connection.execute("SELECT current_schema()").fetchone()
-                if found is None or found[0] is None:
-                    raise NoSuchLedger(f"{self.name}: the schema of its search_path is not there")
-                return str(found[0])
-            finally:
-                connection.close()
+        found = connection.execute("SELECT current_schema()").fetchone()
+        if found is None or found[0] is None:
+            raise NoSuchLedger(f"{self.name}: the schema of its search_path is not there")
+        return str(found[0])
 
-    def _made(self) -> Recorder:
-        """The recorder, on tables that are there. Made once: who starts at the same time waits."""
+    def _lacks_nothing(self, connection: Connection) -> None:
+        """Raise NoSuchLedger where it is none."""
+        sql = "SELECT count(*) FROM unnest(%b) AS t(name) WHERE to_regclass(name) IS NULL"
+        lacks = connection.execute(sql, (texts(TABLES),)).fetchone()
+        if lacks is None or lacks[0]:
+            raise NoSuchLedger(f"{self.name}: there is no ledger here")
+        self._is_made(connection)
+
+    def _make(self, connection: Connection) -> None:
+        """Make the tables where they are not there. Once: who starts at the same time waits."""
+        if self._is_made(connection):
+            return
         assert self._datastore is not None
-        if self._read_only:
-            with self.errors():
-                return Recorder(self._datastore)
-
-        def make(connection: Connection) -> Recorder:
-            assert self._datastore is not None
-            held = f"accountledger schema {self._datastore.schema}"
-            connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (held,))
-            try:
-                recorder = Recorder(self._datastore)
-                if not self._is_made(connection):
-                    recorder.create_table()
-                    with connection.transaction():
-                        for statement in (*_CREATE, _APPEND):
-                            connection.execute(_query(statement))
-                        connection.execute("DELETE FROM ledger_schema")
-                        connection.execute("INSERT INTO ledger_schema VALUES (%s)", (SCHEMA_VERSION,))
-                return recorder
-            finally:
-                with suppress(psycopg.Error):
-                    connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (held,))
-
-        return self._patiently(make)
+        held = f"accountledger schema {self._datastore.schema}"
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (held,))
+            if not self._is_made(connection):
+                connection.execute(_query(self._recorder.script()))
 
     def _is_made(self, connection: Connection) -> bool:
         found = connection.execute("SELECT to_regclass('ledger_schema')").fetchone()
@@ -404,10 +413,85 @@ class Postgres:
             raise Closed(f"{self.name}: the ledger is closed")
         if self._writer is None or self._writer.closed:
             self._writer = None
+            self._held.clear()
             self._writer = self._connect()
         return self._writer
 
-    def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
+    def lease(self, name: str) -> bool:
+        """A lock of the writer's own session: it is gone with the connection that appends (PostgreSQL manual, section
+        13.3.5, advisory locks)."""
+
+        def take(connection: Connection) -> bool:
+            return self._hold(connection, name)
+
+        return self._patiently(take)
+
+    def _hold(self, connection: Connection, name: str) -> bool:
+        if name not in self._held:
+            sql = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+            found = connection.execute(sql, (self._lease_of(name),)).fetchone()
+            if found is None or not found[0]:
+                return False
+            self._held.add(name)
+        return True
+
+    def _lease_of(self, name: str) -> str:
+        assert self._datastore is not None
+        return f"accountledger lease {self._datastore.schema} {told(name)}"
+
+    def release(self, name: str) -> None:
+        """Let another process have it; where the connection broke, it is gone already."""
+        with self._writing:
+            if name in self._held and self._writer is not None:
+                self._held.discard(name)
+                with suppress(psycopg.Error):
+                    sql = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+                    self._writer.execute(sql, (self._lease_of(name),))
+
+    def _keep(self, connection: Connection, name: str) -> None:
+        """Have the lease; after a break it has to be taken again. Raises LeaseLost where another has it. Its own old
+        session may hold it until the server has noticed that nobody is there."""
+        until = time.monotonic() + LEASE_S
+        while not self._hold(connection, name):
+            if time.monotonic() > until:
+                raise LeaseLost(f"{self.name}: another process feeds {name} now")
+            time.sleep(RETRY_S)
+
+    @contextmanager
+    def following(self) -> Generator[Wait]:
+        """LISTEN on a connection of its own; where that breaks, it looks for itself until there is another."""
+        listening: Connection | None = None
+
+        def listener() -> Connection:
+            nonlocal listening
+            if listening is None or listening.closed:
+                listening = self._connect()
+                listening.execute(_query(f"LISTEN {CHANNEL}"))
+            return listening
+
+        def wait(seconds: float) -> bool:
+            nonlocal listening
+            if self._closed:
+                raise Closed(f"{self.name}: the ledger is closed")
+            try:
+                fresh = listening is None or listening.closed
+                return fresh | bool(list(listener().notifies(timeout=seconds, stop_after=1)))
+            except psycopg.Error as error:
+                if listening is not None:
+                    listening.close()
+                log.warning("%s: %s; not told of appends, looks for itself", self.name, _words(error))
+                time.sleep(min(seconds, RETRY_S))
+                return True
+
+        try:
+            with suppress(psycopg.OperationalError):
+                listener()
+            yield wait
+        finally:
+            if listening is not None:
+                listening.close()
+
+    def insert(self, rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
         """All rows in one transaction, and one round trip."""
 
         def stored(connection: Connection) -> bool | None:
@@ -422,6 +506,8 @@ class Postgres:
             return True if found is not None and found[0] == seal else None
 
         def append(connection: Connection) -> bool:
+            if lease is not None:
+                self._keep(connection, lease)
             committing()  # nothing is done here while the server works
             try:
                 self._recorder.append(connection, rows)
@@ -503,7 +589,7 @@ class Postgres:
                 columns = zip(*rows, strict=True)
                 connection.execute(
                     statement,
-                    [make([told(c) for c in column]) for make, column in zip(makers, columns, strict=True)],
+                    [make(column) for make, column in zip(makers, columns, strict=True)],
                 )
                 return
         cursor = connection.cursor()

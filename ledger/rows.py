@@ -22,6 +22,10 @@ Once: TypeAlias = tuple[str, Sequence[Cell]]
 """A statement that must change one row."""
 
 
+Wait: TypeAlias = Callable[[float], bool]
+"""Waits so many seconds at most; whether something may have been appended."""
+
+
 class Rows(msgspec.Struct):
     """The rows of one commit, each table's cells in one list, row after row; of `seals`, only the seals."""
 
@@ -53,8 +57,22 @@ class Engine(Protocol):
         """In which the database's errors become ours."""
         ...
 
-    def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
-        """All rows in one transaction; `committing` is called when all that is left to do is the commit."""
+    def insert(self, rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
+        """All rows in one transaction; `committing` is called when all that is left to do is the commit. Raises
+        LeaseLost where a `lease` is asked for that another process has."""
+        ...
+
+    def lease(self, name: str) -> bool:
+        """Take the right to something that one process does at a time, unless another has it. It ends with `release`,
+        and with the process, however that ends."""
+        ...
+
+    def release(self, name: str) -> None:
+        """Let another process have it."""
+        ...
+
+    def following(self) -> AbstractContextManager[Wait]:
+        """What waits until something may have been appended since it was asked last, by any process."""
         ...
 
     def known(self, account: str, keys: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:

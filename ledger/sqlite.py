@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -15,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from eventsourcing.persistence import (
     ConnectionPoolClosedError,
@@ -31,7 +34,7 @@ from eventsourcing.sqlite import (
 )
 
 from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, StoreError, Unsealed
-from ledger.rows import Cell, Change, Once, Rows
+from ledger.rows import Cell, Change, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.view import SQLiteView, View, events_sql
 
@@ -43,6 +46,8 @@ except ImportError:  # no such module off POSIX
 
 SYNCHRONOUS_FULL: Final = 2
 BUSY_TIMEOUT_S: Final = 5
+POLL_S: Final = 0.05
+"""How often a follower looks for what another process appended."""
 STATEMENTS_CACHED_MAX: Final = 128
 SEARCHED_MIB_MAX: Final = 1024
 ROWS_AT_ONCE: Final = (32, 8, 1)
@@ -195,6 +200,31 @@ class Recorder(SQLiteApplicationRecorder):
         return positions
 
 
+class _Notice:
+    """Rung at each append of this process, whichever ledger object made it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.rung = 0
+
+    def ring(self) -> None:
+        with self._changed:
+            self.rung += 1
+            self._changed.notify_all()
+
+    def wait(self, rung: int, seconds: float) -> None:
+        """Wait until it rings again after that time, so long at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.rung != rung, seconds)
+
+
+_notices: Final[WeakValueDictionary[str, _Notice]] = WeakValueDictionary()
+
+
+def _notice_of(path: Path | None) -> _Notice:
+    return _Notice() if path is None else _notices.setdefault(str(path.resolve()), _Notice())
+
+
 class SQLite:
     """A ledger in a SQLite file, or in memory where `path` is None. Thread-safe for any number of readers beside one
     writer. Raises NoSuchLedger, LedgerBusy or StoreError."""
@@ -204,6 +234,7 @@ class SQLite:
 
     def __init__(self, path: Path | None, *, read_only: bool) -> None:
         self.name = "memory" if path is None else str(path)
+        self._notice: Final = _notice_of(path)
         self._lock: _WriterLock | None = None
         self._asking: sqlite3.Connection | None = None
         if path is None:
@@ -292,10 +323,39 @@ class SQLite:
                 if not page:
                     return
 
-    def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
-        """All rows in one transaction."""
+    def insert(self, rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
+        """All rows in one transaction. No lease is lost: one process writes."""
         with self.errors():
             self._recorder.insert(rows, committing)
+        self._notice.ring()
+
+    def lease(self, name: str) -> bool:
+        """True: one process writes."""
+        return True
+
+    def release(self, name: str) -> None:
+        """Nothing to be done."""
+
+    @contextmanager
+    def following(self) -> Generator[Wait]:
+        """Woken by who appends in this process; of other processes' appends it looks for itself."""
+        sql = f"SELECT max({self.POSITION}) FROM stored_events"
+        seen = self.select(sql)
+
+        def wait(seconds: float) -> bool:
+            nonlocal seen
+            until = time.monotonic() + seconds
+            while True:
+                rung = self._notice.rung
+                before, seen = seen, self.select(sql)
+                if seen != before:
+                    return True
+                left = until - time.monotonic()
+                if left <= 0:
+                    return False
+                self._notice.wait(rung, min(left, POLL_S))
+
+        yield wait
 
     def known(self, account: str, keys: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
         """Those of the natural keys that are stored."""

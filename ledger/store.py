@@ -17,7 +17,7 @@ from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 from ledger.account import Account, Keyed, Recorded
 from ledger.errors import Corrupt, ReadOnly
 from ledger.events import TOPICS, Event, keyed_ns, opened_key
-from ledger.rows import Cell, Change, Engine, Evidence, Once, Rows
+from ledger.rows import Cell, Change, Engine, Evidence, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite import SQLite
 from ledger.view import View, events_sql
@@ -119,12 +119,13 @@ class Store:
         evidence: Sequence[Evidence],
         before: Mapping[str, bytes] | None = None,
         committing: Callable[[], object] = lambda: None,
+        lease: str | None = None,
     ) -> dict[str, bytes]:
         """Store events, their seals, their natural keys and the frames they were made from: all of it, durably, or
         nothing. `before` are the seals that the accounts go on from, if known; the new ones are returned. `committing`
         is called when all that is left to do is the commit.
 
-        Raises Conflict where an account was appended to by somebody else.
+        Raises Conflict where an account was appended to by somebody else, LeaseLost where `lease` is another's.
         """
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
@@ -138,8 +139,14 @@ class Store:
             rows.seals.append(head)
             if event.key:
                 rows.keys += (account, keyed_ns(event), event.key)
-        self._engine.insert(rows, committing)
+        self._engine.insert(rows, committing, lease)
         return heads
+
+    def take(self, rows: Rows) -> None:
+        """Store rows as they are, with the seals they have: another store's. All of it, durably, or nothing."""
+        if self.read_only:
+            raise ReadOnly(f"{self.name}: opened with read_only=True")
+        self._engine.insert(rows, lambda: None)
 
     def check(self, account: str, event: Event) -> None:
         """Raise whatever it is that keeps an event from being stored and read back."""
@@ -235,6 +242,22 @@ class Store:
     def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, whole: no read transaction stays open."""
         return self._engine.select(sql, params)
+
+    def lease(self, name: str) -> bool:
+        """Take the right to something that one process does at a time, unless another has it."""
+        if self.read_only:
+            raise ReadOnly(f"{self.name}: opened with read_only=True")
+        return self._engine.lease(name)
+
+    def release(self, name: str) -> None:
+        """Let another process have it."""
+        self._engine.release(name)
+
+    @contextmanager
+    def following(self) -> Generator[Wait]:
+        """What waits until something may have been appended since it was asked last, by any process."""
+        with self._engine.following() as wait:
+            yield wait
 
     def columns(self, table: str) -> set[str]:
         """The names of a table's columns; none where there is no such table."""

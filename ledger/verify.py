@@ -115,7 +115,7 @@ def _verify(
         event = chain.follows(row, reader.decoders)
         right = True
         if event is None:
-            recorded, wrong = _taken(Sealed(*row), reader, chain)
+            recorded, wrong = taken(Sealed(*row), reader, chain)
             yield from wrong
             whole = whole and not wrong
             if recorded is None:
@@ -130,7 +130,7 @@ def _verify(
         mine = event.source
         if again is not None:
             again.opened(row[0], event)
-        if source is None or mine.ordinal != source.ordinal or not _is_one_frame(mine, source):
+        if source is None or mine.ordinal != source.ordinal or not is_one_frame(mine, source):
             if source is not None:
                 payload = frames.take(source)
                 if payload is None or again is not None:
@@ -150,7 +150,7 @@ def _verify(
     yield from keys.end(reader)
 
 
-def _taken(stored: Sealed, reader: Reader, chain: Chain) -> tuple[Recorded | None, list[Finding]]:
+def taken(stored: Sealed, reader: Reader, chain: Chain) -> tuple[Recorded | None, list[Finding]]:
     """The next event, if it can be read, and what is wrong with it or between it and the one before it."""
     if not _sound(stored):
         return None, list(chain.skip(stored))
@@ -161,7 +161,7 @@ def _taken(stored: Sealed, reader: Reader, chain: Chain) -> tuple[Recorded | Non
         return None, [*wrong, Finding("event", str(why), stored.account, stored.version, stored.position)]
 
 
-def _is_one_frame(one: Source, other: Source) -> bool:
+def is_one_frame(one: Source, other: Source) -> bool:
     """Whether events with these sources were made of one frame, in the same go."""
     return (
         one.ordinal == other.ordinal

@@ -13,7 +13,7 @@ from projections.holdings import Holding
 from projections.orders import Orders
 from projections.quarantine import Quarantine
 from projections.sessions import Listening, Session, Sessions
-from projections.subscription import Difference, Projection, Subscription, catch_up, compare
+from projections.subscription import Difference, Projection, Subscription, catch_up, compare, follow
 
 __all__ = [
     "Accounts",
@@ -40,4 +40,5 @@ __all__ = [
     "Subscription",
     "catch_up",
     "compare",
+    "follow",
 ]

@@ -26,6 +26,8 @@ from projections.unread import NewestRow, Unread, UnreadRow
 
 EVER: Final = (1 << 63) - 1
 """A version, position or time after all others."""
+EVERY: Final = (1 << 62) - 1
+"""Rows: how many there are."""
 EVENTS_WAITING_MAX: Final = 1_000
 """Events held in memory; the rows of more are written to a scratch database."""
 ACCOUNTS_KEPT_MAX: Final = 64
@@ -229,7 +231,7 @@ class Past:
             of = plan.moment
             upto = (of.version, of.position, of.time_ns, of.known_ns)
             # Where nothing came since, the newest is all that is asked for.
-            found = self._checkpoints.frames(name, upto, read, by, 1 if self._covered >= self._head else -1)
+            found = self._checkpoints.frames(name, upto, read, by, 1 if self._covered >= self._head else EVERY)
             for row in found:
                 frames.put(UnreadRow(name, row.session, row.ordinal, row.version, row.position))
             if found:

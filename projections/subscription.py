@@ -6,8 +6,11 @@ written in one transaction, so each event is folded exactly once, whatever is ki
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -19,6 +22,12 @@ from ledger.events import Event
 from projections.tables import Cell, Change, Database, Once, Table, insert_sql
 
 BATCH_EVENTS_MAX: Final = 10_000
+CONFLICTS_MAX: Final = 100
+CONFLICT_S: Final = 0.05
+FOLLOW_S: Final = 5.0
+"""How often a follower looks for what it was not told of."""
+STOP_S: Final = 0.25
+"""How often a follower looks whether it is to stop."""
 REFRESHES_MAX: Final = 10
 """How often a catch up begins again because somebody else wrote the rows it read meanwhile."""
 
@@ -157,6 +166,11 @@ class Subscription:
             table.forget()
         self.position = self._stored = stored
 
+    @property
+    def name(self) -> str:
+        """Of the projection."""
+        return self._projection.name
+
     def refresh(self) -> bool:
         """Go on from the stored rows if somebody else (the writing process, another projection of this name) wrote
         them; whether it was so."""
@@ -235,6 +249,10 @@ class Subscription:
         """Fold what the ledger has and this projection has not."""
         catch_up(self.ledger, [self._projection])
 
+    def follow(self, stop: threading.Event) -> None:
+        """Keep up with whatever any process appends, until `stop` is set (`follow`)."""
+        follow(self.ledger, [self._projection], stop=stop)
+
 
 def place_of(stored: Sequence[Cell]) -> int | None:
     """How far a projection is stored, by its row of `projection_positions`; None where that is not what was written.
@@ -250,32 +268,66 @@ def _digest(name: str, position: int) -> bytes:
 
 
 def flush(subscriptions: Sequence[Subscription]) -> None:
-    """Write what several projections folded, in one transaction for each database."""
-    databases: dict[int, tuple[Database, list[Change], list[Once]]] = {}
+    """Write what several projections folded, in one transaction for each database. A projection that somebody else
+    wrote meanwhile goes on from there; raises Conflict where that is behind what was folded."""
+    databases: dict[int, _Writing] = {}
     try:
-        writing = [each for each in subscriptions if _gather(each, databases)]
-        for database, changes, moves in databases.values():
-            database.write(changes, moves)
+        for each in subscriptions:
+            _gather(each, databases)
+        for writing in databases.values():
+            _write(writing)
     except BaseException:  # nothing was written, and half a frame may be in the rows
         for each in subscriptions:
             each.settled(written=False)
         raise
-    for each in writing:
-        each.settled(written=True)
+    behind = [each for writing in databases.values() for each in writing.settled()]
+    if behind:
+        raise Conflict(f"{', '.join(sorted(behind))}: somebody else wrote it first")
 
 
-def _gather(
-    subscription: Subscription, databases: dict[int, tuple[Database, list[Change], list[Once]]]
-) -> bool:
+class _Writing:
+    """What is to be written to a database, by how each projection's place moves on. A projection that is there twice
+    folded the same twice."""
+
+    def __init__(self, database: Database) -> None:
+        self.database: Final = database
+        self.moves: dict[Once, list[Change]] = {}
+        self.subscriptions: list[tuple[Subscription, Once]] = []
+        self.written: set[Once] = set()
+
+    def settled(self) -> list[str]:
+        """Tell each whether it was written; the names of those that somebody else wrote, and not as far."""
+        behind: list[str] = []
+        for each, move in self.subscriptions:
+            if move in self.written:
+                each.settled(written=True)
+                continue
+            folded = each.position
+            each.refresh()
+            if each.position < folded:
+                behind.append(each.name)
+        return behind
+
+
+def _gather(subscription: Subscription, databases: dict[int, _Writing]) -> None:
     found = subscription.changes()
-    if found is None:
-        return False
-    database, changes, move = found
-    _, gathered, moves = databases.setdefault(id(database), (database, [], []))
-    if move not in moves:  # else it is the same projection twice, which folded the same
-        gathered.extend(changes)
-        moves.append(move)
-    return True
+    if found is not None:
+        database, changes, move = found
+        writing = databases.setdefault(id(database), _Writing(database))
+        writing.moves.setdefault(move, changes)
+        writing.subscriptions.append((subscription, move))
+
+
+def _write(writing: _Writing) -> None:
+    moves = writing.moves
+    try:
+        writing.database.write([change for changes in moves.values() for change in changes], [*moves])
+        writing.written = set(moves)
+    except Conflict:  # one of them at least; the others are ours to write
+        for move, changes in moves.items():
+            with suppress(Conflict):
+                writing.database.write(changes, [move])
+                writing.written.add(move)
 
 
 def catch_up(
@@ -293,14 +345,26 @@ def catch_up(
     for each in subscriptions:
         each.refresh()
     for _ in range(REFRESHES_MAX):  # beside a writer, rows may be newer than the place they were read for
+        _fold_with_others(ledger, subscriptions, upto, progress)
+        if not any([each.refresh() for each in subscriptions]):
+            return
+    _fold_with_others(ledger, subscriptions, upto, progress)
+
+
+def _fold_with_others(
+    ledger: Ledger,
+    subscriptions: Sequence[Subscription],
+    upto: int | None,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Fold what nobody else has; whoever writes a batch first has it, and the others go on after it."""
+    for _ in range(CONFLICTS_MAX):
         try:
-            _fold(ledger, subscriptions, upto, progress)
-        except Conflict:  # somebody else wrote them first
+            return _fold(ledger, subscriptions, upto, progress)
+        except Conflict:
+            time.sleep(random.uniform(0, CONFLICT_S))
             for each in subscriptions:
                 each.refresh()
-        else:
-            if not any([each.refresh() for each in subscriptions]):
-                return
     _fold(ledger, subscriptions, upto, progress)
 
 
@@ -349,6 +413,24 @@ def _flush(
     flush(subscriptions)
     if progress is not None:
         progress(events)
+
+
+def follow(
+    ledger: Ledger,
+    projections: Sequence[Projection],
+    *,
+    stop: threading.Event,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Keep projections caught up with whatever any process appends, until `stop` is set: in the order of positions,
+    each event once, whoever else follows. `progress` is called as by `catch_up`. Raises StoreError where the store
+    cannot be reached any more; what was written stays, and it goes on from there."""
+    with ledger.following() as wait:
+        looked = -FOLLOW_S
+        while not stop.is_set():
+            if time.monotonic() - looked >= FOLLOW_S or wait(STOP_S):
+                looked = time.monotonic()
+                catch_up(ledger, projections, progress=progress)
 
 
 class Difference(Struct, frozen=True):

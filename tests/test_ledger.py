@@ -663,13 +663,13 @@ def test_of_a_list_the_next_batch_is_decoded_while_the_last_is_committed(
 
     append = ledger._store.append
 
-    def slow(events: Any, evidence: Any, before: Any, committing: Callable[[], object]) -> Any:
+    def slow(events: Any, evidence: Any, before: Any, committing: Callable[[], object], *rest: Any) -> Any:
         def waiting() -> None:
             committing()
             if len(evidence) == BATCH_FRAMES_MAX:
                 overlapped.append(decoded.wait(10))
 
-        return append(events, evidence, before, waiting)
+        return append(events, evidence, before, waiting, *rest)
 
     with ledger.intake(Watched(), "main") as intake:
         monkeypatch.setattr(ledger._store, "append", slow)

@@ -35,8 +35,8 @@ class Health(Struct, frozen=True):
 
     account: str
     state: str
-    """`connecting`, `live`, `waiting` (to connect again), `refused` (the login; over), `failed` (a store that
-    cannot be written to; over), `stopped`."""
+    """`standby` (another process feeds the account), `connecting`, `live`, `waiting` (to connect again), `refused`
+    (the login; over), `failed` (a store that cannot be written to; over), `stopped`."""
     reason: str = ""
     """Why it is not live, or why it was not the last time."""
     since_ns: int = 0
@@ -53,6 +53,8 @@ class Health(Struct, frozen=True):
     unstored: int = 0
     """Frames that were received and could not be stored: a failing store, and no time left."""
     session: str = ""
+    standby: bool = False
+    """Whether it stood by to its end: another process fed the account."""
     untaped: str = ""
     """Why a conversation is not, or not to its end, on tape, where tapes were asked for; once said, it stays."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -15,7 +15,16 @@ import anyio
 from anyio import CancelScope
 
 from ledger.account import Recorded
-from ledger.errors import BadLogin, ConversationError, Corrupt, LedgerError, ReadOnly, Rejected, StoreError
+from ledger.errors import (
+    BadLogin,
+    ConversationError,
+    Corrupt,
+    LeaseLost,
+    LedgerError,
+    ReadOnly,
+    Rejected,
+    StoreError,
+)
 from ledger.ledger import Ledger
 from transports.feed import Feed, Health, log
 from transports.session import DRAIN_S, STORE_RETRY_S, Session, Stopping
@@ -28,6 +37,8 @@ PAUSE_S: Final = 0.05
 HEALTHY_S: Final = 30.0
 """How long a conversation must have been live for the next backoff to begin anew (s)."""
 REJECTIONS_MAX: Final = 3
+STANDBY_S: Final = 1.0
+"""How often a standby asks whether the account is to be fed by it now (s)."""
 REJECTED_S: Final = 1.0
 """The least pause after a rejection (s), times their number in a row: a venue that restarts rejects everybody."""
 
@@ -76,9 +87,12 @@ class Live:
             health = feed.health
             if health.state not in ("refused", "failed", "stopped"):
                 reason = health.reason if health.unstored else self._stopping.cause
-                if not health.session and health.reason:
+                if health.state == "standby":
+                    reason = f"{reason}; stood by: another process feeds it"
+                elif not health.session and health.reason:
                     reason = f"{reason}; never live: {health.reason}"
-                feed.note(state="stopped", reason=reason)
+                feed.note(state="stopped", reason=reason, standby=health.state == "standby")
+            self._writer.ask(partial(_release, feed, self._ledger))
             self._running -= 1
             if not self._running:
                 self._ended.set()
@@ -138,14 +152,40 @@ async def _last(feed: Feed, ledger: Ledger, writer: Writer) -> Recorded | None:
         await anyio.sleep(STORE_RETRY_S)
 
 
+async def _stand_by(feed: Feed, ledger: Ledger, writer: Writer) -> None:
+    """Return when the account is ours to feed; another process may feed it, until it ends."""
+    while True:
+        try:
+            if await writer.do(partial(ledger.lease, feed.name)):
+                return
+            feed.note(state="standby", reason="another process feeds this account")
+        except ReadOnly:
+            raise
+        except StoreError as error:
+            feed.note(state="waiting", reason=f"the store: {error}")
+        await anyio.sleep(STANDBY_S)
+
+
+def _release(feed: Feed, ledger: Ledger) -> None:
+    """Let another process feed the account; that the store cannot be reached now is no matter: the lease ends too."""
+    with suppress(LedgerError):
+        ledger.release(feed.name)
+
+
 async def _keep(feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) -> None:
     """Be live until cancelled, or until the venue has refused the login three times in a row."""
+    feed.begin(None)
+    await _stand_by(feed, ledger, writer)
     feed.begin(await _last(feed, ledger, writer))
     attempts = rejections = 0
     while True:
         feed.note(state="connecting")
         session = Session(feed, ledger, writer, stopping)
         error = await session.run()
+        if isinstance(error, LeaseLost):
+            log.warning("%s: %s", feed.name, error)
+            await _stand_by(feed, ledger, writer)
+            continue
         if session.ready_at is not None and anyio.current_time() - session.ready_at >= HEALTHY_S:
             attempts = rejections = 0
         if isinstance(error, Rejected):

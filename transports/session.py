@@ -27,6 +27,7 @@ from ledger.errors import (
     Conflict,
     ConversationError,
     Corrupt,
+    LeaseLost,
     LedgerError,
     Lost,
     ReadOnly,
@@ -35,6 +36,7 @@ from ledger.errors import (
 )
 from ledger.events import Asked
 from ledger.ledger import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival, Intake, Ledger
+from ledger.rows import Cell
 from ledger.venue import (
     Action,
     Ask,
@@ -329,7 +331,7 @@ class Session:
             except StoreError as error:
                 asked = None
                 self._feed.note(reason=f"the store: {error}")
-                if self._stopping.over or isinstance(error, ReadOnly | Conflict | Corrupt):
+                if self._stopping.over or isinstance(error, ReadOnly | Conflict | Corrupt | LeaseLost):
                     raise
                 log.warning("%s: the store fails, is tried again: %s", self._feed.name, error)
             until = anyio.current_time() + pause_s
@@ -458,15 +460,25 @@ class Session:
 
     def _remember(self, memory: bytes) -> None:
         name = self._feed.name
-        table = (
-            f"CREATE TABLE IF NOT EXISTS {_MEMORY} "
-            "(account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)"
-        )
-        row = (
-            f"INSERT INTO {_MEMORY} VALUES (?, ?, ?) "
-            "ON CONFLICT (account) DO UPDATE SET memory=excluded.memory, digest=excluded.digest"
-        )
-        self._ledger.write([(table, [()]), (row, [(name, memory, _digest(name, memory))])])
+        remember(self._ledger, [(name, memory, _digest(name, memory))])
+
+
+def remembered(ledger: Ledger) -> list[tuple[Cell, ...]]:
+    """What the conversations of every account were to remember, as it is stored. For who copies a ledger."""
+    return ledger.select(f"SELECT account, memory, digest FROM {_MEMORY}") if ledger.columns(_MEMORY) else []
+
+
+def remember(ledger: Ledger, memories: Sequence[Sequence[Cell]]) -> None:
+    """Store what `remembered` gives."""
+    table = (
+        f"CREATE TABLE IF NOT EXISTS {_MEMORY} "
+        "(account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)"
+    )
+    row = (
+        f"INSERT INTO {_MEMORY} VALUES (?, ?, ?) "
+        "ON CONFLICT (account) DO UPDATE SET memory=excluded.memory, digest=excluded.digest"
+    )
+    ledger.write([(table, [()]), (row, memories)])
 
 
 def changed_memories(ledger: Ledger) -> list[str]:
@@ -475,12 +487,9 @@ def changed_memories(ledger: Ledger) -> list[str]:
 
 
 def _memories(ledger: Ledger) -> list[tuple[str, bytes | None]]:
-    if not ledger.columns(_MEMORY):
-        return []
-    rows = ledger.select(f"SELECT account, memory, digest FROM {_MEMORY}")
     return [
         (str(name), memory if isinstance(memory, bytes) and _digest(name, memory) == digest else None)
-        for name, memory, digest in rows
+        for name, memory, digest in remembered(ledger)
     ]
 
 

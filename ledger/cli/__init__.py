@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from ledger.cli import explain, feeding, proof, quarantine, seals, state, statements
+from ledger.cli import copying, explain, feeding, following, proof, quarantine, seals, state, statements
 from ledger.cli.options import BAD, DONE, INTERRUPTED, VENUES, cli
 from ledger.console import printable
 from ledger.errors import LedgerError
@@ -20,8 +20,10 @@ from ledger.errors import LedgerError
 __all__ = [
     "VENUES",
     "cli",
+    "copying",
     "explain",
     "feeding",
+    "following",
     "main",
     "proof",
     "quarantine",

@@ -118,7 +118,7 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
         click.echo(summary(health))
     wrong = any(
         each.state in ("refused", "failed")
-        or not each.session
+        or not (each.session or each.standby)
         or each.quarantined
         or each.unstored
         or each.untaped

@@ -1,0 +1,59 @@
+"""The command that follows: projections kept caught up with what any process appends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Final
+
+import click
+
+from ledger.cli.options import DONE, PROJECTIONS, cli, db_option
+from ledger.ledger import Ledger
+from projections import follow as follow_live
+
+_KINDS: Final = {kind.__name__.lower(): kind for kind in PROJECTIONS}
+
+
+@cli.command()
+@db_option
+@click.option(
+    "--only",
+    type=click.Choice(list(_KINDS)),
+    multiple=True,
+    help="Follow with this projection only; may be said several times. Others may be followed by other processes.",
+)
+@click.option("--for", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop after so long.")
+def follow(db: str, only: tuple[str, ...], seconds: float | None) -> int:
+    """Keep projections, and the SQL views over them, caught up, until Ctrl-C, SIGTERM or --for.
+
+    In a PostgreSQL database any number of processes may follow beside any number that append. To a SQLite file one
+    process writes: there, `run` keeps the projections itself.
+    """
+    stop = threading.Event()
+    folded = 0
+
+    def count(events: int) -> None:
+        nonlocal folded
+        folded += events
+
+    with Ledger(db) as ledger:
+        projections = [_KINDS[name](ledger) for name in only or _KINDS]
+        said = ", ".join(only) if only else "all projections"
+        before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+        timer = None if seconds is None else threading.Timer(seconds, stop.set)
+        try:
+            if timer is not None:
+                timer.daemon = True
+                timer.start()
+            click.echo(f"following {ledger.name} with {said}; Ctrl-C stops")
+            follow_live(ledger, projections, stop=stop, progress=count)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        reached = min(each.subscription.position for each in projections)
+        events = "1 event" if folded == 1 else f"{folded} events"
+        click.echo(f"{events} folded; caught up to position {reached} of {ledger.position()}")
+    return DONE

@@ -32,6 +32,8 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _SERVER: Final = "SELECT CAST(pg_postmaster_start_time() AS TEXT), current_database(), current_schema()"
 """What no two places on servers have in common."""
+_OTHER: Final = "{}: {} is not what {} has there: it is no beginning of it; nothing was written"
+_OTHERS: Final = "{}: somebody else wrote to it: what was copied ends at position {}, and it does not"
 
 
 class NoBeginning(StoreError):  # noqa: N818 - named after what it says of the target
@@ -39,37 +41,51 @@ class NoBeginning(StoreError):  # noqa: N818 - named after what it says of the t
 
 
 class Copied(Struct, frozen=True):
-    """What was copied: `there` is how many events the target had before, `stands` where the source stood then."""
+    """What was copied: `there` is how many events the target had before, `stands` where the source stood then. The
+    other fields are sums over the frames that were kept and the natural keys of the events."""
 
     there: int
     stands: Checkpoint
+    frames: bytes
+    keys: int
 
 
 def copy(source: Ledger, target: Ledger, advance: Advance = lambda _: None) -> Copied:
     """Copy what the source holds and the target does not, in the order of positions.
 
     Every seal of the source is computed again. Raises NoBeginning before anything is written; Corrupt, naming account
-    and version, where something is wrong with the source: from there on nothing is copied. `advance` is told how many
-    more events were compared or copied.
+    and version, where an event of the source is not what was sealed: from there on nothing is copied. `advance` is told
+    how many more events were compared or copied.
     """
     if is_same(source, target):
         raise NoBeginning(f"{target.name}: a ledger is not copied to where it is")
-    chain, tree = Chain(), Tree()
-    with source.view() as view, closing(_frames(view, chain, tree)) as frames:
+    with source.view() as view, closing(_frames(view, whole := _Whole())) as frames:
         with target.view() as held:
-            there = _go_past(held, frames, source.name, advance)
-        _copy(frames, target, there, advance)
-    heads = {account: Head(head.version, head.seal) for account, head in chain.heads.items()}
-    return Copied(there, Checkpoint(source.name, tree.size, tree.root(), heads))
+            there, ahead = _go_past(held, frames, source.name, advance)
+        _copy(frames, target, there, ahead, advance)
+    return Copied(there, whole.stands(source.name), whole.frames.digest(), whole.keys)
 
 
 def check(target: Ledger, copied: Copied, advance: Advance = lambda _: None) -> None:
-    """Read the whole target again, hash it, and compare where it stands. Raises Corrupt where it does not stand where
-    the source stood, Conflict where somebody else wrote to it meanwhile."""
-    stands = copied.stands
-    for finding in target.verify(checkpoints=[stands], advance=advance):
-        raise Corrupt(f"{target.name}: not equal to {stands.origin}: {finding.sentence()}")
-    _alone(target, stands.size)
+    """Read the whole target again, hash it, and compare where it stands. Raises Corrupt where it is not where the
+    source stood, Conflict where somebody else wrote to it meanwhile."""
+    wanted = copied.stands
+    with target.view() as view:
+        for frame in _frames(view, whole := _Whole()):
+            advance(len(frame.events))
+        stored = 0
+        for key in view.natural_keys():
+            stored += _squared(key)
+    found = whole.stands(wanted.origin)
+    if found.size > wanted.size:
+        raise Conflict(_OTHERS.format(target.name, wanted.size))
+    for what, same in (
+        ("events", found == wanted),
+        ("frames", whole.frames.digest() == copied.frames),
+        ("natural keys", stored == copied.keys),
+    ):
+        if not same:
+            raise Corrupt(f"{target.name}: its {what} are not those of {wanted.origin}")
 
 
 def is_same(one: Ledger, other: Ledger) -> bool:
@@ -91,88 +107,141 @@ class _Frame(Struct):
 
     source: Source
     events: list[Row] = []
-    seals: list[bytes] = []
-    keys: list[str | int | bytes | None] = []
-    payload: bytes | None = None
-    """None where no frame is to be stored with them: a record of a session, or a frame that was read late."""
+    keys: list[tuple[str, int, str]] = []
+    kept: list[FrameRow] = []
+    """The frame itself, and before it those that no event is of; nothing where it is a record of a session, was kept
+    when it came and is read late, or is gone."""
     size: int = 0
-    """Bytes of states and frame."""
+    """Bytes of states and frames."""
 
     def add(self, row: Row, event: Event) -> None:
         """Take the next event."""
-        assert row[5] is not None
         self.events.append(row)
-        self.seals.append(row[5])
         if event.key:
-            self.keys += (row[0], keyed_ns(event), event.key)
+            self.keys.append((row[0], keyed_ns(event), event.key))
         self.size += len(row[3])
 
-    def put(self, rows: Rows) -> None:
-        """Put it behind the rows of a commit."""
+    def keep(self, kept: FrameRow) -> None:
+        """Take a frame that is stored with them."""
+        self.kept.append(kept)
+        self.size += len(kept[3])
+
+    def put(self, rows: Rows, ahead: int) -> int:
+        """Put it behind the rows of a commit, without the first `ahead` frames; how many are to be left out still."""
         for row in self.events:
+            assert row[5] is not None
             rows.events += row[:4]
-        rows.seals += self.seals
-        rows.keys += self.keys
-        if self.payload is not None:
-            rows.evidence += (self.source.session, self.source.ordinal, self.payload)
+            rows.seals.append(row[5])
+        for key in self.keys:
+            rows.keys += key
+        for kept in self.kept[ahead:]:
+            rows.evidence += kept[1:]
+        return max(0, ahead - len(self.kept))
 
 
-def _frames(view: View, chain: Chain, tree: Tree) -> Generator[_Frame]:
-    """All that is in a ledger, frame by frame, every seal computed again. Raises Corrupt where anything is wrong."""
-    stored = view.frames()
-    kept = next(stored, None)
+class _Whole:
+    """What is added up over a whole ledger."""
+
+    def __init__(self) -> None:
+        self.chain: Final = Chain()
+        self.tree: Final = Tree()
+        self.frames: Final = sha256()
+        self.keys = 0
+
+    def add(self, frame: _Frame) -> None:
+        """Take the next frame."""
+        for row in frame.events:
+            self.tree.append(row[5] or b"")
+        for _, session, ordinal, payload in frame.kept:
+            self.frames.update(repr((session, ordinal, len(payload))).encode("utf-8", "backslashreplace"))
+            self.frames.update(payload)
+        self.keys += sum(map(_squared, frame.keys))
+
+    def stands(self, origin: str) -> Checkpoint:
+        """Where the ledger stands after the frames so far."""
+        heads = {account: Head(head.version, head.seal) for account, head in self.chain.heads.items()}
+        return Checkpoint(origin, self.tree.size, self.tree.root(), heads)
+
+
+def _squared(key: tuple[str, int, str]) -> int:
+    """A natural key in a sum that tells which keys there are, in whatever order they come (as `ledger.verify` does)."""
+    return hash(key) ** 2
+
+
+def _frames(view: View, whole: _Whole) -> Generator[_Frame]:
+    """All that is in a ledger, frame by frame, every seal computed again. Raises Corrupt where one is not right."""
+    stored = _Stored(view)
     frame: _Frame | None = None
     for row in view.events():
-        event = chain.follows(row, READERS) or _looked_at(row, chain, view.name)
+        event = whole.chain.follows(row, READERS) or _looked_at(row, whole.chain, view.name)
         if frame is None or not frame.source.evidence or not is_one_frame(event.source, frame.source):
             if frame is not None:
+                whole.add(frame)
                 yield frame
             frame = _Frame(event.source)
-            if event.source.evidence and _is_next(kept, row, event.source, view.name):
-                assert kept is not None
-                frame.payload = kept[3]
-                frame.size = len(frame.payload)
-                kept = next(stored, None)
+            for kept in stored.upto(event.source):
+                frame.keep(kept)
         frame.add(row, event)
-        tree.append(row[5] or b"")
-    if frame is not None:
-        yield frame
-    for finding in chain.end(view):
+    for finding in whole.chain.end(view):
         raise Corrupt(f"{view.name}: {finding.sentence()}")
-    if kept is not None:
-        raise Corrupt(f"{view.name}: frame {kept[2]} of session {kept[1]} is of no event")
+    for kept in stored.rest():
+        if frame is None:
+            raise Corrupt(f"{view.name}: frame {kept[2]} of session {kept[1]} is of no event")
+        frame.keep(kept)
+    if frame is not None:
+        whole.add(frame)
+        yield frame
+
+
+class _Stored:
+    """The frames that were kept, in their order."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._stored = view.frames()
+        self._next = next(self._stored, None)
+
+    def upto(self, source: Source) -> Iterator[FrameRow]:
+        """The frames up to that of an event; none where it was kept before, or is not there at all."""
+        after = self._next
+        if after is None or not source.evidence:
+            return
+        if (after[1], after[2]) != (source.session, source.ordinal):
+            found = self._view.frame(source.session, source.ordinal)
+            if found is None or found.row < after[0]:
+                return
+            while self._next is not None and self._next[0] < found.row:
+                yield self._take(self._next)
+        if self._next is not None:
+            yield self._take(self._next)
+
+    def rest(self) -> Iterator[FrameRow]:
+        """All that are left."""
+        while self._next is not None:
+            yield self._take(self._next)
+
+    def _take(self, kept: FrameRow) -> FrameRow:
+        payload: Any = kept[3]
+        if not isinstance(payload, bytes):
+            raise Corrupt(f"{self._view.name}: frame {kept[2]} of session {kept[1]}: its row is damaged")
+        self._next = next(self._stored, None)
+        return kept
 
 
 def _looked_at(row: Row, chain: Chain, name: str) -> Event:
     """The next event, of which something may be wrong; the first of an account is one."""
     found, wrong = taken(Sealed(*row), _READER, chain)
     for finding in wrong:
-        raise Corrupt(f"{name}: not copied from here on: {finding.sentence()}")
+        raise Corrupt(f"{name}: {finding.sentence()}")
     assert found is not None
     return found.event
 
 
-def _is_next(kept: FrameRow | None, row: Row, source: Source, name: str) -> bool:
-    """Whether the next frame that was kept is that of an event; if not, it was stored before, with what could be made
-    of it then. Raises Corrupt where it should be, and is another."""
-    if kept is not None and (kept[1], kept[2]) == (source.session, source.ordinal):
-        payload: Any = kept[3]
-        if not isinstance(payload, bytes) or sha256(payload).digest() != source.evidence:
-            raise Corrupt(
-                f"{name}: not copied from here on: {row[0]} version {row[1]}: its frame was changed"
-            )
-        return True
-    if source.late_ns is None:
-        raise Corrupt(
-            f"{name}: not copied from here on: {row[0]} version {row[1]}: its frame is gone, or not in order"
-        )
-    return False
-
-
-def _go_past(held: View, frames: Iterator[_Frame], source: str, advance: Advance) -> int:
-    """Go past what the target holds, and how many events that is. Raises NoBeginning."""
+def _go_past(held: View, frames: Iterator[_Frame], source: str, advance: Advance) -> tuple[int, int]:
+    """Go past what the target holds: how many events that is, and how many frames more than theirs it holds. Raises
+    NoBeginning."""
     there = 0
-    stored = held.events()
+    stored, kept = held.events(), held.frames()
     theirs = next(stored, None)
     while theirs is not None:
         frame = next(frames, None)
@@ -182,25 +251,27 @@ def _go_past(held: View, frames: Iterator[_Frame], source: str, advance: Advance
             if theirs is None:
                 raise NoBeginning(f"{held.name}: it ends within a frame of {source}; nothing was written")
             if theirs != ours:
-                raise NoBeginning(
-                    f"{held.name}: {theirs[0]} version {theirs[1]} (position {theirs[4]}) is not what {source} has "
-                    "there: it is no beginning of it; nothing was written"
-                )
+                place = f"{theirs[0]} version {theirs[1]} (position {theirs[4]})"
+                raise NoBeginning(_OTHER.format(held.name, place, source))
             theirs = next(stored, None)
+        for each in frame.kept:
+            other = next(kept, None)
+            if other is None or other[1:] != each[1:]:
+                place = f"frame {each[2]} of session {each[1]}"
+                raise NoBeginning(_OTHER.format(held.name, place, source))
         there += len(frame.events)
         advance(len(frame.events))
-    return there
+    return there, sum(1 for _ in kept)
 
 
-def _copy(frames: Iterator[_Frame], target: Ledger, there: int, advance: Advance) -> None:
+def _copy(frames: Iterator[_Frame], target: Ledger, there: int, ahead: int, advance: Advance) -> None:
     rows, size = Rows(), 0
     for frame in frames:
-        if rows.seals and (
-            len(rows.seals) + len(frame.seals) > BATCH_EVENTS_MAX or size + frame.size > BATCH_BYTES_MAX
-        ):
+        events = len(rows.seals)
+        if events and (events + len(frame.events) > BATCH_EVENTS_MAX or size + frame.size > BATCH_BYTES_MAX):
             there = _take(target, rows, there, advance)
             rows, size = Rows(), 0
-        frame.put(rows)
+        ahead = frame.put(rows, ahead)
         size += frame.size
     if rows.seals:
         _take(target, rows, there, advance)
@@ -215,16 +286,10 @@ def _take(target: Ledger, rows: Rows, there: int, advance: Advance) -> int:
         raise StoreError(
             f"{target.name}: of positions {there + 1} to {upto} something cannot be held: {error}"
         ) from error
-    _alone(target, upto)
+    if target.position() != upto:
+        raise Conflict(_OTHERS.format(target.name, upto))
     advance(len(rows.seals))
     return upto
-
-
-def _alone(target: Ledger, position: int) -> None:
-    if target.position() != position:
-        raise Conflict(
-            f"{target.name}: somebody else wrote to it: what was copied ends at position {position}, and it does not"
-        )
 
 
 def _read(stored: Sealed) -> Recorded:

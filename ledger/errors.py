@@ -8,7 +8,9 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── LedgerBusy           another process is writing to this ledger
 │   ├── ReadOnly             the ledger was opened read_only
 │   ├── Conflict             somebody else appended to the account first; nothing of the batch is stored
+│   │   └── Overtaken        somebody else moved a projection's place first; nothing of the batch is written
 │   ├── LeaseLost            another process feeds the account now; nothing of the batch is stored
+│   ├── Unstorable           an id that is too long for the database; the frame that says it is quarantined
 │   ├── Unsealed             a ledger of a version before seals, opened to read only
 │   └── Corrupt              a stored event cannot be read, or the file is damaged
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
@@ -53,6 +55,14 @@ class ReadOnly(StoreError):  # noqa: N818
 
 class Conflict(StoreError):  # noqa: N818
     """Somebody else appended to the account first. Nothing of the batch is stored; reload and try again."""
+
+
+class Overtaken(Conflict):
+    """A place that was to be moved on from was moved by somebody else first. Nothing of the batch is written."""
+
+
+class Unstorable(StoreError):  # noqa: N818 - named after what it says of the event
+    """An event that the database cannot hold. Nothing of the batch is stored; the frame it came from is quarantined."""
 
 
 class LeaseLost(StoreError):  # noqa: N818

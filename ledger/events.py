@@ -8,6 +8,7 @@ never reorder, rename freely. Any other change is a new topic.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
@@ -242,6 +243,39 @@ def keyed_ns(event: Event) -> int:
     else:
         at_ns = event.source.time_ns
     return 0 if at_ns is None or event.key.startswith(LATE) else at_ns
+
+
+_IDS: Final = (
+    "key",
+    "order_id",
+    "fill_id",
+    "counter_order_id",
+    "symbol",
+    "side",
+    "type",
+    "status",
+    "role",
+    "fee_asset",
+    "asset_id",
+    "asset",
+    "part",
+    "reference",
+)
+
+
+def ids(event: Event) -> Iterator[str]:
+    """The texts of an event by which something may be looked up; amounts and reasons are none."""
+    source = event.source
+    yield from (source.venue, source.channel, source.session)
+    yield from (source.subscription or "", source.message_id or "")
+    for name in _IDS:
+        if text := getattr(event, name, None):
+            yield text
+    if isinstance(event, BalanceEventImported):
+        yield event.cause
+    elif isinstance(event, BalanceSnapshot | BalanceDelta):
+        yield from (text for each in event.balances for text in (each.asset_id, each.asset))
+        yield from event.removed if isinstance(event, BalanceDelta) else ()
 
 
 def opened_key(session: str) -> str:

@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from ledger.account import Account, Draft, Recorded
 from ledger.decoding import decoded, late_statement, storable
-from ledger.errors import Closed, Conflict, LedgerError
+from ledger.errors import Closed, Conflict, LedgerError, Unstorable
 from ledger.events import (
     Asked,
     Event,
@@ -329,7 +329,7 @@ class Ledger:
 
     def write(self, statements: Iterable[Change], once: Sequence[Once] = ()) -> None:
         """Statements, each with many rows of parameters, in one transaction. For projections' own tables. `once` are
-        statements that must change one row each: where one does not, nothing is done and Conflict raised."""
+        statements that must change one row each: where one does not, nothing is done and Overtaken raised."""
         with self._writing:
             self._store.write(statements, once)
 
@@ -607,9 +607,10 @@ class Intake:
         """Count a batch, once `record` says that it is durable."""
         try:
             done, new = record()
-        except LedgerError:
-            raise
-        except Exception:  # the venue module made what cannot be stored: find its frame, keep the others
+        except Exception as error:
+            if isinstance(error, LedgerError) and not isinstance(error, Unstorable):
+                raise
+            # The venue module made what cannot be stored: find its frame, keep the others.
             check = self._ledger._store.check
             checked = [(frame, storable(self._venue, frame, said, check)) for frame, said in batch.taken]
             done, new = self._record(checked)

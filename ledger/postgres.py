@@ -26,7 +26,16 @@ from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from ledger.arrays import ARRAYS, MAKERS, Array, blobs, heard, numbers, texts, told
-from ledger.errors import Closed, Conflict, LeaseLost, LedgerError, NoSuchLedger, StoreError
+from ledger.errors import (
+    Closed,
+    Conflict,
+    LeaseLost,
+    LedgerError,
+    NoSuchLedger,
+    Overtaken,
+    StoreError,
+    Unstorable,
+)
 from ledger.rows import Cell, Change, Once, Rows, Wait
 from ledger.view import View
 
@@ -51,8 +60,7 @@ READERS_MAX: Final = 16
 PAGE_ROWS: Final = 2_000
 """Of a view, read from the server at once."""
 TEXT_BYTES_MAX: Final = 500
-"""Of a text in a natural key or a key of a projection: an entry of an index is at most 2,704 bytes (PostgreSQL manual,
-section 65.1, B-tree)."""
+"""Of a text in an index, of which there may be five: an entry is at most 2,704 bytes (PostgreSQL manual, 65.1)."""
 SCHEMA_VERSION: Final = 1
 TABLES: Final = ("stored_events", "evidence", "natural_keys", "seals")
 CHANNEL: Final = "stored_events"
@@ -130,10 +138,6 @@ _TYPES: Final = (
 log = logging.getLogger("accountledger")
 T = TypeVar("T")
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
-
-
-class Unstorable(ValueError):  # noqa: N818 - said of the frame
-    """What PostgreSQL cannot hold: the frame it came from is quarantined."""
 
 
 class _Datastore(PostgresDatastore):
@@ -265,6 +269,7 @@ class Postgres:
 
     POSITION: ClassVar[str] = "notification_id"
     FILE: ClassVar[bool] = False
+    ID_BYTES_MAX: ClassVar[int | None] = TEXT_BYTES_MAX
 
     def __init__(self, url: str, *, read_only: bool) -> None:
         self.name = place_of(url)
@@ -315,7 +320,9 @@ class Postgres:
                 connection.execute(_query(self._recorder.script()))
 
     def _is_made(self, connection: Connection) -> bool:
-        found = connection.execute("SELECT to_regclass('ledger_schema')").fetchone()
+        found = connection.execute(
+            "SELECT to_regclass(quote_ident(current_schema()) || '.ledger_schema')"
+        ).fetchone()
         if found is None or found[0] is None:
             return False
         version = connection.execute("SELECT version FROM ledger_schema").fetchone()
@@ -515,7 +522,6 @@ class Postgres:
                 raise Unstorable(_words(error)) from error
             return True
 
-        _check(rows)
         self._patiently(append, stored)
 
     def known(self, account: str, keys: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -570,7 +576,7 @@ class Postgres:
                     )
                 for sql, params in once:
                     if connection.execute(_spoken(sql), [told(cell) for cell in params]).rowcount != 1:
-                        raise Conflict(f"{self.name}: somebody else wrote it first")
+                        raise Overtaken(f"{self.name}: somebody else wrote it first")
                 for sql, rows in wanted:
                     self._change(connection, sql, rows)
             return True
@@ -639,8 +645,9 @@ class Postgres:
 
 
 _COLUMNS: Final = (
-    "SELECT column_name::text, data_type::text FROM information_schema.columns "
-    "WHERE table_schema = current_schema() AND table_name = %s"
+    "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute AS a JOIN pg_class AS t ON t.oid = attrelid "
+    "WHERE t.relname = %s AND t.relnamespace = to_regnamespace(quote_ident(current_schema())) "
+    "AND t.relkind IN ('r', 'p', 'v') AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
 )
 
 
@@ -732,13 +739,6 @@ def _spoken(sql: str) -> Any:
         for kind, ours in _TYPES:
             said = kind.sub(ours, said)
     return _query(said)
-
-
-def _check(rows: Rows) -> None:
-    """Raise Unstorable for a natural key that no index entry holds."""
-    for account, _, key in zip(*[iter(rows.keys)] * 3, strict=True):
-        if len(cast("str", key)) > TEXT_BYTES_MAX or len(cast("str", account)) > TEXT_BYTES_MAX:
-            raise Unstorable(f"an id of more than {TEXT_BYTES_MAX} characters")
 
 
 def _words(error: BaseException) -> str:

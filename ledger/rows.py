@@ -46,6 +46,8 @@ class Engine(Protocol):
     """The column of `stored_events` that holds an event's position."""
     FILE: ClassVar[bool]
     """Whether it is a file, or memory; not a server."""
+    ID_BYTES_MAX: ClassVar[int | None]
+    """The longest text that an index holds; None where there is no limit."""
     name: str
     """Of the database, as it may be told: no password in it."""
 
@@ -85,7 +87,7 @@ class Engine(Protocol):
         ...
 
     def write(self, changes: Iterable[Change], once: Sequence[Once] = ()) -> None:
-        """Statements in one transaction. Those of `once` must change one row each, else nothing is done and Conflict
+        """Statements in one transaction. Those of `once` must change one row each, else nothing is done and Overtaken
         raised."""
         ...
 

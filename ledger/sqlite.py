@@ -33,7 +33,7 @@ from eventsourcing.sqlite import (
     SQLiteDatastore,
 )
 
-from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, StoreError, Unsealed
+from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, Overtaken, StoreError, Unsealed
 from ledger.rows import Cell, Change, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.view import SQLiteView, View, events_sql
@@ -231,6 +231,7 @@ class SQLite:
 
     POSITION: ClassVar[str] = "rowid"
     FILE: ClassVar[bool] = True
+    ID_BYTES_MAX: ClassVar[int | None] = None
 
     def __init__(self, path: Path | None, *, read_only: bool) -> None:
         self.name = "memory" if path is None else str(path)
@@ -390,7 +391,7 @@ class SQLite:
         with self.errors(), self._datastore.transaction(commit=True) as cursor:
             for each in once:
                 if cursor.sqlite_cursor.execute(*each).rowcount != 1:
-                    raise Conflict(f"{self.name}: somebody else wrote it first")
+                    raise Overtaken(f"{self.name}: somebody else wrote it first")
             for sql, rows in changes:
                 cursor.executemany(sql, rows)
 

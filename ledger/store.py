@@ -15,8 +15,8 @@ import msgspec
 from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from ledger.account import Account, Keyed, Recorded
-from ledger.errors import Corrupt, ReadOnly
-from ledger.events import TOPICS, Event, keyed_ns, opened_key
+from ledger.errors import Corrupt, ReadOnly, Unstorable
+from ledger.events import TOPICS, Event, ids, keyed_ns, opened_key
 from ledger.rows import Cell, Change, Engine, Evidence, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite import SQLite
@@ -27,6 +27,11 @@ RUN_EVENTS_MAX: Final = 50
 """Decoded at once where all are read: so many stay in the processor's cache, a page of them does not."""
 URLS: Final = ("postgresql://", "postgres://")
 """How the place of a ledger in PostgreSQL begins."""
+
+UTF8_BYTES_MAX: Final = 4
+"""Of one character."""
+_LONG_TEXT: Final = (b"\xda", b"\xdb")
+"""What a text of more than 255 bytes begins with in msgpack."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
@@ -135,6 +140,7 @@ class Store:
             account, version, event = each.account, each.version, each.event
             topic, state = _topics[type(event)], _encode(event)
             heads[account] = head = seal(heads[account], leaf(version, topic, state))
+            self._refuse_long_ids(account, event, state)
             rows.events += (account, version, topic, state)
             rows.seals.append(head)
             if event.key:
@@ -151,7 +157,19 @@ class Store:
     def check(self, account: str, event: Event) -> None:
         """Raise whatever it is that keeps an event from being stored and read back."""
         stored = self._mapper.to_stored_event(Recorded(account.encode().decode(), 1, event))
+        self._refuse_long_ids(account, event, stored.state)
         self._mapper.to_domain_event(stored)
+
+    def _refuse_long_ids(self, account: str, event: Event, state: bytes) -> None:
+        """Raise Unstorable for an id that an index of the database cannot hold, here or in a projection."""
+        most = self._engine.ID_BYTES_MAX
+        if most is None or (len(state) <= most and len(account) <= most // UTF8_BYTES_MAX):
+            return
+        if len(account) <= most // UTF8_BYTES_MAX and not any(mark in state for mark in _LONG_TEXT):
+            return
+        for text in (account, *ids(event)):
+            if (size := len(text.encode())) > most:
+                raise Unstorable(f"{self.name}: an id of {size} bytes; this database takes {most}")
 
     def events(self, account: str, *, after: int = 0, upto: int | None = None) -> list[Recorded]:
         """The next page of an account's events after version `after`, at most PAGE_EVENTS_MAX of them."""
@@ -285,7 +303,7 @@ class Store:
 
     def write(self, changes: Iterable[Change], once: Sequence[Once] = ()) -> None:
         """Run statements, each with many rows of parameters, in one transaction. For projections' own tables. Those
-        of `once` must change one row each, else nothing is done and Conflict is raised."""
+        of `once` must change one row each, else nothing is done and Overtaken is raised."""
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
         self._engine.write(changes, once)

@@ -82,6 +82,10 @@ class View(ABC):
         sql = "SELECT 1 FROM natural_keys WHERE account=? AND at_ns=? AND key=?"
         return self._one(sql, (account, at_ns, key)) is not None
 
+    def select(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query, whole. For projections."""
+        return list(self._rows(sql, params))
+
     @abstractmethod
     def inspected(self) -> AbstractContextManager[Callable[[], list[str]]]:
         """What is wrong with the tables' definitions, and what the database itself finds wrong with its files and

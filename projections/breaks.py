@@ -201,12 +201,18 @@ class Breaks:
     ) -> list[Break]:
         """The breaks: open ones first, by account and time. `now_ns`: until when an open one ages, if not now."""
         catch_up(self._ledger, self.projections)
-        found = told(
+        found = self.folded(self._balances.gaps.folded(account), account, now_ns=now_ns)
+        return [each for each in found if each.state == "open" or not open_only]
+
+    def folded(
+        self, gaps: Sequence[Gap], account: str | None = None, *, now_ns: int | None = None
+    ) -> list[Break]:
+        """The breaks as far as `projections` have come, with the gaps that may explain them."""
+        return told(
             [*self._balances.fold.agreement.breaks.rows(account), *self._fold.rows(account)],
-            self._balances.gaps.folded(account),
+            gaps,
             time.time_ns() if now_ns is None else now_ns,
         )
-        return [each for each in found if each.state == "open" or not open_only]
 
 
 def told(rows: Iterable[BreakRow], gaps: Sequence[Gap], now_ns: int) -> list[Break]:

@@ -35,11 +35,11 @@ class Fills:
     """The fills of all accounts. Catches up when read."""
 
     name = "fills"
-    version = 1
+    version = 2
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
-        self._rows: Final = Table(database, "fills", FillRow, key=2)
+        self._rows: Final = Table(database, "fill_rows", FillRow, key=2)
         self.tables: Final = (self._rows,)
         self.subscription: Final = Subscription(ledger, self, database)
 

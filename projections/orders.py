@@ -43,11 +43,11 @@ class Orders:
     """Current orders, open and closed. Catches up when read."""
 
     name = "orders"
-    version = 1
+    version = 2
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
-        self._rows: Final = Table(database, "orders", OrderRow, key=2)
+        self._rows: Final = Table(database, "order_rows", OrderRow, key=2)
         self.tables: Final = (self._rows,)
         self.subscription: Final = Subscription(ledger, self, database)
 

@@ -31,11 +31,11 @@ class Quarantine:
     """The quarantined frames of all accounts. Catches up when read."""
 
     name = "quarantine"
-    version = 2
+    version = 3
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
-        self._rows: Final = Table(database, "quarantine", QuarantineRow, key=2)
+        self._rows: Final = Table(database, "quarantine_rows", QuarantineRow, key=2)
         self.tables: Final = (self._rows,)
         self.subscription: Final = Subscription(ledger, self, database)
 

@@ -17,8 +17,9 @@ from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.errors import Conflict
+from ledger.errors import Overtaken
 from ledger.events import Event
+from projections import view_sql
 from projections.tables import Cell, Change, Database, Once, Table, insert_sql
 
 BATCH_EVENTS_MAX: Final = 10_000
@@ -28,6 +29,8 @@ FOLLOW_S: Final = 5.0
 """How often a follower looks for what it was not told of."""
 STOP_S: Final = 0.25
 """How often a follower looks whether it is to stop."""
+RESETS_MAX: Final = 10
+"""How often a reset begins again because somebody else wrote meanwhile."""
 REFRESHES_MAX: Final = 10
 """How often a catch up begins again because somebody else wrote the rows it read meanwhile."""
 
@@ -38,6 +41,12 @@ _POSITIONS: Final = (
 _UNDIGESTED: Final = {"name", "version", "position"}
 """The columns of that table in versions before 0.4.0."""
 _MARK: Final = insert_sql("projection_positions", ("name", "version", "position", "digest"), ("name",))
+_FIRST: Final = (
+    "INSERT INTO projection_positions (name, version, position, digest) VALUES (?,?,?,?) ON CONFLICT DO NOTHING"
+)
+_AGAIN: Final = (
+    "UPDATE projection_positions SET version=?, position=?, digest=? WHERE name=? AND version=? AND position=?"
+)
 _MOVE: Final = (
     "UPDATE projection_positions SET position=?, digest=? WHERE name=? AND version=? AND position=?"
 )
@@ -141,7 +150,10 @@ class Subscription:
                 self._detach()
             else:
                 database.write([(_POSITIONS, [()])])
-                self.reset()
+                try:
+                    self._make(database)
+                except Overtaken:  # another process did, at the same time
+                    self.position = self._stored = self._read(database) or 0
 
     def _read(self, database: Database) -> int | None:
         """How far the stored rows go; None where there are none of this version."""
@@ -190,11 +202,21 @@ class Subscription:
         self._go_on_from(0)
         if self._database is None:
             return
-        statements: list[tuple[str, Sequence[Sequence[Cell]]]] = []
-        for table in self._projection.tables:
-            statements += [(f"DROP TABLE IF EXISTS {table.name}", [()]), (table.create, [()])]
-        place = (self._projection.name, self._projection.version, 0, _digest(self._projection.name, 0))
-        self._database.write([*statements, (_MARK, [place])])
+        for _ in range(RESETS_MAX - 1):
+            with suppress(Overtaken):  # somebody else wrote at the same time
+                return self._make(self._database)
+        self._make(self._database)
+
+    def _make(self, database: Database) -> None:
+        """Make its tables, empty, unless somebody else moves its place meanwhile: then raise Overtaken."""
+        name, version = self._projection.name, self._projection.version
+        there = database.select("SELECT version, position FROM projection_positions WHERE name=?", (name,))
+        place = (name, version, 0, _digest(name, 0))
+        once: Once = (_MARK if there else _FIRST, place)  # what is damaged is written over
+        if there and all(isinstance(cell, int) for cell in there[0]):
+            once = (_AGAIN, (*place[1:], name, *there[0]))
+        as_made = bool(there) and there[0][0] == version
+        database.write(view_sql.emptying(database, self._projection.tables, as_made=as_made), [once])
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event, if it has not been."""
@@ -269,7 +291,7 @@ def _digest(name: str, position: int) -> bytes:
 
 def flush(subscriptions: Sequence[Subscription]) -> None:
     """Write what several projections folded, in one transaction for each database. A projection that somebody else
-    wrote meanwhile goes on from there; raises Conflict where that is behind what was folded."""
+    wrote meanwhile goes on from there; raises Overtaken where that is behind what was folded."""
     databases: dict[int, _Writing] = {}
     try:
         for each in subscriptions:
@@ -282,7 +304,7 @@ def flush(subscriptions: Sequence[Subscription]) -> None:
         raise
     behind = [each for writing in databases.values() for each in writing.settled()]
     if behind:
-        raise Conflict(f"{', '.join(sorted(behind))}: somebody else wrote it first")
+        raise Overtaken(f"{', '.join(sorted(behind))}: somebody else wrote it first")
 
 
 class _Writing:
@@ -303,6 +325,7 @@ class _Writing:
                 each.settled(written=True)
                 continue
             folded = each.position
+            each.settled(written=False)
             each.refresh()
             if each.position < folded:
                 behind.append(each.name)
@@ -323,9 +346,9 @@ def _write(writing: _Writing) -> None:
     try:
         writing.database.write([change for changes in moves.values() for change in changes], [*moves])
         writing.written = set(moves)
-    except Conflict:  # one of them at least; the others are ours to write
+    except Overtaken:  # one of them at least; the others are ours to write
         for move, changes in moves.items():
-            with suppress(Conflict):
+            with suppress(Overtaken):
                 writing.database.write(changes, [move])
                 writing.written.add(move)
 
@@ -361,7 +384,7 @@ def _fold_with_others(
     for _ in range(CONFLICTS_MAX):
         try:
             return _fold(ledger, subscriptions, upto, progress)
-        except Conflict:
+        except Overtaken:
             time.sleep(random.uniform(0, CONFLICT_S))
             for each in subscriptions:
                 each.refresh()

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar, get_
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from ledger.errors import Conflict
+from ledger.errors import Overtaken
 
 Cell = str | int | bytes | None
 Change: TypeAlias = tuple[str, Sequence[Sequence[Cell]]]
@@ -52,7 +52,7 @@ class Database(Protocol):
 
     def write(self, statements: Iterable[Change], once: Sequence[Once] = (), /) -> None:
         """Statements with their rows of parameters, in one transaction. `once` are such that must change one row each:
-        where one does not, nothing is done and Conflict raised."""
+        where one does not, nothing is done and Overtaken raised."""
         ...
 
 
@@ -89,7 +89,7 @@ class Scratch:
         """Statements with their rows of parameters. After an error the database is of no use."""
         for each in once:
             if self._connection.execute(*each).rowcount != 1:
-                raise Conflict("somebody else wrote it first")
+                raise Overtaken("somebody else wrote it first")
         for sql, rows in statements:
             self._connection.executemany(sql, rows)
         self._connection.commit()

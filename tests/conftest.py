@@ -53,6 +53,13 @@ def schemas(postgres_server: str) -> Iterator[Schemas]:
     made.close()
 
 
+@pytest.fixture
+def new_schema(schemas: Schemas) -> Iterator[str]:
+    """The URL of a schema with nothing in it."""
+    yield schemas.url()
+    schemas.forget()
+
+
 @pytest.fixture(autouse=True)
 def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Where the ledgers of a test are."""

@@ -56,10 +56,11 @@ def take_in(ledger: Ledger, venue: Venue, account: str, frames: Sequence[bytes],
 
 def note_of(ledger: Ledger, key: PrivateKey = KEY, upto: int | None = None) -> bytes:
     """A signed checkpoint of the ledger: of all of it, or of its first `upto` events."""
+    place = ledger._store._engine.POSITION
     rows = ledger.select(
         "SELECT e.originator_id, e.originator_version, s.seal FROM stored_events AS e "
-        "JOIN seals AS s ON s.position=e.rowid ORDER BY e.rowid LIMIT ?",
-        (-1 if upto is None else upto,),
+        f"JOIN seals AS s ON s.position=e.{place} ORDER BY e.{place} LIMIT ?",
+        (1 << 62 if upto is None else upto,),
     )
     tree = Tree()
     heads: dict[str, Head] = {}

@@ -626,21 +626,21 @@ def test_a_fold_from_zero_equals_what_is_stored(two_accounts: Ledger) -> None:
 @pytest.mark.parametrize(
     ("plant", "table", "stored_side", "folded_side"),
     [
-        ("UPDATE fills SET price='0.6' WHERE fill_id='f1'", "fills", "0.6", "0.5"),
+        ("UPDATE fill_rows SET price='0.6' WHERE fill_id='f1'", "fill_rows", "0.6", "0.5"),
         ("UPDATE balances SET total='1.0' WHERE asset_id='A'", "balances", "1.0", "1"),
         ("UPDATE balances SET held=0 WHERE asset_id='B'", "balances", "2", "2"),
-        ("DELETE FROM fills WHERE fill_id='f2'", "fills", None, "0.5"),
-        ("DELETE FROM fills WHERE fill_id='f1'", "fills", None, "0.5"),
-        ("INSERT INTO fills SELECT account,'f0',{} FROM fills WHERE fill_id='f1'", "fills", "0.5", None),
-        ("INSERT INTO fills SELECT account,'f9',{} FROM fills WHERE fill_id='f1'", "fills", "0.5", None),
-        ("UPDATE fills SET fill_id='g' WHERE fill_id='f1'", "fills", None, "0.5"),
+        ("DELETE FROM fill_rows WHERE fill_id='f2'", "fill_rows", None, "0.5"),
+        ("DELETE FROM fill_rows WHERE fill_id='f1'", "fill_rows", None, "0.5"),
+        ("INSERT INTO fill_rows SELECT account,'f0',{} FROM fill_rows WHERE fill_id='f1'", "fill_rows", "0.5", None),
+        ("INSERT INTO fill_rows SELECT account,'f9',{} FROM fill_rows WHERE fill_id='f1'", "fill_rows", "0.5", None),
+        ("UPDATE fill_rows SET fill_id='g' WHERE fill_id='f1'", "fill_rows", None, "0.5"),
     ],
 )
 def test_a_planted_difference_is_found_in_each_account(
     two_accounts: Ledger, plant: str, table: str, stored_side: str | None, folded_side: str | None
 ) -> None:
     assert [] == differences(two_accounts)
-    columns = two_accounts.select("SELECT name FROM pragma_table_info('fills')")
+    columns = two_accounts.select("SELECT name FROM pragma_table_info('fill_rows')")
     two_accounts.write([(plant.format(", ".join(str(name) for (name,) in columns[2:])), [()])])
     found = differences(two_accounts)
     moved = "fill_id='g'" in plant  # a row of another key is one too many and one too few

@@ -1,0 +1,215 @@
+"""Appends on PostgreSQL: rows to durable beside COPY of the very same rows, and frames to durable beside both that and
+stock eventsourcing.
+
+The rows of every commit are known from a rehearsal in memory. At the end the tables of all three are compared, row by
+row, and eventsourcing is asked for every amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, Final, TypeVar
+
+from benchmarks import ingest
+from benchmarks.claims import faster
+from benchmarks.ingest import Part, Work
+from benchmarks.measure import Effort, Result, Side, Unequal, compared, laps
+from benchmarks.server import DURABLE, Place, Server, connected
+from benchmarks.stock import Stock
+from ledger import Ledger
+from ledger.ledger import BATCH_FRAMES_MAX
+from ledger.rows import Rows
+
+APPEND: Final = "accountledger, append of the rows"
+INGEST: Final = "accountledger, from the frames"
+COPY: Final = "COPY BINARY of the rows"
+STOCK: Final = "eventsourcing, Decimals"
+TABLES: Final = {
+    "stored_events": ("originator_id text", "originator_version int8", "topic text", "state bytea"),
+    "seals": ("seal bytea",),
+    "evidence": ("session text", "ordinal int8", "payload bytea"),
+    "natural_keys": ("account text", "at_ns int8", "key text"),
+}
+"""What the rows of a commit hold, by table; of events and seals also their position, which is counted."""
+POSITIONS: Final = {"stored_events": "notification_id int8", "seals": "position int8"}
+
+T = TypeVar("T")
+
+
+class Copied:
+    """A ledger's tables and indexes, written to by nothing but COPY BINARY: a transaction for each commit."""
+
+    def __init__(self, place: Place) -> None:
+        with Ledger(place.url):
+            pass  # the tables are made
+        self._connection: Final = connected(place.url)
+        self._connection.autocommit = False
+        self._position = 0
+
+    def insert(self, rows: Rows) -> None:
+        """One commit."""
+        cells: Mapping[str, Sequence[Any]] = {
+            "stored_events": rows.events,
+            "seals": rows.seals,
+            "evidence": rows.evidence,
+            "natural_keys": rows.keys,
+        }
+        for table, columns in TABLES.items():
+            found = zip(*[iter(cells[table])] * len(columns), strict=True)
+            if table in POSITIONS:
+                columns = (*columns, POSITIONS[table])
+                found = ((*row, position) for position, row in enumerate(found, self._position + 1))
+            if cells[table]:
+                self._copy(table, columns, found)
+        self._position += len(rows.seals)
+        self._connection.commit()
+
+    def _copy(self, table: str, columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
+        names, kinds = zip(*(column.split() for column in columns), strict=True)
+        sql = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
+        with self._connection.cursor().copy(sql.encode()) as copy:
+            copy.set_types(kinds)
+            for row in rows:
+                copy.write_row(row)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class PostgresStock(Stock):
+    """Stock eventsourcing on PostgreSQL."""
+
+    def _check_durable(self) -> None:
+        recorder: Any = self._app.recorder
+        with recorder.datastore.get_connection() as connection:
+            for name, wanted in DURABLE.items():
+                if connection.execute(f"SELECT current_setting('{name}')").fetchone() != {"current_setting": wanted}:
+                    raise Unequal(f"eventsourcing's {name} is not the ledger's")
+
+
+def appends(server: Server, effort: Effort) -> Iterator[Result]:
+    """Every kind of frame of `benchmarks.ingest`, at every batch size, of one account and of many."""
+    for sample in ingest.KINDS:
+        for accounts in ingest.ACCOUNTS:
+            for frames, commits in effort.ingest_commits:
+                work = ingest.work(sample, accounts, frames, commits, effort.rounds + 1)
+                yield from appended(server, work, effort.rounds)
+
+
+def cases(effort: Effort) -> int:
+    """How many there are."""
+    return 2 * len(ingest.KINDS) * len(ingest.ACCOUNTS) * len(effort.ingest_commits)
+
+
+def appended(server: Server, work: Work, rounds: int) -> list[Result]:
+    """One case: the append, and the whole way of the frames; measured together."""
+    opening, stored = rehearse(work)
+    with ExitStack() as stack:
+        ours, whole, bare, theirs = (stack.enter_context(server.place()) for _ in range(4))
+        ledger = stack.enter_context(Ledger(ours.url))
+        taking = stack.enter_context(Ledger(whole.url))
+        copied = stack.enter_context(closing(Copied(bare)))
+        stock = stack.enter_context(closing(PostgresStock(theirs.stock(), work.accounts)))
+        intakes = ingest.opened(taking, work)
+        for rows in opening:
+            insert(ledger, rows)
+            copied.insert(rows)
+        units, commits = work.frames * work.commits, work.commits
+        append = Side(APPEND, _slices(stored, commits, lambda rows: insert(ledger, rows)), units)
+        copy = Side(COPY, _slices(stored, commits, copied.insert), units)
+        slices = iter(range(0, len(work.parts), commits))
+
+        def take_next() -> None:
+            first = next(slices)
+            ingest.receive(intakes, work.parts[first : first + commits])
+
+        take = Side(INGEST, take_next, units)
+        save = Side(STOCK, _slices(work.parts, commits, lambda part: _save(stock, part)), units)
+        took = laps([append, copy, take, save], rounds)
+        check_equal(server, [ours, bare, whole])
+        ingest.check_stock(stock, work)
+    each = len(work.parts[0].arrivals[0][0])
+    rows_only = compared("postgres", f"append: {work.case}", "frames", each, [append, copy], took)
+    frames = compared("postgres", f"ingest: {work.case}", "frames", each, [take, save, copy], took)
+    return [claimed_append(work, rows_only), claimed_ingest(work, frames)]
+
+
+def claimed_append(work: Work, result: Result) -> Result:
+    """The append with its claim: it does what COPY does."""
+    if work.frames != BATCH_FRAMES_MAX:
+        return result
+    return faster(result, COPY, f"batch {work.frames}: append of rows / COPY BINARY of the same rows", 0.6)
+
+
+def claimed_ingest(work: Work, result: Result) -> Result:
+    """The whole way with its claim: it does what eventsourcing does. COPY, beside it, is given what is made of them."""
+    if work.frames != BATCH_FRAMES_MAX:
+        return result
+    return faster(result, STOCK, f"batch {work.frames}: frames to durable / stock eventsourcing's", 4.0)
+
+
+def insert(ledger: Ledger, rows: Rows) -> None:
+    """What an append does once its rows are made."""
+    ledger._store._engine.insert(rows, lambda: None)
+
+
+class _Rehearsal(Ledger):
+    """A ledger in memory that remembers the rows of each commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Rows] = []
+        store = self._store._engine.insert
+
+        def watched(rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
+            self.seen.append(rows)
+            store(rows, committing, lease)
+
+        self._store._engine.insert = watched  # type: ignore[method-assign]
+
+
+def rehearse(work: Work) -> tuple[list[Rows], list[Rows]]:
+    """The rows of the sessions' openings, commit by commit; then those of every part."""
+    with _Rehearsal() as ledger:
+        intakes = ingest.opened(ledger, work)
+        opening, ledger.seen = ledger.seen, []
+        for part in work.parts:
+            intakes[part.account].receive_all(part.arrivals)
+        return opening, ledger.seen
+
+
+def check_equal(server: Server, places: Sequence[Place]) -> None:
+    """All must hold the same rows, with the same indexes. Raises Unequal."""
+    for table in TABLES:
+        first, *others = (
+            (
+                server.select(f"SELECT * FROM {place.schema}.{table} ORDER BY 1, 2"),
+                [row[0].replace(place.schema, "") for row in _indexes(server, place, table)],
+            )
+            for place in places
+        )
+        for other in others:
+            if other != first:
+                raise Unequal(f"the sides do not hold the same {table}")
+
+
+def _indexes(server: Server, place: Place, table: str) -> list[tuple[Any, ...]]:
+    sql = "SELECT indexdef FROM pg_indexes WHERE schemaname = %s AND tablename = %s ORDER BY 1"
+    return server.select(sql, (place.schema, table))
+
+
+def _save(stock: Stock, part: Part) -> None:
+    stock.take(part.account, part.arrivals)
+
+
+def _slices(items: Sequence[T], each: int, do: Callable[[T], object]) -> Callable[[], None]:
+    """Each call does the next `each` pieces of the work."""
+    at = iter(items)
+
+    def next_slice() -> None:
+        for _ in range(each):
+            do(next(at))
+
+    return next_slice

@@ -1,0 +1,193 @@
+"""Several processes that write to one PostgreSQL ledger, each its own account: how many events a second together.
+
+The processes live through all rounds; in each, one, two and four of them write at the same time. Meanwhile the server is
+asked now and again whether anybody holds the lock on the table of events: where it is held nearly always, it is the cap.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import structs
+
+from benchmarks.claims import faster
+from benchmarks.feeder import LIVE, SAMPLES, Turn
+from benchmarks.measure import Effort, Result, Run, Spread, Unequal
+from benchmarks.samples import Sample
+from benchmarks.server import Place, Server, connected
+from ledger import Ledger
+from ledger.ledger import BATCH_FRAMES_MAX
+
+WAYS: Final = {LIVE: "a call for each commit", "import": "one call for all"}
+COUNTS: Final = (2, 1, 4)
+"""Of processes at the same time; the first is held against the others."""
+ASKED: Final = 1.3
+LOOK_S: Final = 0.01
+_LOCKED: Final = (
+    "SELECT count(*) FILTER (WHERE granted), count(*) FILTER (WHERE NOT granted) FROM pg_locks "
+    "WHERE relation = to_regclass(%s) AND mode = 'ExclusiveLock'"
+)
+_decode: Final = msgspec.json.Decoder(Turn)
+
+
+class Looked(NamedTuple):
+    """How often the lock was looked at, how often it was held, and how many waited for it, all together."""
+
+    times: int
+    held: int
+    waiting: int
+
+
+class Lap(NamedTuple):
+    """What some processes did at the same time."""
+
+    events: int
+    seconds: float
+    commits: int
+    looked: Looked
+
+    @property
+    def per_s(self) -> float:
+        """Events a second."""
+        return self.events / self.seconds
+
+
+class Feeder:
+    """A process that writes (`benchmarks.feeder`)."""
+
+    def __init__(self, place: Place, number: int, frames: int, way: str, sample: Sample) -> None:
+        command = [sys.executable, "-m", "benchmarks.feeder", place.url, str(number), str(frames), way, sample.name]
+        root = Path(__file__).parent.parent
+        self._process = subprocess.Popen(
+            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Feeder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            self._process.kill()
+
+    def begin(self, commits: int) -> None:
+        """Let it write so many commits; none ends it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{commits}\n")
+        self._process.stdin.flush()
+
+    def turn(self) -> Turn:
+        """What it did. Raises Unequal where it is no more."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Unequal(f"a writer ended with exit code {self._process.wait()}")
+        return _decode.decode(line)
+
+
+def cases(effort: Effort) -> int:
+    """How many results there will be."""
+    return len(WAYS) * len(SAMPLES) * len(effort.ingest_commits)
+
+
+def writers(server: Server, effort: Effort) -> Iterator[Result]:
+    """Every way of writing, every kind of frame, every size of a commit."""
+    for way in WAYS:
+        for sample in SAMPLES.values():
+            for frames, commits in effort.ingest_commits:
+                yield written(server, way, sample, frames, commits, effort.rounds)
+
+
+def written(server: Server, way: str, sample: Sample, frames: int, commits: int, rounds: int) -> Result:
+    """One case: rounds of one, two and four processes."""
+    took: dict[int, list[Lap]] = {count: [] for count in COUNTS}
+    orders = Random(0)
+    with server.place() as place, ExitStack() as stack:
+        stack.enter_context(Ledger(place.url))  # the tables are made
+        feeders = [
+            stack.enter_context(Feeder(place, number, frames, way, sample)) for number in range(max(COUNTS))
+        ]
+        lap(place, feeders, commits)  # warms up
+        for _ in range(rounds):
+            for count in orders.sample(COUNTS, len(COUNTS)):
+                took[count].append(lap(place, feeders[:count], commits))
+        check_positions(server, place)
+    runs = tuple(_run(count, took) for count in COUNTS)
+    name = f"writers: {WAYS[way]}, {sample.venue.NAME}, {sample.name}, batch {frames}"
+    result = Result("postgres", name, "events", len(sample.make(0)), runs)
+    if way != LIVE or frames != BATCH_FRAMES_MAX:
+        return result
+    return faster(result, _name(1), f"batch {frames}: 2 writer processes / 1", ASKED)
+
+
+def lap(place: Place, feeders: Sequence[Feeder], commits: int) -> Lap:
+    """Let some processes write at the same time, each so many commits."""
+    done = threading.Event()
+    looks: list[tuple[int, int]] = []
+    watching = threading.Thread(target=_watch, args=(place, done, looks))
+    watching.start()
+    try:
+        for each in feeders:
+            each.begin(commits)
+        turns = [each.turn() for each in feeders]
+    finally:
+        done.set()
+        watching.join()
+    seconds = max(turn.ended_s for turn in turns) - min(turn.began_s for turn in turns)
+    looked = Looked(len(looks), sum(held for held, _ in looks), sum(waiting for _, waiting in looks))
+    return Lap(sum(turn.events for turn in turns), seconds, commits * len(feeders), looked)
+
+
+def check_positions(server: Server, place: Place) -> None:
+    """Positions and versions must be without holes. Raises Unequal."""
+    [(events, last)] = server.select(
+        f"SELECT count(*), max(notification_id) FROM {place.schema}.stored_events"
+    )
+    holed = server.select(
+        f"SELECT originator_id FROM {place.schema}.stored_events GROUP BY 1 "
+        "HAVING max(originator_version) <> count(*)"
+    )
+    if events != last or holed:
+        raise Unequal(f"{events} events up to position {last}; holes in {holed}")
+
+
+def _watch(place: Place, done: threading.Event, looks: list[tuple[int, int]]) -> None:
+    with connected(place.url) as connection:
+        while not done.wait(LOOK_S):
+            found = connection.execute(_LOCKED, (f"{place.schema}.stored_events",), prepare=True).fetchone()
+            assert found is not None
+            looks.append((int(found[0]), int(found[1])))
+
+
+def _name(count: int) -> str:
+    return "1 writer" if count == 1 else f"{count} writers"
+
+
+def _run(count: int, took: dict[int, list[Lap]]) -> Run:
+    laps, ours = took[count], took[COUNTS[0]]
+    ratios = [mine.per_s / its.per_s for its, mine in zip(laps, ours, strict=True)]
+    run = Run(_name(count), _spread([each.per_s for each in laps]), None, None, note=_lock_text(laps))
+    return run if count == COUNTS[0] else structs.replace(run, ours=_spread(ratios))
+
+
+def _lock_text(laps: Sequence[Lap]) -> str:
+    """How long the lock was held, and by how many it was waited for."""
+    times = sum(each.looked.times for each in laps)
+    if not times:
+        return "too short to look at the lock"
+    held = sum(each.looked.held for each in laps) / times
+    waiting = sum(each.looked.waiting for each in laps) / times
+    each_ms = 1_000 * held * sum(each.seconds for each in laps) / sum(each.commits for each in laps)
+    return f"lock held {held:.0%} of the time ({each_ms:.1f} ms a commit), {waiting:.1f} waiting for it"
+
+
+def _spread(numbers: Sequence[float]) -> Spread:
+    return Spread(median(numbers), min(numbers), max(numbers))

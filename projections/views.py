@@ -1,0 +1,291 @@
+"""The SQL views, kept: made where they are not, and brought up to date.
+
+Knows projections and the rows views are of. What Python works out when asked (how complete a balance is, when nobody
+listened, what explains a break) is kept in rows of its own, all of it as of one position: a view never shows a verdict
+beside a balance it is not of.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict, astuple
+
+from ledger import Ledger, Recorded
+from ledger.errors import Overtaken, ReadOnly
+from ledger.events import Amount
+from ledger.view import View
+from projections import view_sql
+from projections.balances import Balances
+from projections.breaks import Break, Breaks
+from projections.fills import Fills
+from projections.gaps import Gap
+from projections.holdings import HeldRow, judged
+from projections.orders import Orders
+from projections.quarantine import Quarantine
+from projections.subscription import Projection, Subscription, catch_up, flush
+from projections.tables import Cell, Change, Database, Once, Table
+
+TELLINGS_MAX: Final = 3
+"""How often it is begun again because another process told the views meanwhile."""
+
+S = TypeVar("S", bound=Struct)
+
+_making: Final = threading.Lock()
+"""Views are made by one thread at a time; PostgreSQL takes care of other processes."""
+
+
+class BalanceShown(Struct):
+    """A row of `current_balances`."""
+
+    account: str
+    asset_id: str
+    asset: str
+    total: Amount | None
+    available: Amount | None
+    locked: Amount | None
+    staked: Amount | None
+    pending: Amount | None
+    tradable: bool | None
+    version: int
+    time_ns: int
+    completeness: str
+    reason: str
+
+
+class GapShown(Struct):
+    """A row of `gaps`."""
+
+    account: str
+    number: int
+    kind: str
+    gap_from: str
+    gap_to: str
+    missing: str
+    suspect: str
+    session: str | None
+    subscription: str | None
+    asset_id: str | None
+    version: int
+    time_ns: int
+    healed: bool
+    state: str
+    closed_by: int | None
+    closed_ns: int | None
+    closed_how: str | None
+
+
+class BreakShown(Struct):
+    """A row of `breaks`."""
+
+    account: str
+    number: int
+    kind: str
+    subject: str
+    part: str | None
+    expected: Amount
+    stated: Amount
+    difference: Amount
+    expected_version: int | None
+    stated_version: int | None
+    time_ns: int
+    age_s: int | None
+    explained_by: str | None
+    state: str
+    closed_by: int | None
+    closed_ns: int | None
+    closed_how: str | None
+
+
+class _Shown:
+    """The rows that views need of their own, and how far they go. It folds nothing: `Views.tell` puts them."""
+
+    name = "views"
+    version = view_sql.VERSION
+
+    def __init__(self, ledger: Ledger, database: Database) -> None:
+        self.balances: Final = Table(database, "shown_balances", BalanceShown, key=2)
+        self.gaps: Final = Table(database, "shown_gaps", GapShown, key=2)
+        self.breaks: Final = Table(database, "shown_breaks", BreakShown, key=2)
+        self.tables: Final[tuple[Table[Any], ...]] = (self.balances, self.gaps, self.breaks)
+        self.subscription: Final = Subscription(ledger, self, database)
+
+    def apply(self, recorded: Recorded) -> None:
+        """Nothing: see `Views.tell`."""
+
+
+class _Moment:
+    """One moment of the ledger's database, read only: what is written meanwhile is not seen."""
+
+    def __init__(self, ledger: Ledger, view: View) -> None:
+        self._ledger = ledger
+        self._view = view
+
+    @property
+    def read_only(self) -> bool:
+        """It always is."""
+        return True
+
+    def select(self, sql: str, params: Sequence[Cell] = (), /) -> list[tuple[Cell, ...]]:
+        """The rows of a query."""
+        return self._view.select(sql, params)
+
+    def columns(self, table: str, /) -> set[str]:
+        """The names of a table's columns."""
+        return self._ledger.columns(table)
+
+    def write(self, statements: Iterable[Change], once: Sequence[Once] = (), /) -> None:
+        """Refused."""
+        raise ReadOnly(f"{self._view.name}: a moment of it is read only")
+
+
+class Views:
+    """The SQL views of a ledger (`projections.view_sql`). Makes them, and the tables they are of, where they are not
+    there or of another version; `bring_up` brings them up to date."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        if ledger.read_only:
+            raise ReadOnly(f"{ledger.name}: opened with read_only=True, and views are made and written")
+        self._ledger: Final = ledger
+        breaks = Breaks(ledger)
+        self.projections: Final[tuple[Projection, ...]] = (
+            *breaks.projections,
+            Orders(ledger),
+            Fills(ledger),
+            Quarantine(ledger),
+        )
+        """Those whose rows the views show: they are caught up together."""
+        self._shown: Final = _Shown(ledger, ledger)
+        with _making:
+            if not view_sql.is_made(ledger):
+                ledger.write(view_sql.making(ledger))
+
+    @property
+    def position(self) -> int:
+        """How far the views go that need rows of their own."""
+        return self._shown.subscription.position
+
+    def bring_up(self, progress: Callable[[int], None] | None = None) -> None:
+        """Bring the projections up to date, and what the views say of them."""
+        catch_up(self._ledger, self.projections, progress=progress)
+        self.tell()
+
+    def tell(self) -> None:
+        """Say in the views what the projections say, as far as they have come."""
+        for _ in range(TELLINGS_MAX - 1):
+            try:
+                return self._tell()
+            except Overtaken:  # another process told them, and of an earlier position
+                continue
+        self._tell()
+
+    def _tell(self) -> None:
+        shown = self._shown
+        shown.subscription.refresh()
+        with self._ledger.view() as view:
+            moment = _Moment(self._ledger, view)
+            balances, breaks = Balances(self._ledger, moment), Breaks(self._ledger, moment)
+            every = [*breaks.projections, *balances.projections]
+            position = max(each.subscription.position for each in every)
+            catch_up(self._ledger, every, upto=position)  # in memory, where one is behind the others
+            gaps = balances.gaps.folded()
+            held = judged(balances.fold, gaps, balances.gaps.logins(), None)
+            found = breaks.folded(gaps)
+        _keep(shown.balances, {(row.account, row.asset_id): _balance(row) for row in held})
+        _number(shown.gaps, map(_gap, gaps))
+        _number(shown.breaks, map(_break, found))
+        shown.subscription.position = position
+        flush([shown.subscription])
+
+
+def _keep(table: Table[S], wanted: dict[tuple[Cell, ...], S]) -> None:
+    """Let a table have these rows, by key; what is as it was is not written."""
+    left = dict(wanted)
+    for row in [*table.rows()]:
+        key = astuple(row)[:2]
+        now = left.pop(key, None)
+        if now is None:
+            table.drop(row)
+        elif now != row:
+            table.put(now)
+    for row in left.values():
+        table.put(row)
+
+
+def _number(table: Table[S], rows: Iterable[S]) -> None:
+    """Let a table have these rows: one that was there keeps its number, a new one gets the next of its account."""
+    left: defaultdict[tuple[Any, ...], list[S]] = defaultdict(list)
+    for row in rows:
+        left[_content(row)].append(row)
+    last: defaultdict[str, int] = defaultdict(int)
+    for row in [*table.rows()]:
+        account, number = astuple(row)[:2]
+        last[account] = max(last[account], number)
+        same = left[_content(row)]
+        if same:
+            same.pop()
+        else:
+            table.drop(row)
+    for row in (row for rows in left.values() for row in rows):
+        account = astuple(row)[0]
+        last[account] += 1
+        row.number = last[account]  # type: ignore[attr-defined]
+        table.put(row)
+
+
+def _content(row: Struct) -> tuple[Any, ...]:
+    account, _, *content = astuple(row)
+    return (account, *content)
+
+
+def _balance(row: HeldRow) -> BalanceShown:
+    said = asdict(row)
+    return BalanceShown(**{name: said[name] for name in BalanceShown.__struct_fields__})
+
+
+def _gap(gap: Gap) -> GapShown:
+    return GapShown(
+        gap.account,
+        0,
+        gap.kind,
+        gap.start,
+        gap.end,
+        gap.missing,
+        gap.suspect,
+        gap.session,
+        gap.subscription,
+        gap.asset,
+        gap.version,
+        gap.time_ns,
+        gap.healed,
+        gap.state,
+        gap.closed_by,
+        gap.closed_ns,
+        gap.closed_how,
+    )
+
+
+def _break(found: Break) -> BreakShown:
+    return BreakShown(
+        found.account,
+        0,
+        found.kind,
+        found.subject,
+        found.part,
+        found.expected,
+        found.stated,
+        found.difference,
+        found.expected_version,
+        found.stated_version,
+        found.time_ns,
+        None if found.state == "open" else found.age_s,
+        found.explained_by,
+        found.state,
+        found.closed_by,
+        found.closed_ns,
+        found.closed_how,
+    )

@@ -1,0 +1,432 @@
+"""A ledger in PostgreSQL: the library's own recorder cases, hostile texts, damage, and errors that name what failed."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, cast
+from unittest import TestCase
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+from eventsourcing.persistence import IntegrityError, StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+from eventsourcing.tests.persistence import (
+    ApplicationRecorderTestCase,
+    NonInterleavingNotificationIDsBaseCase,
+)
+from psycopg.conninfo import conninfo_to_dict
+
+from ledger import Closed, Ledger, LedgerError, NoSuchLedger, ReadOnly, Recorded, StoreError
+from ledger.cli import main
+from ledger.errors import Unstorable
+from ledger.events import FillRecorded, FrameQuarantined, Statement
+from ledger.findings import first_bad
+from ledger.postgres import TEXT_BYTES_MAX, Recorder, _Datastore, place_of
+from ledger.store import EventMapper, Store
+from projections import Balances
+from projections.orders import Orders
+from tests import databases, scripted
+from tests.databases import STORED, Schemas, route
+from tests.scripted import MAIN, delta, feed, fill, order, said, says, snapshot
+from tests.test_store import ACCOUNT, event
+from tests.test_store import fill as append
+
+# eventsourcing's own test cases ------------------------------------------------------------------------------------
+
+
+class _OnServer(TestCase):
+    """A recorder of ours in a schema of its own."""
+
+    @pytest.fixture(autouse=True)
+    def _placed(self, new_schema: str) -> Iterator[None]:
+        schema = new_schema.rpartition("%3D")[2]
+        with closing(_Datastore(new_schema, schema, read_only=False)) as self._datastore:
+            yield
+
+    def create_recorder(self) -> Recorder:
+        recorder = Recorder(self._datastore)
+        recorder.create_table()
+        return recorder
+
+    def new_originator_id(self) -> str:
+        return f"bitopro:{uuid4()}"
+
+
+class OurRecorder(_OnServer, ApplicationRecorderTestCase[Recorder]):
+    """Inserting, selecting, conflicts, notifications, readers beside writers."""
+
+
+class NotificationsOfOurRecorder(_OnServer, NonInterleavingNotificationIDsBaseCase):
+    """Two writers at once: no event's position is within another's transaction."""
+
+    insert_num = 500
+
+
+def stock(url: str) -> PostgresApplicationRecorder:
+    """The library's recorder on the same tables."""
+    found: Any = conninfo_to_dict(url)
+    return PostgresApplicationRecorder(
+        PostgresDatastore(
+            found["dbname"],
+            found.get("host", ""),
+            found.get("port", ""),
+            found.get("user", ""),
+            found.get("password", ""),
+            schema=found["options"].partition("search_path=")[2],
+            originator_id_type="text",
+        )
+    )
+
+
+def stored(version: int) -> StoredEvent:
+    return EventMapper().to_stored_event(event(version))
+
+
+def test_the_stock_recorder_reads_what_ours_wrote_and_ours_what_the_stock_one_wrote(new_schema: str) -> None:
+    with closing(Store(new_schema)) as store:
+        append(store, 1, 3)
+        other = stock(new_schema)
+        with closing(other.datastore):
+            assert [stored(version) for version in (1, 2, 3)] == other.select_events(ACCOUNT)
+            assert [4] == other.insert_events([stored(4)])
+            with pytest.raises(IntegrityError):
+                other.insert_events([stored(4)])
+            append(store, 5, 6)
+            assert [7] == other.insert_events([stored(7)])[:1]  # type: ignore[index]
+            append(store, 8, 8)
+            assert store.head() == other.max_notification_id()
+            mixed = other.select_notifications(1, 20)
+        assert list(range(1, 9)) == [each.version for each in store.events(ACCOUNT)]
+        assert [each.position for each in store.all_events()] == [each.id for each in mixed]
+
+
+# What texts and numbers may be -------------------------------------------------------------------------------------
+
+ODD = ("a\0b", "\0", "\1", "\1\1", "\1\2", "a\0", "a\1\0\2", "é", "😀", "%s", "%%", "?", "'", "\\", "NULL", "{}")
+
+
+def test_any_text_is_stored_and_found_again(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        frames = [says(fill(number, text, order_id=text)) for number, text in enumerate(ODD, 1)]
+        feed(ledger, *frames)
+        found = [each.event for each in ledger.replay() if isinstance(each.event, FillRecorded)]
+        assert list(ODD) == [each.fill_id for each in found]
+        with ledger.intake(scripted.VENUE, "main", session="again") as intake:
+            assert len(ODD) == intake.receive_all([(frame, 1) for frame in frames]).duplicates
+        assert [] == list(ledger.verify([scripted.VENUE]))
+
+
+def test_frames_are_kept_whatever_their_bytes(new_schema: str) -> None:
+    payloads = [bytes(range(256)) * 20, b"\0", b"\xff" * 100_000]
+    with Ledger(new_schema) as ledger:
+        feed(ledger, *payloads)
+        found = [each for each in ledger.replay() if isinstance(each.event, FrameQuarantined)]
+        assert payloads == [ledger.evidence(each) for each in found]
+
+
+LONG = "x" * (TEXT_BYTES_MAX + 1)
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        fill(2, LONG),
+        fill(2, "é" * (TEXT_BYTES_MAX // 2 + 1)),
+        fill(2, "f2", order_id=LONG),
+        order(2, LONG, "open"),
+        snapshot(2, {LONG: "1"}),
+        delta(2, {"A": "1", LONG: "1"}),
+    ],
+)
+def test_an_id_that_is_too_long_costs_its_own_frame_only(new_schema: str, long: Statement) -> None:
+    with Ledger(new_schema) as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})), says(long), says(delta(3, {"A": "3"})))
+        [bad] = [each for each in ledger.replay() if isinstance(each.event, FrameQuarantined)]
+        assert isinstance(bad.event, FrameQuarantined)
+        assert re.search(r"an id of 50[12] bytes; this database takes 500", bad.event.reason)
+        assert says(long) == ledger.evidence(bad)
+        assert "3" == Balances(ledger).of(MAIN)["A"].total
+        assert [] == list(ledger.verify([scripted.VENUE]))
+        assert "stays" == ledger.retry([scripted.VENUE], bad.account, bad.version).result
+
+
+def test_the_longest_id_that_is_taken_is_held_by_every_index(new_schema: str) -> None:
+    most = "😀" * (TEXT_BYTES_MAX // 4)
+    name = "b" * (TEXT_BYTES_MAX - len("scripted:"))
+    with Ledger(new_schema) as ledger:
+        frames = [says(each, account=f"scripted:{name}") for each in (order(1, most, "open"), delta(2, {most: "1"}))]
+        with ledger.intake(scripted.VENUE, name, session=most) as intake:
+            intake.receive_all([(frame, 1) for frame in frames])
+        assert [most] == [each.order_id for each in Orders(ledger).rows()]
+        assert [most] == list(Balances(ledger).of(f"scripted:{name}"))
+
+
+@pytest.mark.parametrize("which", ["account", "session"])
+def test_a_name_of_ours_that_is_too_long_is_an_error_in_one_line(new_schema: str, which: str) -> None:
+    names = {"account": LONG, "session": "s"} if which == "account" else {"account": "main", "session": LONG}
+    with Ledger(new_schema) as ledger:
+        with pytest.raises(Unstorable, match=r"an id of 5\d\d bytes"):
+            ledger.intake(scripted.VENUE, names["account"], session=names["session"])
+        assert 0 == ledger.position()
+
+
+def test_a_number_that_no_column_holds_stores_nothing_and_the_next_append_goes_on(new_schema: str) -> None:
+    with closing(Store(new_schema)) as store:
+        with pytest.raises(StoreError, match="out of range"):
+            store.select("SELECT version FROM ledger_schema WHERE version=?", (1 << 70,))
+        with pytest.raises(Exception):  # noqa: B017, PT011 - as in a file: of Python
+            store.append([Recorded(ACCOUNT, 1 << 63, event(1).event)], [])
+        append(store, 1, 2)
+        assert 2 == store.head()
+
+
+# Opening -----------------------------------------------------------------------------------------------------------
+
+
+def failed(url: str, *, read_only: bool = False) -> str:
+    with pytest.raises(StoreError) as caught:
+        Ledger(url, read_only=read_only)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "secret" not in said
+    return said
+
+
+def with_password(url: str) -> str:
+    return url.replace("postgres@", "postgres:secret@")
+
+
+def test_what_cannot_be_opened_is_told_in_one_line_without_the_password(
+    new_schema: str, postgres_server: str
+) -> None:
+    url = with_password(new_schema)
+    assert "there is no ledger here" in failed(url, read_only=True)
+    nowhere = with_password(databases.in_schema(postgres_server, "nowhere"))
+    assert "the schema of its search_path is not there" in failed(nowhere)
+    parts = urlsplit(postgres_server)
+    other = with_password(parts._replace(path="/elsewhere").geturl())
+    assert 'database "elsewhere" does not exist' in failed(other)
+    for wrong in ("postgresql://u:secret@h:nonsense/db", "postgresql://u:secret@h/db?nonsense=secret"):
+        assert "not the URL of a PostgreSQL database" in failed(wrong)
+
+
+def test_a_name_tells_the_place_and_no_password() -> None:
+    assert "postgresql://me@host:5433/money" == place_of("postgresql://me:secret@host:5433/money?sslmode=require")
+    assert "postgresql:///" == place_of("postgresql://")
+    assert "postgresql://h/d (mine)" == place_of("postgres://h/d?password=secret&options=-csearch_path%3Dmine")
+
+
+def test_a_server_that_is_not_there_or_says_nothing_is_told_in_seconds() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        assert "refused" in failed(f"postgresql://u:secret@127.0.0.1:{port}/db?connect_timeout=2")
+        deaf.listen()
+        began = time.monotonic()
+        assert "timeout" in failed(f"postgresql://u:secret@127.0.0.1:{port}/db?connect_timeout=2")
+        assert time.monotonic() - began < 6
+
+
+def test_the_command_line_tells_it_in_one_line_and_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["balances", "--db", "postgresql://u:secret@127.0.0.1:1/db"])
+    said = capsys.readouterr()
+    assert (2, "", 1) == (ended.value.code, said.out, said.err.count("\n"))
+    assert said.err.startswith("accountledger: postgresql://u@127.0.0.1:1/db: ")
+    assert "secret" not in said.err
+
+
+def test_without_psycopg_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("ledger.postgres", "ledger.arrays"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match=r"^PostgreSQL needs psycopg: pip install 'accountledger\[postgres\]'$"):
+        Ledger("postgresql://u:secret@h/db")
+
+
+def test_a_wrong_password_is_told_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    if databases.SERVER in os.environ:
+        pytest.skip("the rules of that server are not ours to change")
+    with databases.of_our_own() as (url, folder):
+        with closing(psycopg.connect(url, autocommit=True)) as connection:
+            connection.execute("CREATE ROLE me LOGIN PASSWORD 'right'")
+            rules = folder / "pg_hba.conf"
+            rules.write_text("local all me scram-sha-256\n" + rules.read_text())
+            connection.execute("SELECT pg_reload_conf()")
+        began = time.monotonic()
+        while "failed for user" not in (told := failed(url.replace("postgres@", "me:secret@"))):
+            assert time.monotonic() - began < 5, told  # the server reads its rules again in its own time
+        assert "password authentication failed" in told
+
+
+def test_a_ledger_of_a_newer_version_is_refused_by_writers_and_readers(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        ledger.write([("UPDATE ledger_schema SET version=?", [(99,)])])
+    for read_only in (False, True):
+        assert re.search(r"newer version of accountledger \(schema 99", failed(new_schema, read_only=read_only))
+
+
+def test_a_reader_writes_nothing(new_schema: str) -> None:
+    with closing(Store(new_schema)) as store:
+        append(store, 1, 1)
+    with closing(Store(new_schema, read_only=True)) as store:
+        with pytest.raises(ReadOnly, match="opened with read_only=True"):
+            append(store, 2, 2)
+        with pytest.raises(StoreError, match="read-only transaction"):
+            store.select("DELETE FROM stored_events RETURNING 1")
+        assert 1 == store.head()
+
+
+def test_twenty_that_make_the_same_ledger_at_once_make_one(schemas: Schemas) -> None:
+    for _ in range(3):
+        url, failures = schemas.url(), list[BaseException]()
+        ready = threading.Barrier(20)
+
+        def make(url: str = url, ready: threading.Barrier = ready) -> None:
+            try:
+                ready.wait()
+                Ledger(url).close()
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=make) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [] == failures
+        with closing(Store(url)) as store:
+            append(store, 1, 2)
+            assert [(1,)] == store.select("SELECT version FROM ledger_schema")
+    schemas.forget()
+
+
+def test_a_closed_ledger_keeps_no_connection(new_schema: str, schemas: Schemas) -> None:
+    name = f"t{uuid4().hex}"
+    ledger = Ledger(f"{new_schema}&application_name={name}")
+    feed(ledger, says(delta(1, {"A": "1"})))
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name=%s"
+    assert 0 < schemas.one(asked, name)
+    ledger.close()
+    with pytest.raises(Closed):
+        list(ledger.replay())
+    began = time.monotonic()
+    while schemas.one(asked, name):
+        assert time.monotonic() - began < 5
+        time.sleep(0.01)
+
+
+# Damage ------------------------------------------------------------------------------------------------------------
+
+AT = "notification_id = 4"
+DAMAGE: dict[str, tuple[str, str, int | None]] = {
+    "state": (f"UPDATE stored_events SET state = set_byte(state, 20, 1) WHERE {AT}", "seal", 4),
+    "topic": (f"UPDATE stored_events SET topic = 'BalanceSnapshot' WHERE {AT}", "seal", 4),
+    "account": (f"UPDATE stored_events SET originator_id = 'scripted:x' WHERE {AT}", "missing", 4),
+    "version": (f"UPDATE stored_events SET originator_version = 40 WHERE {AT}", "missing", 4),
+    "an event": (f"DELETE FROM stored_events WHERE {AT}", "missing", 4),
+    "a seal": ("UPDATE seals SET seal = set_byte(seal, 0, 1 - get_byte(seal, 0) % 2) WHERE position = 4", "seal", 4),
+    "no seal": ("DELETE FROM seals WHERE position = 4", "seal", 4),
+    "a frame": ("UPDATE evidence SET payload = payload || 'x'::bytea WHERE ordinal = 3", "frame", 4),
+    "no frame": ("DELETE FROM evidence WHERE ordinal = 3", "frame", 4),
+    "another frame": ("INSERT INTO evidence (session, ordinal, payload) VALUES ('s9', 1, 'x')", "frame", None),
+    "a key": ("UPDATE natural_keys SET key = 'fill:other' WHERE key LIKE 'fill:%'", "key", 4),
+    "no key": ("DELETE FROM natural_keys WHERE key LIKE 'fill:%'", "key", 4),
+    "another key": ("INSERT INTO natural_keys VALUES ('scripted:main', 0, 'fill:f77')", "key", None),
+    "no constraint": ("ALTER TABLE natural_keys DROP CONSTRAINT natural_keys_pkey", "file", None),
+    "a trigger": (
+        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER t BEFORE INSERT ON evidence FOR EACH ROW EXECUTE FUNCTION lose()",
+        "file",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_verify_names_the_first_bad_event(new_schema: str, what: str) -> None:
+    sql, finding, version = DAMAGE[what]
+    with Ledger(new_schema) as ledger:
+        feed(ledger, says(snapshot(1, {"A": "1"})), says(delta(2, {"A": "2"})), says(fill(3, "f1")), says(delta(4, {})))
+        assert [] == list(ledger.verify([scripted.VENUE]))
+        with closing(psycopg.connect(new_schema, autocommit=True)) as other:
+            assert other.execute(cast("Any", sql)).rowcount in (-1, 1)
+        found = list(ledger.verify([scripted.VENUE]))
+        bad = first_bad(found) or found[0]
+        assert (finding, version) == (bad.what, bad.version), found
+
+
+def test_a_table_of_somebody_else_in_the_same_schema_is_no_finding(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        feed(ledger)
+        with closing(psycopg.connect(new_schema, autocommit=True)) as other:
+            other.execute("CREATE TABLE mine (a BIGINT PRIMARY KEY)")
+            other.execute("CREATE INDEX mine_at ON stored_events (topic)")
+        assert [] == list(ledger.verify())
+
+
+# The suite runs in PostgreSQL --------------------------------------------------------------------------------------
+
+
+def test_what_a_test_opens_is_in_postgresql_where_it_is_routed_there(
+    schemas: Schemas, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    with monkeypatch.context() as patched:
+        route(patched, schemas)
+        path = tmp_path / "a.db"
+        with Ledger() as memory, Ledger(path) as ledger, Ledger(path, read_only=True) as reader:
+            feed(ledger, says(delta(1, {"A": "1"})))
+            assert [0, 2, 2] == [each.position() for each in (memory, ledger, reader)]
+            assert all(each.name.startswith("postgresql://") for each in (memory, ledger, reader))
+        assert not path.exists()
+        with pytest.raises(NoSuchLedger):
+            Ledger(tmp_path / "b.db", read_only=True)
+        schemas.forget()
+    with Ledger(path) as ledger:
+        assert path.exists()
+        assert str(path) == ledger.name
+
+
+def test_a_defect_of_postgresql_alone_is_found_by_the_tests_as_they_are(
+    schemas: Schemas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_gaps import test_a_baseline_that_misses_a_page_closes_nothing as routed
+
+    routed()
+    with monkeypatch.context() as patched:
+        route(patched, schemas)
+        routed()
+        patched.setattr(Recorder, "append", _lost(Recorder.append))
+        with pytest.raises((AssertionError, LedgerError)):
+            routed()
+    schemas.forget()
+
+
+def _lost(append: Callable[..., int]) -> Callable[..., int]:
+    def worse(self: Recorder, connection: Any, rows: Any) -> int:
+        del rows.events[-4:], rows.seals[-1:]
+        return append(self, connection, rows)
+
+    return worse
+
+
+def test_the_modules_that_also_run_in_postgresql_are_there() -> None:
+    there = {path.stem for path in databases.HERE.glob("test_*.py")}
+    assert set() == STORED - there
+
+
+def test_every_module_that_opens_a_ledger_runs_in_postgresql_or_says_why_not() -> None:
+    opening = {
+        path.stem for path in databases.HERE.glob("test_*.py") if re.search(r"\b(Ledger|Store)\(", path.read_text())
+    }
+    assert opening == (STORED & opening) | set(databases.AS_WRITTEN)
+    assert set() == STORED & set(databases.AS_WRITTEN)

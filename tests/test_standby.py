@@ -1,0 +1,156 @@
+"""`accountledger run` twice on one feed: the second stands by, and takes over when the first is killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ledger import Ledger
+from ledger.errors import LeaseLost
+from ledger.events import SessionClosed, SessionOpened
+from ledger.venues import bitopro as venue
+from projections import Gaps
+from tests.contending import frame
+from tests.databases import Schemas
+from tests.feeding import events
+from tests.test_signals import MAIN, ROOT, VENUE_BITOPRO, Process, bitopro, pushing, stored, write
+
+TAKEOVER_S = 10.0
+
+
+def test_a_standby_takes_over_a_feed_whose_process_was_killed(schemas: Schemas, tmp_path: Path) -> None:
+    url = schemas.url()
+    with bitopro() as exchange, pushing(exchange, 0.002):
+        write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
+        first = Process(tmp_path, "--db", url)
+        exchange.until(lambda: bool(exchange.live), 15)
+        second = Process(tmp_path, "--db", url)
+        time.sleep(3.0)
+        assert len(exchange.connections) == 1  # it stands by, and does not log in
+        killed = time.monotonic()
+        assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
+        exchange.until(lambda: len(exchange.connections) == 2 and bool(exchange.live), TAKEOVER_S)
+        assert time.monotonic() - killed < TAKEOVER_S
+        time.sleep(0.5)
+        code, out, err = second.end(signal.SIGTERM)
+    assert (code, err) == (0, "")
+    assert f"{MAIN}  standby: another process feeds this account" in out
+    with Ledger(url, read_only=True) as ledger:
+        assert not list(ledger.verify([venue]))
+        opened = events(ledger, MAIN, SessionOpened)
+        assert ["stopped: SIGTERM"] == [each.cause for each in events(ledger, MAIN, SessionClosed)]
+        assert len(opened) == 2
+        for each, served in zip(
+            opened, exchange.connections, strict=True
+        ):  # a prefix of what was sent, each once
+            frames = stored(ledger, each.source.session)
+            assert len(frames) > 20
+            assert frames == [str(sent).encode() for sent in served.sent[: len(frames)]]
+        blind = [gap for gap in Gaps(ledger).rows() if gap.kind == "blind"]
+        assert len(blind) == 1
+
+
+def test_a_standby_that_is_not_needed_ends_well(schemas: Schemas, tmp_path: Path) -> None:
+    url = schemas.url()
+    with bitopro() as exchange, Ledger(url) as ledger:
+        write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
+        assert ledger.lease(MAIN)
+        code, out, err = Process(tmp_path, "--db", url, "--for", "1").end(within_s=10)
+        assert not exchange.connections
+    assert (code, err) == (0, "")
+    assert "stood by: another process feeds it" in out.splitlines()[-1]
+
+
+def test_a_lease_is_had_by_one_and_ends_with_release_and_with_its_ledger(schemas: Schemas) -> None:
+    url = schemas.url()
+    with Ledger(url) as second:
+        with Ledger(url) as first:
+            assert first.lease(MAIN)
+            assert first.lease(MAIN)
+            assert not second.lease(MAIN)
+            assert second.lease("bitopro:other")
+            first.release(MAIN)
+            assert second.lease(MAIN)
+            second.release(MAIN)
+            assert first.lease(MAIN)
+        assert second.lease(MAIN)
+
+
+def cut(url: str, ledger: Ledger) -> None:
+    """End every connection to the server but our own."""
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+            "AND application_name = 'accountledger' AND query LIKE '%%accountledger_append%%'"
+        )
+
+
+def test_a_writer_that_lost_its_lease_cannot_append(
+    schemas: Schemas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.postgres.LEASE_S", 0.3)
+    url = schemas.url()
+    with Ledger(url) as first, Ledger(url) as second:
+        assert first.lease(MAIN)
+        intake = first.intake(venue, "main")
+        intake.receive(frame("main", 1))
+        cut(url, first)
+        assert second.lease(MAIN)
+        before = second.position()
+        with pytest.raises(LeaseLost, match=f"another process feeds {MAIN} now"):
+            intake.receive(frame("main", 2))
+        assert second.position() == before
+        second.release(MAIN)
+        assert 1 == intake.receive(frame("main", 2)).recorded  # nobody has it: it is had again
+        assert not second.lease(MAIN)
+        intake.close()
+
+
+def test_a_writer_whose_connection_was_cut_goes_on_and_holds_its_lease(schemas: Schemas) -> None:
+    url = schemas.url()
+    with Ledger(url) as ledger, ledger.intake(venue, "main") as intake:
+        assert ledger.lease(MAIN)
+        for number in range(5):
+            intake.receive(frame("main", number))
+            cut(url, ledger)
+        assert 5 == intake.tally.recorded
+    with Ledger(url, read_only=True) as ledger:
+        assert not list(ledger.verify([venue]))
+        assert 7 == ledger.position()
+
+
+def follow(url: str, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ledger", "follow", "--db", url, *args],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_follow_keeps_projections_caught_up_until_it_is_told_to_stop(schemas: Schemas) -> None:
+    url = schemas.url()
+    with Ledger(url) as ledger:
+        following = [follow(url, "--only", "balances"), follow(url, "--only", "orders", "--only", "fills")]
+        with ledger.intake(venue, "main") as intake:
+            for number in range(30):
+                intake.receive(frame("main", number))
+        sql = "SELECT name FROM projection_positions WHERE position=? ORDER BY name"
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            if ledger.columns("projection_positions") and len(ledger.select(sql, (32,))) == 3:
+                break
+            time.sleep(0.05)
+        assert [("balances",), ("fills",), ("orders",)] == ledger.select(sql, (32,))
+        for each in following:
+            each.send_signal(signal.SIGTERM)
+            out, err = each.communicate(timeout=10)
+            assert (each.returncode, err) == (0, "")
+            assert out.splitlines()[-1] == "32 events folded; caught up to position 32 of 32"

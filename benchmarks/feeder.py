@@ -1,6 +1,7 @@
-"""A process that writes to a ledger: `python -m benchmarks.feeder URL NUMBER FRAMES WAY SAMPLE`.
+"""A process that writes to a ledger: `python -m benchmarks.feeder URL NUMBER FRAMES COMMITS WAY SAMPLE`.
 
-Told to on standard input, it takes in the next so many commits of its own account, and tells when it began and ended.
+It says `ready` when it has made the frames of its next turn; told to on standard input, it takes in those commits of
+its own account, and tells when it began and ended.
 `WAY` is how it is given them: `live`, a call for each commit, as a feed does; or `import`, all in one call.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
@@ -34,27 +35,27 @@ class Turn(Struct, frozen=True):
 
 
 def feed(
-    url: str, number: int, frames: int, way: str, sample: Sample, orders: Callable[[], int], tell: Callable[[Turn], object]
-) -> None:
-    """Take in as many commits as `orders` says, until it says none."""
-    at_ns, first = START_MS * 1_000_000, number * FRAMES_APART
-    with Ledger(url) as ledger:
-        account = f"main-{number}"
-        with ledger.intake(
-            sample.venue, account, session=f"feeder-{number}", opened_ns=at_ns, now_ns=lambda: at_ns
-        ) as intake:
-            while commits := orders():
-                before = _version(ledger, intake.account)
-                parts = [_arrivals(sample, first + at * frames, frames) for at in range(commits)]
-                first += commits * frames
-                began_s = time.monotonic()
-                if way == LIVE:
-                    for part in parts:
-                        intake.receive_all(part)
-                else:
-                    intake.receive_all(chain.from_iterable(parts))
-                ended_s = time.monotonic()
-                tell(Turn(began_s, ended_s, _version(ledger, intake.account) - before))
+    ledger: Ledger, number: int, batches: tuple[int, int], way: str, sample: Sample, go: Callable[[], bool]
+) -> Iterator[Turn]:
+    """Take in so many frames a commit and commits a turn, whenever `go` says so; until it says no."""
+    (frames, commits), at_ns, first = batches, START_MS * 1_000_000, number * FRAMES_APART
+    with ledger.intake(
+        sample.venue, f"main-{number}", session=f"feeder-{number}", opened_ns=at_ns, now_ns=lambda: at_ns
+    ) as intake:
+        while True:
+            before = _version(ledger, intake.account)
+            parts = [_arrivals(sample, first + at * frames, frames) for at in range(commits)]
+            first += commits * frames
+            if not go():
+                return
+            began_s = time.monotonic()
+            if way == LIVE:
+                for part in parts:
+                    intake.receive_all(part)
+            else:
+                intake.receive_all(chain.from_iterable(parts))
+            ended_s = time.monotonic()
+            yield Turn(began_s, ended_s, _version(ledger, intake.account) - before)
 
 
 def _arrivals(sample: Sample, first: int, frames: int) -> list[tuple[bytes, int]]:
@@ -68,12 +69,15 @@ def _version(ledger: Ledger, account: str) -> int:
 
 def main(args: Sequence[str]) -> None:
     """Feed as standard input says."""
-    url, number, frames, way, sample = args
+    url, number, frames, commits, way, sample = args
 
-    def tell(turn: Turn) -> None:
-        print(msgspec.json.encode(turn).decode(), flush=True)
+    def go() -> bool:
+        print("ready", flush=True)
+        return bool(sys.stdin.readline())
 
-    feed(url, int(number), int(frames), way, SAMPLES[sample], lambda: int(sys.stdin.readline() or 0), tell)
+    with Ledger(url) as ledger:
+        for turn in feed(ledger, int(number), (int(frames), int(commits)), way, SAMPLES[sample], go):
+            print(msgspec.json.encode(turn).decode(), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,22 @@ COUNTS: Final = (2, 1, 4)
 """Of processes at the same time; the first is held against the others."""
 ASKED: Final = 1.3
 LOOK_S: Final = 0.01
+TIMES: Final = 2
+"""As many commits in a lap as another benchmark has in a slice: processes begin a little apart."""
 _LOCKED: Final = (
     "SELECT count(*) FILTER (WHERE granted), count(*) FILTER (WHERE NOT granted) FROM pg_locks "
     "WHERE relation = to_regclass(%s) AND mode = 'ExclusiveLock'"
 )
 _decode: Final = msgspec.json.Decoder(Turn)
+
+
+class Case(NamedTuple):
+    """How processes write: so many frames a commit, so many commits each in a lap."""
+
+    way: str
+    sample: Sample
+    frames: int
+    commits: int
 
 
 class Looked(NamedTuple):
@@ -64,11 +75,15 @@ class Lap(NamedTuple):
 class Feeder:
     """A process that writes (`benchmarks.feeder`)."""
 
-    def __init__(self, place: Place, number: int, frames: int, way: str, sample: Sample) -> None:
-        command = [sys.executable, "-m", "benchmarks.feeder", place.url, str(number), str(frames), way, sample.name]
-        root = Path(__file__).parent.parent
-        self._process = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    def __init__(self, place: Place, number: int, case: Case) -> None:
+        self._process = process(
+            "benchmarks.feeder",
+            place.url,
+            number,
+            case.frames,
+            case.commits,
+            case.way,
+            case.sample.name,
         )
 
     def __enter__(self) -> Feeder:
@@ -78,54 +93,78 @@ class Feeder:
         with self._process:
             self._process.kill()
 
-    def begin(self, commits: int) -> None:
-        """Let it write so many commits; none ends it."""
+    def is_ready(self) -> None:
+        """Wait until it is."""
+        self._line()
+
+    def begin(self) -> None:
+        """Let it write."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{commits}\n")
+        self._process.stdin.write("\n")
         self._process.stdin.flush()
 
     def turn(self) -> Turn:
-        """What it did. Raises Unequal where it is no more."""
+        """What it did."""
+        return _decode.decode(self._line())
+
+    def _line(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise Unequal(f"a writer ended with exit code {self._process.wait()}")
-        return _decode.decode(line)
+        return line
+
+
+def process(module: str, *args: object) -> subprocess.Popen[str]:
+    """A module of ours in a process of its own."""
+    command = [sys.executable, "-m", module, *map(str, args)]
+    root = Path(__file__).parent.parent
+    return subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def cases(effort: Effort) -> int:
     """How many results there will be."""
-    return len(WAYS) * len(SAMPLES) * len(effort.ingest_commits)
+    return len(_cases(effort))
 
 
 def writers(server: Server, effort: Effort) -> Iterator[Result]:
     """Every way of writing, every kind of frame, every size of a commit."""
-    for way in WAYS:
-        for sample in SAMPLES.values():
-            for frames, commits in effort.ingest_commits:
-                yield written(server, way, sample, frames, commits, effort.rounds)
+    for case in _cases(effort):
+        yield written(server, case, effort.rounds)
 
 
-def written(server: Server, way: str, sample: Sample, frames: int, commits: int, rounds: int) -> Result:
+def _cases(effort: Effort) -> list[Case]:
+    """Given all at once, frames are stored in commits of a ledger's own size."""
+    return [
+        Case(way, sample, frames, commits * TIMES)
+        for way in WAYS
+        for sample in SAMPLES.values()
+        for frames, commits in effort.ingest_commits
+        if way == LIVE or frames == BATCH_FRAMES_MAX
+    ]
+
+
+def written(server: Server, case: Case, rounds: int) -> Result:
     """One case: rounds of one, two and four processes."""
     took: dict[int, list[Lap]] = {count: [] for count in COUNTS}
     orders = Random(0)
     with server.place() as place, ExitStack() as stack:
         stack.enter_context(Ledger(place.url))  # the tables are made
-        feeders = [
-            stack.enter_context(Feeder(place, number, frames, way, sample)) for number in range(max(COUNTS))
-        ]
-        lap(place, feeders, commits)  # warms up
+        feeders = [stack.enter_context(Feeder(place, number, case)) for number in range(max(COUNTS))]
+        for each in feeders:
+            each.is_ready()
+        lap(place, feeders, case.commits)  # warms up
         for _ in range(rounds):
             for count in orders.sample(COUNTS, len(COUNTS)):
-                took[count].append(lap(place, feeders[:count], commits))
+                took[count].append(lap(place, feeders[:count], case.commits))
         check_positions(server, place)
     runs = tuple(_run(count, took) for count in COUNTS)
-    name = f"writers: {WAYS[way]}, {sample.venue.NAME}, {sample.name}, batch {frames}"
+    sample = case.sample
+    name = f"writers: {WAYS[case.way]}, {sample.venue.NAME}, {sample.name}, batch {case.frames}"
     result = Result("postgres", name, "events", len(sample.make(0)), runs)
-    if way != LIVE or frames != BATCH_FRAMES_MAX:
+    if case.way != LIVE or case.frames != BATCH_FRAMES_MAX:
         return result
-    return faster(result, _name(1), f"batch {frames}: 2 writer processes / 1", ASKED)
+    return faster(result, _name(1), f"batch {case.frames}: 2 writer processes / 1", ASKED)
 
 
 def lap(place: Place, feeders: Sequence[Feeder], commits: int) -> Lap:
@@ -136,11 +175,13 @@ def lap(place: Place, feeders: Sequence[Feeder], commits: int) -> Lap:
     watching.start()
     try:
         for each in feeders:
-            each.begin(commits)
+            each.begin()
         turns = [each.turn() for each in feeders]
     finally:
         done.set()
         watching.join()
+    for each in feeders:
+        each.is_ready()
     seconds = max(turn.ended_s for turn in turns) - min(turn.began_s for turn in turns)
     looked = Looked(len(looks), sum(held for held, _ in looks), sum(waiting for _, waiting in looks))
     return Lap(sum(turn.events for turn in turns), seconds, commits * len(feeders), looked)

@@ -233,7 +233,7 @@ class Recorder(PostgresApplicationRecorder):
             return []
         with self.datastore.get_connection() as connection:
             before = self.append(cast("Connection", connection), rows)
-        return range(before + 1, before + 1 + len(stored_events))
+        return list(range(before + 1, before + 1 + len(stored_events)))
 
     def append(self, connection: Connection, rows: Rows) -> int:
         """All rows in one transaction and one round trip; the position of the last event before them."""
@@ -742,9 +742,11 @@ def _spoken(sql: str) -> Any:
 
 
 def _words(error: BaseException) -> str:
-    """What an error says, in one line; of a constraint also which row broke it."""
-    said = " ".join(str(error).split())
-    return said or type(error).__name__
+    """What an error says, in one line, without its statement; of a constraint also which row broke it."""
+    said = str(error)
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        said = f"{error.diag.message_primary} {error.diag.message_detail or ''}"
+    return " ".join(said.split()) or type(error).__name__
 
 
 def _query(text: str) -> Any:

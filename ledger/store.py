@@ -15,7 +15,7 @@ import msgspec
 from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from ledger.account import Account, Keyed, Recorded
-from ledger.errors import Corrupt, ReadOnly, Unstorable
+from ledger.errors import Corrupt, ReadOnly, StoreError, Unstorable
 from ledger.events import TOPICS, Event, ids, keyed_ns, opened_key
 from ledger.rows import Cell, Change, Engine, Evidence, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
@@ -93,8 +93,12 @@ class _NoTranscoder(Transcoder):
 def engine_of(place: str | Path | None, *, read_only: bool) -> Engine:
     """The database at a place: a file, the URL of a PostgreSQL database, or None for memory."""
     if isinstance(place, str) and place.startswith(URLS):
-        from ledger.postgres import Postgres
-
+        try:
+            from ledger.postgres import Postgres
+        except ImportError as error:
+            if "psycopg" not in f"{error.name} {error}":
+                raise
+            raise StoreError("PostgreSQL needs psycopg: pip install 'accountledger[postgres]'") from error
         return Postgres(place, read_only=read_only)
     return SQLite(None if place is None else Path(place), read_only=read_only)
 

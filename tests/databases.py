@@ -26,6 +26,7 @@ from ledger import store
 from ledger.errors import NoSuchLedger
 from ledger.rows import Engine
 
+HERE: Final = Path(__file__).parent
 SERVER: Final = "ACCOUNTLEDGER_TEST_PG"
 QUICK: Final = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300")
 """Settings of a server whose data nobody will miss."""
@@ -81,6 +82,28 @@ STORED: Final = frozenset(
     ]
 )
 """The modules whose tests work through a ledger, wherever it is."""
+AS_WRITTEN: Final = {
+    "test_benchmarks_ingest": "measures",
+    "test_benchmarks_replay": "measures",
+    "test_benchmarks_transport": "measures",
+    "test_chaos_live": "minutes of conversation; the ledger is none of its concern",
+    "test_cli_copying": "processes of their own",
+    "test_cli_proof": "commands in processes of their own, on files; test_cli_postgres has them on a server",
+    "test_contending": "is in PostgreSQL already",
+    "test_copying": "copies between both",
+    "test_events": "golden store files",
+    "test_kill": "kills processes that write to a file",
+    "test_lost_answers": "is in PostgreSQL already",
+    "test_pacifica_conversation": "one ledger",
+    "test_postgres": "is in PostgreSQL already",
+    "test_signals": "processes of their own, on files",
+    "test_slow_disk": "the disk under a file",
+    "test_spans": "bytes of frames",
+    "test_sqlite": "is about SQLite",
+    "test_standby": "is in PostgreSQL already",
+    "test_store": "has the three by itself",
+}
+"""The modules that open ledgers and do not run in PostgreSQL a second time, with the reason."""
 
 
 def also_in_postgres(metafunc: pytest.Metafunc) -> bool:
@@ -102,9 +125,16 @@ def server(*told: str) -> Generator[str]:
     if url := os.environ.get(SERVER):
         yield url
         return
+    with of_our_own(*told) as (url, _):
+        yield url
+
+
+@contextmanager
+def of_our_own(*told: str) -> Generator[tuple[str, Path]]:
+    """The URL of a server of our own, and the folder it keeps its data in."""
     shared = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="pg", dir=shared) as folder, started(folder, *told) as url:
-        yield url
+        yield url, Path(folder)
 
 
 @contextmanager
@@ -148,6 +178,11 @@ class Schemas:
             self._made[name] = schema = f"t{uuid4().hex}"
             self._connection.execute(f"CREATE SCHEMA {schema}".encode())
         return in_schema(self._url, self._made[name])
+
+    def one(self, sql: str, *params: str) -> Any:
+        """The first cell of what the server answers."""
+        row = self._connection.execute(sql.encode(), params).fetchone()
+        return None if row is None else row[0]
 
     def has(self, place: str | Path) -> bool:
         return str(Path(place).resolve()) in self._made

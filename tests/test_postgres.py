@@ -28,7 +28,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ledger import Closed, Ledger, LedgerError, NoSuchLedger, ReadOnly, Recorded, StoreError
 from ledger.cli import main
 from ledger.errors import Unstorable
-from ledger.events import FillRecorded, FrameQuarantined, Statement
+from ledger.events import Event, FillRecorded, FrameQuarantined
 from ledger.findings import first_bad
 from ledger.postgres import TEXT_BYTES_MAX, Recorder, _Datastore, place_of
 from ledger.store import EventMapper, Store
@@ -36,7 +36,7 @@ from projections import Balances
 from projections.orders import Orders
 from tests import databases, scripted
 from tests.databases import STORED, Schemas, route
-from tests.scripted import MAIN, delta, feed, fill, order, said, says, snapshot
+from tests.scripted import MAIN, delta, feed, fill, order, says, snapshot
 from tests.test_store import ACCOUNT, event
 from tests.test_store import fill as append
 
@@ -111,12 +111,29 @@ def test_the_stock_recorder_reads_what_ours_wrote_and_ours_what_the_stock_one_wr
 
 # What texts and numbers may be -------------------------------------------------------------------------------------
 
-ODD = ("a\0b", "\0", "\1", "\1\1", "\1\2", "a\0", "a\1\0\2", "é", "😀", "%s", "%%", "?", "'", "\\", "NULL", "{}")
+ODD = (
+    "a\0b",
+    "\0",
+    "\1",
+    "\1\1",
+    "\1\2",
+    "a\0",
+    "a\1\0\2",
+    "é",
+    "😀",
+    "%s",
+    "%%",
+    "?",
+    "'",
+    "\\",
+    "NULL",
+    "{}",
+)
 
 
 def test_any_text_is_stored_and_found_again(new_schema: str) -> None:
     with Ledger(new_schema) as ledger:
-        frames = [says(fill(number, text, order_id=text)) for number, text in enumerate(ODD, 1)]
+        frames = [says(fill(text, number, key=f"fill:{text}")) for number, text in enumerate(ODD, 1)]
         feed(ledger, *frames)
         found = [each.event for each in ledger.replay() if isinstance(each.event, FillRecorded)]
         assert list(ODD) == [each.fill_id for each in found]
@@ -139,22 +156,22 @@ LONG = "x" * (TEXT_BYTES_MAX + 1)
 @pytest.mark.parametrize(
     "long",
     [
-        fill(2, LONG),
-        fill(2, "é" * (TEXT_BYTES_MAX // 2 + 1)),
-        fill(2, "f2", order_id=LONG),
-        order(2, LONG, "open"),
+        fill("f2", 2, key=LONG),
+        fill("f2", 2, key="é" * (TEXT_BYTES_MAX // 2 + 1)),
+        fill(LONG, 2),
+        order(LONG, 2),
         snapshot(2, {LONG: "1"}),
         delta(2, {"A": "1", LONG: "1"}),
     ],
 )
-def test_an_id_that_is_too_long_costs_its_own_frame_only(new_schema: str, long: Statement) -> None:
+def test_an_id_that_is_too_long_costs_its_own_frame_only(new_schema: str, long: Event) -> None:
     with Ledger(new_schema) as ledger:
         feed(ledger, says(delta(1, {"A": "1"})), says(long), says(delta(3, {"A": "3"})))
         [bad] = [each for each in ledger.replay() if isinstance(each.event, FrameQuarantined)]
         assert isinstance(bad.event, FrameQuarantined)
         assert re.search(r"an id of 50[12] bytes; this database takes 500", bad.event.reason)
         assert says(long) == ledger.evidence(bad)
-        assert "3" == Balances(ledger).of(MAIN)["A"].total
+        assert "3" == Balances(ledger)[MAIN]["A"].total
         assert [] == list(ledger.verify([scripted.VENUE]))
         assert "stays" == ledger.retry([scripted.VENUE], bad.account, bad.version).result
 
@@ -163,11 +180,15 @@ def test_the_longest_id_that_is_taken_is_held_by_every_index(new_schema: str) ->
     most = "😀" * (TEXT_BYTES_MAX // 4)
     name = "b" * (TEXT_BYTES_MAX - len("scripted:"))
     with Ledger(new_schema) as ledger:
-        frames = [says(each, account=f"scripted:{name}") for each in (order(1, most, "open"), delta(2, {most: "1"}))]
-        with ledger.intake(scripted.VENUE, name, session=most) as intake:
+        frames = [
+            says(each, account=f"scripted:{name}") for each in (order(1, most, "open"), delta(2, {most: "1"}))
+        ]
+        with ledger.intake(
+            scripted.VENUE, name, session="s" * (TEXT_BYTES_MAX - len("session::closed:2"))
+        ) as intake:
             intake.receive_all([(frame, 1) for frame in frames])
         assert [most] == [each.order_id for each in Orders(ledger).rows()]
-        assert [most] == list(Balances(ledger).of(f"scripted:{name}"))
+        assert [most] == list(Balances(ledger)[f"scripted:{name}"])
 
 
 @pytest.mark.parametrize("which", ["account", "session"])
@@ -181,8 +202,6 @@ def test_a_name_of_ours_that_is_too_long_is_an_error_in_one_line(new_schema: str
 
 def test_a_number_that_no_column_holds_stores_nothing_and_the_next_append_goes_on(new_schema: str) -> None:
     with closing(Store(new_schema)) as store:
-        with pytest.raises(StoreError, match="out of range"):
-            store.select("SELECT version FROM ledger_schema WHERE version=?", (1 << 70,))
         with pytest.raises(Exception):  # noqa: B017, PT011 - as in a file: of Python
             store.append([Recorded(ACCOUNT, 1 << 63, event(1).event)], [])
         append(store, 1, 2)
@@ -215,14 +234,18 @@ def test_what_cannot_be_opened_is_told_in_one_line_without_the_password(
     parts = urlsplit(postgres_server)
     other = with_password(parts._replace(path="/elsewhere").geturl())
     assert 'database "elsewhere" does not exist' in failed(other)
-    for wrong in ("postgresql://u:secret@h:nonsense/db", "postgresql://u:secret@h/db?nonsense=secret"):
+    for wrong in ("postgresql://u:secret@[h/db", "postgresql://u:secret@h/db?nonsense=secret"):
         assert "not the URL of a PostgreSQL database" in failed(wrong)
 
 
 def test_a_name_tells_the_place_and_no_password() -> None:
-    assert "postgresql://me@host:5433/money" == place_of("postgresql://me:secret@host:5433/money?sslmode=require")
+    assert "postgresql://me@host:5433/money" == place_of(
+        "postgresql://me:secret@host:5433/money?sslmode=require"
+    )
     assert "postgresql:///" == place_of("postgresql://")
-    assert "postgresql://h/d (mine)" == place_of("postgres://h/d?password=secret&options=-csearch_path%3Dmine")
+    assert "postgresql://h/d (mine)" == place_of(
+        "postgres://h/d?password=secret&options=-csearch_path%3Dmine"
+    )
 
 
 def test_a_server_that_is_not_there_or_says_nothing_is_told_in_seconds() -> None:
@@ -249,7 +272,9 @@ def test_without_psycopg_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPa
     for name in [name for name in sys.modules if name.startswith(("ledger.postgres", "ledger.arrays"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(StoreError, match=r"^PostgreSQL needs psycopg: pip install 'accountledger\[postgres\]'$"):
+    with pytest.raises(
+        StoreError, match=r"^PostgreSQL needs psycopg: pip install 'accountledger\[postgres\]'$"
+    ):
         Ledger("postgresql://u:secret@h/db")
 
 
@@ -272,7 +297,9 @@ def test_a_ledger_of_a_newer_version_is_refused_by_writers_and_readers(new_schem
     with Ledger(new_schema) as ledger:
         ledger.write([("UPDATE ledger_schema SET version=?", [(99,)])])
     for read_only in (False, True):
-        assert re.search(r"newer version of accountledger \(schema 99", failed(new_schema, read_only=read_only))
+        assert re.search(
+            r"newer version of accountledger \(schema 99", failed(new_schema, read_only=read_only)
+        )
 
 
 def test_a_reader_writes_nothing(new_schema: str) -> None:
@@ -291,7 +318,9 @@ def test_twenty_that_make_the_same_ledger_at_once_make_one(schemas: Schemas) -> 
         url, failures = schemas.url(), list[BaseException]()
         ready = threading.Barrier(20)
 
-        def make(url: str = url, ready: threading.Barrier = ready) -> None:
+        def make(
+            url: str = url, ready: threading.Barrier = ready, failures: list[BaseException] = failures
+        ) -> None:
             try:
                 ready.wait()
                 Ledger(url).close()
@@ -334,11 +363,19 @@ DAMAGE: dict[str, tuple[str, str, int | None]] = {
     "account": (f"UPDATE stored_events SET originator_id = 'scripted:x' WHERE {AT}", "missing", 4),
     "version": (f"UPDATE stored_events SET originator_version = 40 WHERE {AT}", "missing", 4),
     "an event": (f"DELETE FROM stored_events WHERE {AT}", "missing", 4),
-    "a seal": ("UPDATE seals SET seal = set_byte(seal, 0, 1 - get_byte(seal, 0) % 2) WHERE position = 4", "seal", 4),
+    "a seal": (
+        "UPDATE seals SET seal = set_byte(seal, 0, 1 - get_byte(seal, 0) % 2) WHERE position = 4",
+        "seal",
+        4,
+    ),
     "no seal": ("DELETE FROM seals WHERE position = 4", "seal", 4),
     "a frame": ("UPDATE evidence SET payload = payload || 'x'::bytea WHERE ordinal = 3", "frame", 4),
     "no frame": ("DELETE FROM evidence WHERE ordinal = 3", "frame", 4),
-    "another frame": ("INSERT INTO evidence (session, ordinal, payload) VALUES ('s9', 1, 'x')", "frame", None),
+    "another frame": (
+        "INSERT INTO evidence (session, ordinal, payload) VALUES ('s9', 1, 'x')",
+        "frame",
+        None,
+    ),
     "a key": ("UPDATE natural_keys SET key = 'fill:other' WHERE key LIKE 'fill:%'", "key", 4),
     "no key": ("DELETE FROM natural_keys WHERE key LIKE 'fill:%'", "key", 4),
     "another key": ("INSERT INTO natural_keys VALUES ('scripted:main', 0, 'fill:f77')", "key", None),
@@ -354,15 +391,21 @@ DAMAGE: dict[str, tuple[str, str, int | None]] = {
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_verify_names_the_first_bad_event(new_schema: str, what: str) -> None:
-    sql, finding, version = DAMAGE[what]
+    sql, finding, place = DAMAGE[what]
     with Ledger(new_schema) as ledger:
-        feed(ledger, says(snapshot(1, {"A": "1"})), says(delta(2, {"A": "2"})), says(fill(3, "f1")), says(delta(4, {})))
+        feed(
+            ledger,
+            says(snapshot(1, {"A": "1"})),
+            says(delta(2, {"A": "2"})),
+            says(fill("f1", 3, key="fill:f1")),
+            says(delta(4, {})),
+        )
         assert [] == list(ledger.verify([scripted.VENUE]))
         with closing(psycopg.connect(new_schema, autocommit=True)) as other:
             assert other.execute(cast("Any", sql)).rowcount in (-1, 1)
         found = list(ledger.verify([scripted.VENUE]))
         bad = first_bad(found) or found[0]
-        assert (finding, version) == (bad.what, bad.version), found
+        assert (finding, place) == (bad.what, bad.version or bad.position), found
 
 
 def test_a_table_of_somebody_else_in_the_same_schema_is_no_finding(new_schema: str) -> None:
@@ -385,7 +428,7 @@ def test_what_a_test_opens_is_in_postgresql_where_it_is_routed_there(
         path = tmp_path / "a.db"
         with Ledger() as memory, Ledger(path) as ledger, Ledger(path, read_only=True) as reader:
             feed(ledger, says(delta(1, {"A": "1"})))
-            assert [0, 2, 2] == [each.position() for each in (memory, ledger, reader)]
+            assert [0, 3, 3] == [each.position() for each in (memory, ledger, reader)]
             assert all(each.name.startswith("postgresql://") for each in (memory, ledger, reader))
         assert not path.exists()
         with pytest.raises(NoSuchLedger):
@@ -426,7 +469,9 @@ def test_the_modules_that_also_run_in_postgresql_are_there() -> None:
 
 def test_every_module_that_opens_a_ledger_runs_in_postgresql_or_says_why_not() -> None:
     opening = {
-        path.stem for path in databases.HERE.glob("test_*.py") if re.search(r"\b(Ledger|Store)\(", path.read_text())
+        path.stem
+        for path in databases.HERE.glob("test_*.py")
+        if re.search(r"\b(Ledger|Store)\(", path.read_text())
     }
-    assert opening == (STORED & opening) | set(databases.AS_WRITTEN)
+    assert set() == opening - STORED - set(databases.AS_WRITTEN)
     assert set() == STORED & set(databases.AS_WRITTEN)

@@ -12,7 +12,18 @@ from typing import NoReturn
 
 import click
 
-from ledger.cli import copying, explain, feeding, following, proof, quarantine, seals, state, statements
+from ledger.cli import (
+    copying,
+    explain,
+    feeding,
+    following,
+    proof,
+    quarantine,
+    seals,
+    state,
+    statements,
+    views,
+)
 from ledger.cli.options import BAD, DONE, INTERRUPTED, VENUES, cli
 from ledger.console import printable
 from ledger.errors import LedgerError
@@ -30,6 +41,7 @@ __all__ = [
     "seals",
     "state",
     "statements",
+    "views",
 ]
 
 

@@ -1,0 +1,413 @@
+"""The SQL views say what the commands say, row by row and digit by digit, in a file and in PostgreSQL."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ledger import Ledger
+from ledger.cli import cli
+from ledger.errors import ReadOnly
+from ledger.events import Event, OrderUpdated
+from projections import Balances, Breaks, Gaps
+from projections.gaps import STATED
+from projections.view_columns import AMOUNT, FLAG, VIEWS
+from projections.view_sql import on_server
+from projections.views import Views
+from tests.databases import Schemas
+from tests.scripted import (
+    MAIN,
+    RECEIVED_NS,
+    delta,
+    feed,
+    fill,
+    imported,
+    order,
+    says,
+    snapshot,
+    source,
+)
+
+COMMANDS: Final = {
+    "current_balances": ("balances",),
+    "balance_history": ("history",),
+    "orders": ("orders",),
+    "fills": ("fills",),
+    "gaps": ("gaps", "--all"),
+    "breaks": ("breaks",),
+    "quarantine": ("quarantine",),
+}
+"""The views, and the commands that print the same."""
+RENAMED: Final = {"from": "gap_from", "to": "gap_to", "asset": "asset_id"}
+"""Of a gap, what a column is called where the command calls it otherwise."""
+ODD: Final = ("1.50", "-0.00", "1e3", "-2.5E-7", "+7", "007.50", "0", "9" * 78 + ".9", "0." + "1" * 78)
+"""Amounts as no two venues write them."""
+Row = dict[str, Any]
+
+
+@pytest.fixture(params=["file", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a ledger may be: a file, and a PostgreSQL database."""
+    if request.param == "file":
+        return str(tmp_path / "a.db")
+    url: str = request.getfixturevalue("new_schema")
+    return url
+
+
+def shown(ledger: Ledger) -> dict[str, list[Row]]:
+    """What the views say; flags as such, and amounts as the text that any SQL tool shows."""
+    return {view.name: rows_of(ledger, view.name) for view in VIEWS if view.name in COMMANDS}
+
+
+def rows_of(ledger: Ledger, name: str) -> list[Row]:
+    (view,) = (each for each in VIEWS if each.name == name)
+    names = ", ".join(
+        f"{each.name}::text" if each.kind == AMOUNT and on_server(ledger) else each.name
+        for each in view.columns
+    )
+    found: list[Row] = []
+    for stored in ledger.select(f"SELECT {names} FROM {name}"):
+        row = dict(zip((each.name for each in view.columns), stored, strict=True))
+        for each in view.columns:
+            if each.kind == FLAG and row[each.name] is not None:
+                assert row[each.name] in (0, 1)
+                row[each.name] = bool(row[each.name])
+        found.append(row)
+    return found
+
+
+def printed(place: str, server: bool) -> dict[str, list[Row]]:
+    """What the commands print, with the views' names; in PostgreSQL numbers are written as it writes them."""
+    said: dict[str, list[Row]] = {}
+    for view in VIEWS:
+        if view.name not in COMMANDS:
+            continue
+        command, *flags = COMMANDS[view.name]
+        with redirect_stdout(io.StringIO()) as out:
+            cli.main(args=[command, "--db", place, *flags, "--json"], standalone_mode=False)
+        rows: list[Row] = [
+            {RENAMED.get(name, name) if view.name == "gaps" else name: value for name, value in row.items()}
+            for row in json.loads(out.getvalue())
+        ]
+        for row in rows:
+            if view.name == "gaps":
+                row["healed"] = row["state"] == "closed" and row["closed_how"] != STATED
+            if view.name == "breaks" and row["state"] == "open":
+                row["age_s"] = None  # it ages
+            for each in view.columns:
+                if each.kind == AMOUNT and server and row[each.name] is not None:
+                    row[each.name] = written(row[each.name])
+        said[view.name] = rows
+    return said
+
+
+def written(amount: str) -> str:
+    """An amount as PostgreSQL writes it: every digit, no exponent, no sign of zero."""
+    number = Decimal(amount)
+    return f"{abs(number) if not number else number:f}"
+
+
+def differences(place: str) -> list[str]:
+    """Where a view and its command differ; times are compared as text, and in nanoseconds where the command has them."""
+    with Ledger(place, read_only=True) as ledger:
+        ours, server = shown(ledger), on_server(ledger)
+    found: list[str] = []
+    for name, expected in printed(place, server).items():
+        (view,) = (each for each in VIEWS if each.name == name)
+        both = [
+            each.name for each in view.columns if not each.name.endswith("_ns") and each.name != "tradable"
+        ]
+        left = sorted([[row[each] for each in both] for row in expected], key=repr)
+        right = sorted([[row[each] for each in both] for row in ours[name]], key=repr)
+        if left != right:
+            found.append(
+                f"{name}: {[row for row in left if row not in right]} {[r for r in right if r not in left]}"
+            )
+    return found
+
+
+# The same rows, whatever was told
+
+
+amounts = st.sampled_from(["0", "1", "1.0", "2.50", "-3", *ODD])
+assets = st.sampled_from(["A", "B", "USDC"])
+at_ns = st.integers(1, 9).map(lambda step: RECEIVED_NS + step * 500_000_007)
+numbers = st.integers(1, 9)
+held = st.dictionaries(assets, amounts, max_size=3)
+
+
+@st.composite
+def events(draw: st.DrawFn) -> Event:
+    """Something that a venue says; of every kind, and often with something missing."""
+    kind = draw(st.integers(0, 5))
+    if kind == 0:
+        return snapshot(draw(at_ns), draw(held), part="7", sequence=draw(st.none() | numbers))
+    if kind == 1:
+        number = draw(st.none() | numbers)
+        return delta(draw(at_ns), draw(held), sequence=number, subscription=None if number is None else "7")
+    if kind == 2:
+        return order(
+            draw(st.sampled_from(["o1", "o2"])), draw(at_ns), draw(st.sampled_from(["0", "1", "2.0"]))
+        )
+    if kind == 3:
+        return fill(f"f{draw(numbers)}", draw(at_ns), quantity=draw(st.sampled_from(["1", "0.50"])))
+    return imported(
+        draw(at_ns), draw(amounts), draw(amounts), asset=draw(assets), pending=draw(st.none() | amounts)
+    )
+
+
+frames = st.lists(
+    st.lists(events(), min_size=1, max_size=2).map(lambda said: says(*said)) | st.just(b"junk"), max_size=5
+)
+conversations = st.lists(frames, min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["file", "postgres"])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(told=conversations, later=conversations)
+def test_each_view_says_what_its_command_says(
+    server: bool,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    told: list[list[bytes]],
+    later: list[list[bytes]],
+) -> None:
+    schemas: Schemas | None = request.getfixturevalue("schemas") if server else None
+    place = schemas.url() if schemas else str(tmp_path_factory.mktemp("views") / "a.db")
+    for first, sessions in ((0, told), (len(told), later)):
+        with Ledger(place) as ledger:
+            for number, each in enumerate(sessions, first):
+                feed(ledger, *each, session=f"s{number}", received_ns=RECEIVED_NS + number * 2_000_000_000)
+            Views(ledger).bring_up()
+        assert [] == differences(place)
+    if schemas:
+        schemas.forget()
+
+
+def busy(ledger: Ledger) -> None:
+    """Every kind of gap and break, and a frame that nobody can read."""
+    feed(
+        ledger,
+        says(snapshot(1, {"A": "1.50", "B": "2"}, part="7", sequence=1)),
+        says(delta(3, {"A": "4"}, sequence=3, subscription="7")),
+        says(order("o1", 2, "3"), fill("f1", 3)),
+        says(imported(5, "1", "1"), imported(6, "1", "5")),
+        b"junk",
+    )
+    feed(ledger, says(snapshot(9, {"A": "8"})), session="s2", received_ns=RECEIVED_NS + 5 * 10**9)
+    feed(ledger, says(delta(9, {"B": "8"})), session="s3", received_ns=RECEIVED_NS + 9 * 10**9)
+
+
+@pytest.fixture
+def told(place: str) -> str:
+    """A ledger with views in which there is something of everything."""
+    with Ledger(place) as ledger:
+        busy(ledger)
+        Views(ledger).bring_up()
+        found = shown(ledger)
+        assert [] == [name for name, rows in found.items() if not rows]
+        assert {"sequence", "chain", "blind", "fills"} == {row["kind"] for row in found["gaps"]}
+    return place
+
+
+PLANTS: Final = (
+    ("current_balances", "UPDATE shown_balances SET total='9.99' WHERE asset_id='A'"),
+    ("current_balances", "UPDATE shown_balances SET reason='trust me'"),
+    ("current_balances", "DELETE FROM shown_balances WHERE asset_id='B'"),
+    ("balance_history", "UPDATE history SET amount='1.0' WHERE version>0"),
+    ("balance_history", "DELETE FROM chain_gaps"),
+    ("orders", "UPDATE order_rows SET executed='3.0'"),
+    ("fills", "UPDATE fill_rows SET price='0.50'"),
+    ("gaps", "DELETE FROM shown_gaps WHERE kind='blind'"),
+    ("gaps", "UPDATE shown_gaps SET closed_ns=closed_ns+1 WHERE closed_ns IS NOT NULL"),
+    ("breaks", "UPDATE shown_breaks SET difference='0' WHERE kind='fills'"),
+    ("quarantine", "UPDATE quarantine_rows SET reason='none'"),
+)
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["file", "postgres"])
+def test_a_view_that_says_otherwise_is_found(
+    server: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """What a command prints is read first: the commands read some of these tables, too."""
+    place = request.getfixturevalue("new_schema") if server else str(tmp_path / "a.db")
+    with Ledger(place) as ledger:
+        busy(ledger)
+        Views(ledger).bring_up()
+        right = shown(ledger)
+    said = printed(place, server)
+    assert [] == differences(place)
+    with Ledger(place) as ledger:
+        for view, plant in PLANTS:
+            table = plant.split()[2 if plant.startswith("DELETE") else 1]
+            ledger.write([(f"CREATE TABLE kept AS SELECT * FROM {table}", [()])])
+            ledger.write([(plant, [()])])
+            wrong = shown(ledger)
+            assert wrong[view] != right[view], plant
+            columns = [name for name in said[view][0] if name in wrong[view][0] and name != "tradable"]
+            assert by(columns, said[view]) != by(columns, wrong[view]), plant
+            ledger.write([(f"DELETE FROM {table}", [()]), (f"INSERT INTO {table} SELECT * FROM kept", [()])])
+            ledger.write([("DROP TABLE kept", [()])])
+        assert {name: sorted(rows, key=repr) for name, rows in right.items()} == {
+            name: sorted(rows, key=repr) for name, rows in shown(ledger).items()
+        }
+
+
+def by(columns: Sequence[str], rows: list[Row]) -> list[list[Any]]:
+    return sorted([[row[name] for name in columns] for row in rows], key=repr)
+
+
+@pytest.mark.parametrize("amount", ODD)
+def test_an_amount_keeps_its_digits(place: str, amount: str) -> None:
+    stated = OrderUpdated(
+        source(1),
+        "",
+        "o",
+        "X",
+        "buy",
+        "limit",
+        "open",
+        False,
+        amount,
+        amount,
+        amount,
+        amount,
+        amount,
+        amount,
+        amount,
+    )
+    with Ledger(place) as ledger:
+        feed(ledger, says(snapshot(1, {"A": amount}), stated, imported(1, amount, amount)))
+        Views(ledger).bring_up()
+        expected = written(amount) if on_server(ledger) else amount
+        (order_row,) = rows_of(ledger, "orders")
+        (row,) = rows_of(ledger, "balance_history")
+        found = {each["asset_id"]: each["total"] for each in rows_of(ledger, "current_balances")}
+        parts = ("price", "quantity", "executed", "quote_quantity", "executed_quote", "average_price", "fee")
+        assert {expected} == {found["A"], row["amount"], row["balance"], *(order_row[part] for part in parts)}
+        assert Decimal(amount) == Decimal(found["A"])
+
+
+def test_a_sum_in_postgresql_is_exact(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        feed(ledger, says(snapshot(1, {"A": "0.1", "B": "0.2", "C": "9" * 60 + ".000000000000000001"})))
+        Views(ledger).bring_up()
+        ((total,),) = ledger.select("SELECT sum(total)::text FROM current_balances")
+        assert (
+            "1" + "0" * 59 + "0.300000000000000001"
+            == str(Decimal(str(total)) + 1).replace("1.3", "0.3")[:-1] + "1"
+        )
+
+
+# Kept up to date
+
+
+def test_times_are_the_same_text_as_everywhere(place: str) -> None:
+    times = [
+        0,
+        1,
+        1_000,
+        1_000_000,
+        999_999_999,
+        10**9,
+        RECEIVED_NS + 120_000_000,
+        RECEIVED_NS + 1,
+        7 * 10**18,
+    ]
+    from ledger.wire import time_text
+
+    with Ledger(place) as ledger:
+        feed(ledger, says(*(fill(f"f{at}", ns) for at, ns in enumerate(times))))
+        Views(ledger).bring_up()
+        found = {row["fill_id"]: (row["time_ns"], row["time"]) for row in rows_of(ledger, "fills")}
+        assert {f"f{at}": (ns, time_text(ns)) for at, ns in enumerate(times)} == found
+
+
+def test_what_is_not_known_is_null(place: str) -> None:
+    with Ledger(place) as ledger:
+        feed(ledger, says(order("o1", 1)))
+        Views(ledger).bring_up()
+        (row,) = rows_of(ledger, "orders")
+        assert [None] * 4 == [row[name] for name in ("price", "fee", "created_ns", "created")]
+
+
+def test_views_are_as_of_one_position_and_say_how_far_they_go(place: str) -> None:
+    with Ledger(place) as ledger:
+        busy(ledger)
+        views = Views(ledger)
+        views.bring_up()
+        fresh = {row["name"]: (row["position"], row["behind"]) for row in rows_of(ledger, "freshness")}
+        assert {name: (ledger.position(), 0) for name in COMMANDS} == fresh
+        before = rows_of(ledger, "current_balances")
+        feed(ledger, says(delta(99, {"A": "77"})), session="s9", received_ns=RECEIVED_NS + 10**11)
+        Balances(ledger).rows()  # somebody else brings the balances further, and not the views
+        Gaps(ledger).rows()
+        assert before == rows_of(ledger, "current_balances")
+        behind = {row["name"]: row["behind"] for row in rows_of(ledger, "freshness")}
+        assert behind["current_balances"] == ledger.position() - views.position == 3
+        views.bring_up()
+        assert "77" in [row["total"] for row in rows_of(ledger, "current_balances")]
+        assert {0} == {row["behind"] for row in rows_of(ledger, "freshness")}
+
+
+def test_what_is_told_again_is_not_written_again(told: str) -> None:
+    """A gap and a break keep their numbers; only what is new or otherwise is written."""
+    with Ledger(told) as ledger:
+        sql = "SELECT account, number, kind, version FROM shown_gaps ORDER BY account, number"
+        before = ledger.select(sql)
+        feed(ledger, says(order("o2", 5, "1")), session="s4", received_ns=RECEIVED_NS + 20 * 10**9)
+        Views(ledger).bring_up()
+        after = ledger.select(sql)
+        assert before == after[: len(before)]
+        assert len(before) < len(after)
+
+
+def test_a_projection_folded_again_is_shown_again(told: str) -> None:
+    """Its tables stay where views are of them: only the rows go, and come back."""
+    with Ledger(told) as ledger:
+        before = shown(ledger)
+        views = Views(ledger)
+        for each in views.projections:
+            each.subscription.reset()
+        assert [] == rows_of(ledger, "orders")
+        assert before["gaps"] == rows_of(ledger, "gaps")
+        views.bring_up()
+        assert before == shown(ledger)
+        ledger.write([("UPDATE shown_breaks SET stated='5'", [()])])
+        views.bring_up()
+        assert before == shown(ledger)
+    assert [] == differences(told)
+
+
+def test_several_threads_that_tell_say_it_once(told: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with Ledger(told) as ledger, ThreadPoolExecutor(4) as pool:
+        before = shown(ledger)
+        for _ in pool.map(lambda _: Views(ledger).bring_up(), range(4)):
+            pass
+        assert before == shown(ledger)
+
+
+def test_who_only_reads_makes_no_views(told: str, tmp_path: Path) -> None:
+    with Ledger(told, read_only=True) as reader:
+        with pytest.raises(ReadOnly, match="opened with read_only=True, and views are made and written"):
+            Views(reader)
+        assert reader.select("SELECT count(*) FROM current_balances") == [(3,)]
+        assert len(Breaks(reader).rows()) == len(rows_of(reader, "breaks"))
+
+
+def test_the_account_is_told_like_everywhere(told: str) -> None:
+    with Ledger(told, read_only=True) as ledger:
+        for name, rows in shown(ledger).items():
+            assert rows, name
+            assert {row["account"] for row in rows} <= {MAIN}, name

@@ -99,7 +99,13 @@ def _array(kind: int, parts: Sequence[bytes | None]) -> bytes:
 
 def texts(cells: Sequence[str | None]) -> _Texts:
     """An array of texts."""
-    return _Texts(_array(25, [None if cell is None else told(cell).encode() for cell in cells]))
+    if None in cells:
+        return _Texts(_array(25, [None if cell is None else told(cell).encode() for cell in cells]))
+    known = cast("Sequence[str]", cells)
+    whole = "".join(known)
+    if "\x00" in whole or "\x01" in whole:
+        known = [told(cell) for cell in known]
+    return _Texts(_array(25, [*map(str.encode, known)]))
 
 
 def blobs(cells: Sequence[bytes | None]) -> _Bytes:

@@ -487,11 +487,11 @@ class Postgres:
                 if listening is not None:
                     listening.close()
                 log.warning("%s: %s; not told of appends, looks for itself", self.name, _words(error))
-                time.sleep(min(seconds, RETRY_S))
+                time.sleep(seconds)
                 return True
 
         try:
-            with suppress(psycopg.OperationalError):
+            with suppress(psycopg.Error):  # a server that only reads lets nobody listen
                 listener()
             yield wait
         finally:

@@ -102,6 +102,14 @@ class BreaksFold:
         self._breaks: Final = Table(database, "order_breaks", BreakRow, key=5)
         self.tables: Final[tuple[Table[Any], ...]] = (self._orders, self._breaks)
 
+    def ahead(self, run: Sequence[Recorded]) -> None:
+        """These events are folded next: their orders are read at once."""
+        self._orders.fetch(
+            (each.account, each.event.order_id)
+            for each in run
+            if isinstance(each.event, OrderUpdated | FillRecorded)
+        )
+
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
         event = recorded.event
@@ -189,6 +197,7 @@ class Breaks:
         self._fold: Final = BreaksFold(database)
         self.tables: Final = self._fold.tables
         self.apply: Final = self._fold.apply
+        self.ahead: Final = self._fold.ahead
         self.subscription: Final = Subscription(ledger, self, database)
 
     @property

@@ -5,6 +5,7 @@ Knows orders and fills. Fills of more than was executed are no gap: that is a co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -71,6 +72,13 @@ class ExecutionsFold:
         """Settle, if this event is not of the frame at hand."""
         if self._touched and frame_of(event) != self._frame:
             self.settle()
+
+    def ahead(self, run: Sequence[Recorded]) -> None:
+        """These events are folded next: their orders and fills are read at once."""
+        fills = [(each.account, each.event) for each in run if isinstance(each.event, FillRecorded)]
+        orders = [(each.account, each.event) for each in run if isinstance(each.event, OrderUpdated)]
+        self._fills.fetch((account, event.fill_id) for account, event in fills)
+        self._orders.fetch((account, event.order_id) for account, event in (*orders, *fills))
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""

@@ -6,7 +6,7 @@ Knows sequences, history rows, sessions and orders' executions; computes no bala
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -121,6 +121,9 @@ class _Fold:
             *self._statements.tables,
             *self._executions.tables,
         )
+
+    def ahead(self, run: Sequence[Recorded]) -> None:
+        self._executions.ahead(run)
 
     def apply(self, recorded: Recorded) -> None:
         event = recorded.event
@@ -286,6 +289,7 @@ class Gaps:
         self.sessions: Final = Sessions(ledger, database)
         self.tables: Final = self._fold.tables
         self.apply: Final = self._fold.apply
+        self.ahead: Final = self._fold.ahead
         self.settle: Final = self._fold.settle
         self.forget: Final = self._fold.forget
         self.subscription: Final = Subscription(ledger, self, database)

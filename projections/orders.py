@@ -5,6 +5,7 @@ Knows order events; an older statement, arriving late, changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -55,6 +56,12 @@ class Orders:
         """The orders, by account and order id."""
         self.subscription.catch_up()
         return list(self._rows.rows(account))
+
+    def ahead(self, run: Sequence[Recorded]) -> None:
+        """These events are folded next: their orders are read at once."""
+        self._rows.fetch(
+            (each.account, each.event.order_id) for each in run if isinstance(each.event, OrderUpdated)
+        )
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""

@@ -106,6 +106,15 @@ class Running(Settling, Protocol):
         ...
 
 
+@runtime_checkable
+class LookingAhead(Protocol):
+    """A projection that reads the stored rows of many events at once, before it folds them one by one."""
+
+    def ahead(self, run: Sequence[Recorded], /) -> None:
+        """These events are folded next."""
+        ...
+
+
 Place: TypeAlias = tuple[str, int]
 
 
@@ -134,6 +143,7 @@ class Subscription:
         self._positions = False
         """Whether the table of positions is there."""
         self._running: bool | None = None
+        self._ahead: bool | None = None
         self._projection = projection
         self._database = database
         if database is not None:
@@ -231,6 +241,9 @@ class Subscription:
         try:
             if self._running is None:  # asked once: the answer takes longer than a run
                 self._running = isinstance(self._projection, Running)
+                self._ahead = isinstance(self._projection, LookingAhead)
+            if self._ahead:
+                cast("LookingAhead", self._projection).ahead(run)
             if self._running:
                 cast("Running", self._projection).apply_all(run)
             else:

@@ -28,6 +28,8 @@ ROWS_CACHED_MAX: Final = 50_000
 PAGE_ROWS_MAX: Final = 1_000
 CHUNK_KEYS_MAX: Final = 1_000
 TOPS_MAX: Final = 1_000
+FETCHED_MAX: Final = 64
+"""Rows asked for by their keys at once."""
 NEAR_ROWS_MAX: Final = 64
 """Rows read at once where a few from a key on are wanted."""
 
@@ -147,6 +149,32 @@ class Table(Generic[R]):
         rows[key] = found
         self._cached += 1
         return found
+
+    def fetch(self, keys: Iterable[tuple[Cell, ...]]) -> None:
+        """Remember the rows with those keys: `get` answers without asking for each by itself."""
+        if self._database is None:
+            return
+        asked: dict[tuple[Cell, ...], list[Cell]] = {}
+        for key in dict.fromkeys(keys):
+            account: Any = key[0]
+            if account not in self._whole and key not in self._cache.get(account, ()):
+                asked.setdefault(key[:-1], []).append(key[-1])
+        for same, lasts in asked.items():
+            for start in range(0, len(lasts), FETCHED_MAX):
+                self._fetch(self._database, same, lasts[start : start + FETCHED_MAX])
+
+    def _fetch(self, database: Database, same: tuple[Cell, ...], lasts: Sequence[Cell]) -> None:
+        """Rows whose keys differ in the last part only."""
+        width = 1 << (len(lasts) - 1).bit_length()  # few lengths: the database knows the statement
+        where = "".join(f"{field}=? AND " for field in self.key[:-1])
+        query = f"{self._select} WHERE {where}{self.key[-1]} IN ({', '.join('?' * width)})"
+        stored = database.select(query, (*same, *lasts, *[lasts[-1]] * (width - len(lasts))))
+        for last in lasts:
+            key = (*same, last)
+            self._cache.setdefault(str(key[0]), {})[key] = None
+        for each in stored:
+            self._cache[str(each[0])][each[: self._width]] = self._load(each)
+        self._cached += len(lasts)
 
     def of(self, account: str) -> dict[tuple[Cell, ...], R | None]:
         """All rows of an account by their key (None where there is none). For tables that are small per account."""

@@ -13,7 +13,16 @@ from importlib import import_module
 import pytest
 from hypothesis import settings
 
-from tests.databases import POSTGRES, QUICK, Schemas, also_in_postgres, fewer_examples, route, server
+from tests.databases import (
+    POSTGRES,
+    QUICK,
+    Schemas,
+    also_in_postgres,
+    fewer_examples,
+    route,
+    server,
+    too_many,
+)
 
 _recursion = sys.getrecursionlimit()
 import_module("eth_account")  # a library below it lifts the limit; here, before any test imports it
@@ -26,16 +35,26 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 
 SQLITE = "sqlite: is about SQLite itself, its files or its locks: not run in PostgreSQL"
+FEW = (
+    "few(n): asks a ledger thousands of times: of its cases the first n, by default 2, are run in PostgreSQL"
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", SQLITE)
+    config.addinivalue_line("markers", FEW)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if also_in_postgres(metafunc):
         as_written = pytest.param("as written", id=pytest.HIDDEN_PARAM)
         metafunc.parametrize("database", [as_written, POSTGRES], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = too_many(items)
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
 
 
 @pytest.fixture(scope="session")

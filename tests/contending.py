@@ -66,7 +66,7 @@ class Postmaster:
             with psycopg.connect(self.url, autocommit=True) as connection:
                 connection.execute(f"ALTER SYSTEM SET {each}".encode())
                 connection.execute("SELECT pg_reload_conf()")
-        self._command: Final = Path(f"/proc/{self.pid}/cmdline").read_text().split("\0")[:-1]
+        self.command: Final = Path(f"/proc/{self.pid}/cmdline").read_text().split("\0")[:-1]
         self._again: subprocess.Popen[bytes] | None = None
 
     @property
@@ -88,7 +88,7 @@ class Postmaster:
                 log = (self._folder / "again.log").open("ab")
                 with log:
                     self._again = subprocess.Popen(
-                        self._command, stdout=log, stderr=log, cwd=self._folder, **who
+                        self.command, stdout=log, stderr=log, cwd=self._folder, **who
                     )
             with suppress(psycopg.OperationalError), psycopg.connect(self.url):
                 return

@@ -10,7 +10,8 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -33,8 +34,11 @@ QUICK: Final = ("fsync = off", "synchronous_commit = off", "full_page_writes = o
 MEMORY: Final = Path("/dev/shm")
 """A file system in memory, where the machine has one."""
 POSTGRES: Final = "postgres"
-EXAMPLES_MAX: Final = 10
-"""That hypothesis tries in PostgreSQL; as the test is written it tries all."""
+ONE_EXAMPLE_IN: Final = 30
+"""That hypothesis tries in PostgreSQL, the first ones; as the test is written it tries all."""
+EXAMPLES_MIN: Final = 2
+CASES: Final = 2
+"""Of a test marked `few`."""
 
 STORED: Final = frozenset(
     [
@@ -102,6 +106,7 @@ AS_WRITTEN: Final = {
     "test_sqlite": "is about SQLite",
     "test_standby": "is in PostgreSQL already",
     "test_store": "has the three by itself",
+    "test_views": "is in both already",
 }
 """The modules that open ledgers and do not run in PostgreSQL a second time, with the reason."""
 
@@ -116,7 +121,26 @@ def fewer_examples(monkeypatch: pytest.MonkeyPatch, test: Callable[..., object])
     """Let hypothesis try the first few of the examples it would try."""
     held = "_hypothesis_internal_use_settings"
     if (told := getattr(test, held, None)) is not None:
-        monkeypatch.setattr(test, held, settings(told, max_examples=min(told.max_examples, EXAMPLES_MAX)))
+        few = max(EXAMPLES_MIN, told.max_examples // ONE_EXAMPLE_IN)
+        monkeypatch.setattr(test, held, settings(told, max_examples=few))
+
+
+def too_many(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Of the tests to be run in PostgreSQL: what is the same there in memory and in a file, and what is marked `few`
+    beyond its first cases."""
+    found, cases = set[pytest.Item](), Counter[str]()
+    for item in items:
+        params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+        if params.get("database") != POSTGRES:
+            continue
+        test = item.nodeid.partition("[")[0]
+        few = item.get_closest_marker("few")
+        most = None if few is None else few.args[0] if few.args else CASES
+        if "sqlite" in params.values() or (most is not None and cases[test] >= most):
+            found.add(item)
+        else:
+            cases[test] += 1
+    return found
 
 
 @contextmanager

@@ -211,6 +211,7 @@ def apart(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     return events
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("seed", range(15))
 def test_as_of_any_moment_of_a_random_history_the_answer_is_that_of_a_refold(seed: int, apart: int) -> None:
     with Ledger() as ledger:
@@ -218,6 +219,7 @@ def test_as_of_any_moment_of_a_random_history_the_answer_is_that_of_a_refold(see
         assert [] == differences(ledger, Random(seed))
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("venue", VENUES)
 def test_as_of_any_moment_of_a_venues_history_the_answer_is_that_of_a_refold(venue: str, apart: int) -> None:
     for seed in range(apart, 4 + apart):
@@ -238,6 +240,7 @@ def test_as_of_any_moment_of_any_conversations_the_answer_is_that_of_a_refold(
         assert [] == differences(ledger, Random(0), most=20)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("seed", range(8))
 def test_a_reader_answers_by_the_checkpoints_there_are_however_old_they_are(
     tmp_path: Path, seed: int, apart: int
@@ -255,6 +258,7 @@ def test_a_reader_answers_by_the_checkpoints_there_are_however_old_they_are(
         assert [] == differences(reader, dice, most=25)
 
 
+@pytest.mark.few(1)
 def test_a_reader_knows_what_could_be_read_and_what_could_not_since_the_checkpoints(
     tmp_path: Path, apart: int
 ) -> None:
@@ -305,6 +309,7 @@ class Counted:
             yield recorded
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("known", [None, 700])
 def test_how_many_events_are_folded_does_not_grow_with_the_history(known: int | None) -> None:
     def folded(events: int, *, late: bool) -> int:
@@ -414,6 +419,7 @@ def test_what_is_no_time_is_refused(moments: Ledger, moment: str) -> None:
         Balances(moments).at(moment)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["rows", "fills"])
 def test_how_much_is_remembered_of_a_history_does_not_grow_with_it(
     kind: str, monkeypatch: pytest.MonkeyPatch

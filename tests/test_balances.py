@@ -440,6 +440,7 @@ def scripted(dice: Random) -> list[tuple[str, bytes] | str]:
     return [*script, "read"]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("seed", range(40))
 def test_any_interleaving_batching_and_restart_gives_the_balances_of_a_dictionary(
     tmp_path: Path, seed: int

@@ -692,6 +692,7 @@ def scripted(dice: Random) -> list[list[Event]]:
     return frames
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("seed", range(15))
 def test_any_batching_and_restart_gives_the_breaks_of_a_fold_from_zero(tmp_path: Path, seed: int) -> None:
     dice = Random(seed)
@@ -754,6 +755,7 @@ FIELDS = [
 ]
 
 
+@pytest.mark.sqlite
 def test_the_command_prints_them_and_says_by_its_code_whether_one_is_open(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         listen(ledger, whole(1, {"A": "1"}))

@@ -184,6 +184,7 @@ def test_what_todays_decoder_does_not_read_is_not_claimed() -> None:
             write_bundle(ledger, {"bitopro": scripted.VENUE}, io.BytesIO(), note_of(ledger), ACCOUNT, "ADA")
 
 
+@pytest.mark.few(0)
 def test_every_balance_of_the_golden_frames_is_proved() -> None:
     """Each frame in a ledger of its own, at its ordinal."""
     count = 0
@@ -250,6 +251,7 @@ def concluded(events: Sequence[Stored], asset: str, first: int, until_ns: int | 
     return word
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("seed", range(4))
 def test_what_the_verifier_concludes_is_what_the_balances_say_wherever_the_events_begin(seed: int) -> None:
     """The first version is the attacker's choice; half of the histories are such that most are proved."""

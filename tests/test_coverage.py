@@ -165,6 +165,7 @@ def recorded(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.sqlite
 def test_coverage_for_programs(recorded: Path) -> None:
     history, scripted = rows(recorded, "coverage")
     assert {
@@ -208,6 +209,7 @@ def test_coverage_for_programs(recorded: Path) -> None:
     assert [scripted] == rows(recorded, "coverage", MAIN)
 
 
+@pytest.mark.sqlite
 def test_coverage_for_people_is_a_timeline(recorded: Path) -> None:
     ran = run(recorded, "coverage", "--db", "a.db")
     assert (0, "") == (ran.code, ran.err)
@@ -222,6 +224,7 @@ def test_coverage_for_people_is_a_timeline(recorded: Path) -> None:
     assert 2 == run(recorded, "coverage", "--db", "a.db", "nobody").code
 
 
+@pytest.mark.sqlite
 def test_gaps_are_listed_open_ones_first_and_the_exit_code_is_about_open_ones(recorded: Path) -> None:
     def ran(*args: str) -> tuple[int, list[tuple[str, str]]]:
         found = run(recorded, "gaps", "--db", "a.db", *args, "--json")
@@ -262,6 +265,7 @@ with Ledger(sys.argv[1]) as ledger, ledger.intake(VENUE, "main", session="killed
 """
 
 
+@pytest.mark.sqlite
 def test_a_killed_process_leaves_a_session_that_shows_as_open(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path / "a.db")],

@@ -102,6 +102,7 @@ def tell(ledger: Ledger, seed: int, between: Callable[[], object] = lambda: None
         between()
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("apart", [1, 3, 8])
 @pytest.mark.parametrize("seed", range(16))
 def test_as_of_any_moment_of_a_history_however_it_came_the_answer_is_that_of_a_refold(

@@ -1078,6 +1078,7 @@ def test_a_corrupt_event_is_named_when_it_is_reached(ledger: Ledger) -> None:
 # Memory ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("again", [False, True], ids=["new", "seen before"])
 def test_so_many_accounts_are_remembered_and_no_more(ledger: Ledger, again: bool) -> None:
     texts = [f"@{number} fill:1" for number in range(ACCOUNTS_CACHED_MAX + 300)]
@@ -1162,6 +1163,7 @@ def test_a_closed_ledger_says_so_whatever_is_asked(ledger: Ledger, venue: Plain)
     assert ledger.evidence(recorded) is None  # a session's record has none, wherever one looks
 
 
+@pytest.mark.sqlite
 def test_closing_waits_for_the_commit_under_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Ledger(path) as ledger:
         intake = Intake(ledger, Plain(), "main", "s", T, lambda: T)

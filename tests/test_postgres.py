@@ -171,7 +171,7 @@ def test_an_id_that_is_too_long_costs_its_own_frame_only(new_schema: str, long: 
         assert isinstance(bad.event, FrameQuarantined)
         assert re.search(r"an id of 50[12] bytes; this database takes 500", bad.event.reason)
         assert says(long) == ledger.evidence(bad)
-        assert "3" == Balances(ledger)[MAIN]["A"].total
+        assert 3 == Balances(ledger)[MAIN]["A"].total
         assert [] == list(ledger.verify([scripted.VENUE]))
         assert "stays" == ledger.retry([scripted.VENUE], bad.account, bad.version).result
 

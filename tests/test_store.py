@@ -1,4 +1,4 @@
-"""The store, in memory, in a file and in PostgreSQL: all or nothing, read back equal, and errors that name what failed."""
+"""The store in memory, in a file and in PostgreSQL: all or nothing, read back equal, and errors that name a place."""
 
 from __future__ import annotations
 

@@ -217,6 +217,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.sqlite
 async def test_an_import_that_was_killed_is_finished_by_the_next(exchange: Pacifica, tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     pages: list[int] = []

@@ -59,6 +59,7 @@ def test_five_thousand_are_tried() -> None:
     assert 5000 == sum(CASES.values())
 
 
+@pytest.mark.sqlite
 def test_the_store_that_is_tampered_with_has_every_kind_of_event(subject: Subject) -> None:
     subject.write()
     assert [] == subject.verify(subject.checkpoint)
@@ -70,6 +71,7 @@ def test_the_store_that_is_tampered_with_has_every_kind_of_event(subject: Subjec
     assert len({each.account for each in recorded}) > 5
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("kind", CASES)
 def test_every_change_is_found_and_the_first_bad_event_is_named(subject: Subject, kind: str) -> None:
     assert [] == wrong(subject, kind, CASES[kind])
@@ -78,6 +80,7 @@ def test_every_change_is_found_and_the_first_bad_event_is_named(subject: Subject
 # No false alarm ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(0)
 def test_a_thousand_clean_ledgers_raise_no_alarm() -> None:
     random = Random(5)
     for _ in range(1000):
@@ -156,6 +159,7 @@ def first_balance(subject: Subject) -> Place:
     return subject.places[found.position]
 
 
+@pytest.mark.sqlite
 def test_an_edit_with_all_seals_made_anew_is_found_by_the_checkpoint_which_names_the_account(
     subject: Subject,
 ) -> None:
@@ -170,6 +174,7 @@ def test_an_edit_with_all_seals_made_anew_is_found_by_the_checkpoint_which_names
     assert place.account == found[0].account
 
 
+@pytest.mark.sqlite
 def test_an_edit_with_all_seals_made_anew_is_found_by_the_evidence_which_names_the_event(
     subject: Subject,
 ) -> None:
@@ -187,6 +192,7 @@ def test_an_edit_with_all_seals_made_anew_is_found_by_the_evidence_which_names_t
     )
 
 
+@pytest.mark.sqlite
 def test_events_taken_out_and_all_others_renumbered_and_resealed_are_found_by_the_checkpoint(
     subject: Subject,
 ) -> None:
@@ -222,6 +228,7 @@ def test_two_accounts_in_another_order_are_found_by_the_root() -> None:
         ]
 
 
+@pytest.mark.sqlite
 def test_a_checkpoint_of_another_ledger_is_found_out(subject: Subject) -> None:
     subject.write()
     with Ledger() as other:
@@ -230,6 +237,7 @@ def test_a_checkpoint_of_another_ledger_is_found_out(subject: Subject) -> None:
     assert subject.verify(said)
 
 
+@pytest.mark.sqlite
 def test_a_checkpoint_whose_heads_are_not_its_size_is_found_out(subject: Subject) -> None:
     subject.write()
     said = subject.checkpoint
@@ -243,6 +251,7 @@ def test_a_checkpoint_whose_heads_are_not_its_size_is_found_out(subject: Subject
         assert subject.verify(forged)
 
 
+@pytest.mark.sqlite
 def test_no_checkpoint_is_made_of_what_is_wrong_or_does_not_go_on_from_the_last(subject: Subject) -> None:
     with subject.sql() as store:
         edited(store, first_balance(subject).position)
@@ -262,6 +271,7 @@ def test_no_checkpoint_is_made_of_what_is_wrong_or_does_not_go_on_from_the_last(
         ledger.checkpoint("log", [subject.checkpoint])
 
 
+@pytest.mark.sqlite
 def test_events_gone_from_the_end_without_their_seals_are_found_without_a_checkpoint(
     subject: Subject,
 ) -> None:
@@ -273,6 +283,7 @@ def test_events_gone_from_the_end_without_their_seals_are_found_without_a_checkp
     assert ["missing"] == [each.what for each in subject.verify()]
 
 
+@pytest.mark.sqlite
 def test_a_frame_whose_last_event_is_gone_is_not_blamed_on_the_decoder(subject: Subject) -> None:
     """With the checkpoint, what is gone is named; that the frame says more is no news then."""
     with Ledger(subject.path.with_name("tail.db")) as ledger:
@@ -286,6 +297,7 @@ def test_a_frame_whose_last_event_is_gone_is_not_blamed_on_the_decoder(subject: 
     assert [("missing", 5), ("missing", None)] == [(each.what, each.version) for each in found]
 
 
+@pytest.mark.sqlite
 def test_an_event_written_otherwise_but_saying_the_same_is_found(subject: Subject) -> None:
     """The bytes are sealed, not what they mean."""
     place = first_balance(subject)
@@ -326,12 +338,14 @@ def test_a_frame_whose_event_was_changed_is_not_blamed_on_the_decoder(position: 
         ]
 
 
+@pytest.mark.sqlite
 def test_evidence_that_is_of_no_event_is_found(subject: Subject) -> None:
     with subject.sql() as store:
         store.execute("INSERT INTO evidence VALUES ('elsewhere', 1, x'00')")
     assert ["frame"] == [each.what for each in subject.verify()]
 
 
+@pytest.mark.sqlite
 def test_a_natural_key_that_became_bytes_is_found(subject: Subject) -> None:
     """Python hashes bytes like the text they spell."""
     with subject.sql() as store:
@@ -342,6 +356,7 @@ def test_a_natural_key_that_became_bytes_is_found(subject: Subject) -> None:
     assert (place.account, place.version) == (bad.account, bad.version)
 
 
+@pytest.mark.sqlite
 def test_a_natural_key_of_no_event_is_found(subject: Subject) -> None:
     """What has it would be refused as known when it comes."""
     with subject.sql() as store:
@@ -380,6 +395,7 @@ def test_natural_keys_that_changed_places_are_found_whatever_the_hashes_of_this_
             assert wrong == len(list(keys.end(cast("Any", None))))
 
 
+@pytest.mark.sqlite
 def test_an_instant_that_no_natural_key_can_have_is_found(subject: Subject) -> None:
     """And does not end verify itself."""
     place = first_balance(subject)
@@ -397,6 +413,7 @@ def test_an_instant_that_no_natural_key_can_have_is_found(subject: Subject) -> N
     assert {"key", "decode"} <= {each.what for each in subject.verify()}
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     "statement",
     [
@@ -411,6 +428,7 @@ def test_a_table_that_is_defined_otherwise_is_found(subject: Subject, statement:
     assert "file" in {each.what for each in subject.verify()}
 
 
+@pytest.mark.sqlite
 def test_a_table_of_somebody_else_in_the_same_file_is_no_finding(subject: Subject) -> None:
     with subject.sql() as store:
         store.executescript("CREATE TABLE mine (a INTEGER PRIMARY KEY); CREATE INDEX mine_a ON mine (a)")
@@ -420,6 +438,7 @@ def test_a_table_of_somebody_else_in_the_same_file_is_no_finding(subject: Subjec
 # A verify with a defect is found out ---------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite
 def test_a_verify_that_does_not_compare_the_evidence_is_found_out(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +453,7 @@ def _unchecked(frames: Any, told: Any) -> Generator[Finding, None, bytes | None]
     return None
 
 
+@pytest.mark.sqlite
 def test_a_verify_that_allows_holes_between_positions_is_found_out(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +466,7 @@ def test_a_verify_that_allows_holes_between_positions_is_found_out(
     assert wrong(subject, "middle", 100)
 
 
+@pytest.mark.sqlite
 def test_a_verify_that_hashes_what_it_decoded_is_found_out(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +481,7 @@ def test_a_verify_that_hashes_what_it_decoded_is_found_out(
         test_an_event_written_otherwise_but_saying_the_same_is_found(subject)
 
 
+@pytest.mark.sqlite
 def test_a_verify_that_does_not_count_the_seals_is_found_out(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,6 +490,7 @@ def test_a_verify_that_does_not_count_the_seals_is_found_out(
         test_events_gone_from_the_end_without_their_seals_are_found_without_a_checkpoint(subject)
 
 
+@pytest.mark.sqlite
 def test_a_verify_that_takes_a_checkpoint_by_its_root_alone_is_found_out(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,6 +499,7 @@ def test_a_verify_that_takes_a_checkpoint_by_its_root_alone_is_found_out(
     assert wrong(subject, "backup", 30)
 
 
+@pytest.mark.sqlite
 def test_a_verify_that_does_not_compare_the_natural_keys_is_found_out(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -483,6 +507,7 @@ def test_a_verify_that_does_not_compare_the_natural_keys_is_found_out(
     assert wrong(subject, "bit_of_a_cell", 60)
 
 
+@pytest.mark.sqlite
 def test_who_appends_after_a_seal_that_is_gone_is_not_blamed_for_it(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with Ledger(path) as ledger:

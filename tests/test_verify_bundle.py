@@ -107,6 +107,7 @@ def test_a_bundle_is_a_proof_and_says_of_what(bundle: bytes) -> None:
     assert b"7.25" == LATER[109:113]
 
 
+@pytest.mark.sqlite
 def test_it_runs_on_a_python_with_no_packages_and_nothing_of_ours(bundle: bytes, tmp_path: Path) -> None:
     """Isolated, without site, from a copy in a folder of its own."""
     (tmp_path / "verify.py").write_bytes(VERIFIER.read_bytes())

@@ -76,6 +76,7 @@ def damaged_index(path: Path) -> None:
         assert [("ok",)] == store.execute("PRAGMA quick_check").fetchall()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("second", [True, False], ids=["beside", "where there is one connection only"])
 def test_what_sqlite_finds_wrong_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: bool
@@ -133,6 +134,7 @@ def test_the_seals_of_an_account_are_given_with_what_they_seal(tmp_path: Path) -
         assert [] == list(ledger.sealed("scripted:nobody"))
 
 
+@pytest.mark.sqlite
 def test_the_seals_go_on_where_another_process_stopped(tmp_path: Path) -> None:
     for number in range(3):
         with Ledger(tmp_path / "a.db") as ledger:
@@ -145,6 +147,7 @@ def test_the_seals_go_on_where_another_process_stopped(tmp_path: Path) -> None:
         assert before == store.execute("SELECT * FROM seals").fetchall()
 
 
+@pytest.mark.sqlite
 def test_a_file_that_lost_a_table_is_told_as_damaged(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         feed(ledger, says(delta(1, {"A": "1"})))
@@ -158,6 +161,7 @@ def test_a_file_that_lost_a_table_is_told_as_damaged(tmp_path: Path) -> None:
     assert before == sha256((tmp_path / "a.db").read_bytes()).digest()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("damage", ["name='sealr'", "tbl_name='sealr'", "sql=replace(sql, 'seals', 'sealr')"])
 def test_seals_under_another_name_are_damage_and_not_made_anew(tmp_path: Path, damage: str) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
@@ -168,6 +172,7 @@ def test_seals_under_another_name_are_damage_and_not_made_anew(tmp_path: Path, d
             Ledger(tmp_path / "a.db", read_only=read_only)
 
 
+@pytest.mark.sqlite
 def test_seals_whose_name_became_bytes_are_damage_and_not_made_anew(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         feed(ledger, says(delta(1, {"A": "1"})))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import pytest
@@ -18,6 +20,7 @@ from ledger import Ledger
 from ledger.cli import cli
 from ledger.errors import ReadOnly
 from ledger.events import Event, OrderUpdated
+from ledger.wire import time_text
 from projections import Balances, Breaks, Gaps
 from projections.gaps import STATED
 from projections.view_columns import AMOUNT, FLAG, VIEWS
@@ -52,6 +55,8 @@ RENAMED: Final = {"from": "gap_from", "to": "gap_to", "asset": "asset_id"}
 ODD: Final = ("1.50", "-0.00", "1e3", "-2.5E-7", "+7", "007.50", "0", "9" * 78 + ".9", "0." + "1" * 78)
 """Amounts as no two venues write them."""
 Row = dict[str, Any]
+Told = list[list[bytes]]
+HISTORY: Final = "scripted:history"
 
 
 @pytest.fixture(params=["file", "postgres"])
@@ -113,11 +118,11 @@ def printed(place: str, server: bool) -> dict[str, list[Row]]:
 def written(amount: str) -> str:
     """An amount as PostgreSQL writes it: every digit, no exponent, no sign of zero."""
     number = Decimal(amount)
-    return f"{abs(number) if not number else number:f}"
+    return f"{number if number else abs(number):f}"
 
 
 def differences(place: str) -> list[str]:
-    """Where a view and its command differ; times are compared as text, and in nanoseconds where the command has them."""
+    """Where a view and its command differ. Of times the command tells the text alone."""
     with Ledger(place, read_only=True) as ledger:
         ours, server = shown(ledger), on_server(ledger)
     found: list[str] = []
@@ -171,26 +176,32 @@ frames = st.lists(
 conversations = st.lists(frames, min_size=1, max_size=4)
 
 
-@pytest.mark.parametrize("server", [False, True], ids=["file", "postgres"])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None)
 @given(told=conversations, later=conversations)
-def test_each_view_says_what_its_command_says(
-    server: bool,
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    told: list[list[bytes]],
-    later: list[list[bytes]],
+def test_each_view_says_what_its_command_says_in_a_file(told: Told, later: Told) -> None:
+    with TemporaryDirectory() as folder:
+        tell(f"{folder}/a.db", told, later)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(told=conversations, later=conversations)
+def test_each_view_says_what_its_command_says_in_postgresql(
+    schemas: Schemas, told: Told, later: Told
 ) -> None:
-    schemas: Schemas | None = request.getfixturevalue("schemas") if server else None
-    place = schemas.url() if schemas else str(tmp_path_factory.mktemp("views") / "a.db")
-    for first, sessions in ((0, told), (len(told), later)):
+    tell(schemas.url(), told, later)
+    schemas.forget()
+
+
+def tell(place: str, *parts: Told) -> None:
+    """Record conversations, and compare the views with the commands after each part of them."""
+    number = 0
+    for sessions in parts:
         with Ledger(place) as ledger:
-            for number, each in enumerate(sessions, first):
+            for each in sessions:
+                number += 1
                 feed(ledger, *each, session=f"s{number}", received_ns=RECEIVED_NS + number * 2_000_000_000)
             Views(ledger).bring_up()
         assert [] == differences(place)
-    if schemas:
-        schemas.forget()
 
 
 def busy(ledger: Ledger) -> None:
@@ -200,7 +211,7 @@ def busy(ledger: Ledger) -> None:
         says(snapshot(1, {"A": "1.50", "B": "2"}, part="7", sequence=1)),
         says(delta(3, {"A": "4"}, sequence=3, subscription="7")),
         says(order("o1", 2, "3"), fill("f1", 3)),
-        says(imported(5, "1", "1"), imported(6, "1", "5")),
+        says(imported(5, "1", "1"), imported(6, "1", "5"), account=HISTORY),
         b"junk",
     )
     feed(ledger, says(snapshot(9, {"A": "8"})), session="s2", received_ns=RECEIVED_NS + 5 * 10**9)
@@ -302,10 +313,7 @@ def test_a_sum_in_postgresql_is_exact(new_schema: str) -> None:
         feed(ledger, says(snapshot(1, {"A": "0.1", "B": "0.2", "C": "9" * 60 + ".000000000000000001"})))
         Views(ledger).bring_up()
         ((total,),) = ledger.select("SELECT sum(total)::text FROM current_balances")
-        assert (
-            "1" + "0" * 59 + "0.300000000000000001"
-            == str(Decimal(str(total)) + 1).replace("1.3", "0.3")[:-1] + "1"
-        )
+        assert "9" * 60 + ".300000000000000001" == total
 
 
 # Kept up to date
@@ -323,8 +331,6 @@ def test_times_are_the_same_text_as_everywhere(place: str) -> None:
         RECEIVED_NS + 1,
         7 * 10**18,
     ]
-    from ledger.wire import time_text
-
     with Ledger(place) as ledger:
         feed(ledger, says(*(fill(f"f{at}", ns) for at, ns in enumerate(times))))
         Views(ledger).bring_up()
@@ -389,8 +395,6 @@ def test_a_projection_folded_again_is_shown_again(told: str) -> None:
 
 
 def test_several_threads_that_tell_say_it_once(told: str) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     with Ledger(told) as ledger, ThreadPoolExecutor(4) as pool:
         before = shown(ledger)
         for _ in pool.map(lambda _: Views(ledger).bring_up(), range(4)):
@@ -410,4 +414,4 @@ def test_the_account_is_told_like_everywhere(told: str) -> None:
     with Ledger(told, read_only=True) as ledger:
         for name, rows in shown(ledger).items():
             assert rows, name
-            assert {row["account"] for row in rows} <= {MAIN}, name
+            assert {row["account"] for row in rows} <= {MAIN, HISTORY}, name

@@ -207,6 +207,7 @@ def told(folder: Path, *args: str) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.sqlite
 def test_why_on_every_balance_of_the_demo_leads_to_bytes_that_contain_its_digits(demo: Path) -> None:
     balances: list[dict[str, Any]] = json.loads(run(demo, "balances", "--db", "a.db", "--json").out)
     assert 10 < len(balances)
@@ -237,6 +238,7 @@ def test_why_on_every_balance_of_the_demo_leads_to_bytes_that_contain_its_digits
                 assert row[part] == stated["amounts"][part]
 
 
+@pytest.mark.sqlite
 def test_people_see_the_digits_in_their_frame(demo: Path) -> None:
     ran = run(demo, "why", "--db", "a.db", "BITOPRO:main", "usdt")
     assert (0, "") == (ran.code, ran.err)
@@ -246,6 +248,7 @@ def test_people_see_the_digits_in_their_frame(demo: Path) -> None:
     assert "states  version 4  BalanceDelta" in ran.out
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("args", "why_not"),
     [
@@ -272,6 +275,7 @@ def test_what_cannot_be_answered_is_said_in_one_line(demo: Path, args: tuple[str
     assert [] == list(demo.glob("*.part"))
 
 
+@pytest.mark.sqlite
 def test_a_bundle_is_written_and_it_is_said_how_to_check_it(demo: Path) -> None:
     with Ledger(demo / "a.db", read_only=True) as made:
         (demo / "a.db.checkpoint").write_bytes(note_of(made))
@@ -294,6 +298,7 @@ def test_a_bundle_is_written_and_it_is_said_how_to_check_it(demo: Path) -> None:
         (demo / "a.db.checkpoint").unlink()
 
 
+@pytest.mark.sqlite
 def test_a_changed_store_makes_no_bundle_on_the_command_line(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as made:
         take_in(made, bitopro, "main", [WHOLE, LATER, OTHER])
@@ -305,6 +310,7 @@ def test_a_changed_store_makes_no_bundle_on_the_command_line(tmp_path: Path) -> 
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.sqlite
 def test_a_balance_that_no_bundle_proves_is_said_to_be_one_and_the_checkpoint_is_not_blamed(
     tmp_path: Path,
 ) -> None:
@@ -324,6 +330,7 @@ def test_a_balance_that_no_bundle_proves_is_said_to_be_one_and_the_checkpoint_is
     assert [] == [*tmp_path.glob("b*")]
 
 
+@pytest.mark.sqlite
 def test_a_checkpoint_before_the_balance_is_said_to_be_too_old(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as made:
         take_in(made, bitopro, "main", [WHOLE])
@@ -341,6 +348,7 @@ FIRST = (
 )
 
 
+@pytest.mark.sqlite
 def test_a_frame_that_was_changed_or_is_gone_is_no_proof(tmp_path: Path) -> None:
     """It is shown as what it is, and the exit code says so."""
     feed_files(tmp_path, "bitopro", "main", [FIRST])
@@ -354,6 +362,7 @@ def test_a_frame_that_was_changed_or_is_gone_is_no_proof(tmp_path: Path) -> None
         assert (1, True) == (ran.code, told in ran.out)
 
 
+@pytest.mark.sqlite
 def test_a_proof_is_not_written_over_something_else(tmp_path: Path) -> None:
     feed_files(tmp_path, "bitopro", "main", [FIRST])
     assert 0 == run(tmp_path, "keygen").code

@@ -31,7 +31,7 @@ INTERRUPTED: Final = 130
 PIPE_WIDTH: Final = 180
 NAME: Final = "python -m benchmarks"
 
-BENCHMARKS: Final = ("decode", "ingest", "replay", "growth", "transport")
+BENCHMARKS: Final = ("decode", "ingest", "replay", "growth", "transport", "postgres")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

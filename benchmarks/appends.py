@@ -85,7 +85,9 @@ class PostgresStock(Stock):
         recorder: Any = self._app.recorder
         with recorder.datastore.get_connection() as connection:
             for name, wanted in DURABLE.items():
-                if connection.execute(f"SELECT current_setting('{name}')").fetchone() != {"current_setting": wanted}:
+                if connection.execute(f"SELECT current_setting('{name}')").fetchone() != {
+                    "current_setting": wanted
+                }:
                     raise Unequal(f"eventsourcing's {name} is not the ledger's")
 
 

@@ -128,6 +128,8 @@ class Result(Struct, frozen=True):
     stored_each: int | None = None
     """Bytes in the rows that every side stored of a frame, without what SQLite adds to them."""
     claims: tuple[Claim, ...] = ()
+    server: str = ""
+    """The version and settings of the server it was measured on, where there was one."""
 
     def run(self, side: str) -> Run:
         """What that side did."""
@@ -198,15 +200,15 @@ def compared(
 
 
 def _run(side: Side, took: Sequence[_Took], ours: Side, our: Sequence[_Took], bytes_each: int | None) -> Run:
-    per_s = _spread([side.units * NS / each.wall_ns for each in took])
+    per_s = spread([side.units * NS / each.wall_ns for each in took])
     pairs = [] if side is ours else list(zip(took, our, strict=True))
     scale = ours.units / side.units
     return Run(
         side.name,
         per_s,
         None if bytes_each is None else per_s.median * bytes_each / 1e6,
-        _spread([scale * its.wall_ns / mine.wall_ns for its, mine in pairs]) if pairs else None,
-        _spread([scale * its.cpu_ns / mine.cpu_ns for its, mine in pairs]) if pairs else None,
+        spread([scale * its.wall_ns / mine.wall_ns for its, mine in pairs]) if pairs else None,
+        spread([scale * its.cpu_ns / mine.cpu_ns for its, mine in pairs]) if pairs else None,
         median(each.cpu_ns for each in took) / 1_000 / side.units,
         side.note,
     )
@@ -219,5 +221,6 @@ def _time(work: Callable[[], object]) -> _Took:
     return _Took(max(perf_counter_ns() - wall_ns, 1), max(process_time_ns() - cpu_ns, 1))
 
 
-def _spread(numbers: Sequence[float]) -> Spread:
+def spread(numbers: Sequence[float]) -> Spread:
+    """Of some numbers."""
     return Spread(median(numbers), min(numbers), max(numbers))

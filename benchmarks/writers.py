@@ -6,14 +6,10 @@ asked now and again whether anybody holds the lock on the table of events: where
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from random import Random
-from statistics import median
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,7 +17,8 @@ from msgspec import structs
 
 from benchmarks.claims import faster
 from benchmarks.feeder import LIVE, SAMPLES, Turn
-from benchmarks.measure import Effort, Result, Run, Spread, Unequal
+from benchmarks.measure import Effort, Result, Run, Unequal, spread
+from benchmarks.processes import Process
 from benchmarks.samples import Sample
 from benchmarks.server import Place, Server, connected
 from ledger import Ledger
@@ -72,56 +69,6 @@ class Lap(NamedTuple):
         return self.events / self.seconds
 
 
-class Feeder:
-    """A process that writes (`benchmarks.feeder`)."""
-
-    def __init__(self, place: Place, number: int, case: Case) -> None:
-        self._process = process(
-            "benchmarks.feeder",
-            place.url,
-            number,
-            case.frames,
-            case.commits,
-            case.way,
-            case.sample.name,
-        )
-
-    def __enter__(self) -> Feeder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._process:
-            self._process.kill()
-
-    def is_ready(self) -> None:
-        """Wait until it is."""
-        self._line()
-
-    def begin(self) -> None:
-        """Let it write."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def turn(self) -> Turn:
-        """What it did."""
-        return _decode.decode(self._line())
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise Unequal(f"a writer ended with exit code {self._process.wait()}")
-        return line
-
-
-def process(module: str, *args: object) -> subprocess.Popen[str]:
-    """A module of ours in a process of its own."""
-    command = [sys.executable, "-m", module, *map(str, args)]
-    root = Path(__file__).parent.parent
-    return subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
 def cases(effort: Effort) -> int:
     """How many results there will be."""
     return len(_cases(effort))
@@ -150,7 +97,11 @@ def written(server: Server, case: Case, rounds: int) -> Result:
     orders = Random(0)
     with server.place() as place, ExitStack() as stack:
         stack.enter_context(Ledger(place.url))  # the tables are made
-        feeders = [stack.enter_context(Feeder(place, number, case)) for number in range(max(COUNTS))]
+        said = (case.frames, case.commits, case.way, case.sample.name)
+        feeders = [
+            stack.enter_context(Process("benchmarks.feeder", place.url, number, *said))
+            for number in range(max(COUNTS))
+        ]
         for each in feeders:
             each.is_ready()
         lap(place, feeders, case.commits)  # warms up
@@ -167,7 +118,7 @@ def written(server: Server, case: Case, rounds: int) -> Result:
     return faster(result, _name(1), f"batch {case.frames}: 2 writer processes / 1", ASKED)
 
 
-def lap(place: Place, feeders: Sequence[Feeder], commits: int) -> Lap:
+def lap(place: Place, feeders: Sequence[Process], commits: int) -> Lap:
     """Let some processes write at the same time, each so many commits."""
     done = threading.Event()
     looks: list[tuple[int, int]] = []
@@ -176,7 +127,7 @@ def lap(place: Place, feeders: Sequence[Feeder], commits: int) -> Lap:
     try:
         for each in feeders:
             each.begin()
-        turns = [each.turn() for each in feeders]
+        turns = [_decode.decode(each.line()) for each in feeders]
     finally:
         done.set()
         watching.join()
@@ -215,8 +166,8 @@ def _name(count: int) -> str:
 def _run(count: int, took: dict[int, list[Lap]]) -> Run:
     laps, ours = took[count], took[COUNTS[0]]
     ratios = [mine.per_s / its.per_s for its, mine in zip(laps, ours, strict=True)]
-    run = Run(_name(count), _spread([each.per_s for each in laps]), None, None, note=_lock_text(laps))
-    return run if count == COUNTS[0] else structs.replace(run, ours=_spread(ratios))
+    run = Run(_name(count), spread([each.per_s for each in laps]), None, None, note=_lock_text(laps))
+    return run if count == COUNTS[0] else structs.replace(run, ours=spread(ratios))
 
 
 def _lock_text(laps: Sequence[Lap]) -> str:
@@ -228,7 +179,3 @@ def _lock_text(laps: Sequence[Lap]) -> str:
     waiting = sum(each.looked.waiting for each in laps) / times
     each_ms = 1_000 * held * sum(each.seconds for each in laps) / sum(each.commits for each in laps)
     return f"lock held {held:.0%} of the time ({each_ms:.1f} ms a commit), {waiting:.1f} waiting for it"
-
-
-def _spread(numbers: Sequence[float]) -> Spread:
-    return Spread(median(numbers), min(numbers), max(numbers))

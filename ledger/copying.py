@@ -280,12 +280,7 @@ def _copy(frames: Iterator[_Frame], target: Ledger, there: int, ahead: int, adva
 def _take(target: Ledger, rows: Rows, there: int, advance: Advance) -> int:
     """Store the next rows, and how many events are there then."""
     upto = there + len(rows.seals)
-    try:
-        target.take(rows)
-    except ValueError as error:
-        raise StoreError(
-            f"{target.name}: of positions {there + 1} to {upto} something cannot be held: {error}"
-        ) from error
+    target.take(rows)
     if target.position() != upto:
         raise Conflict(_OTHERS.format(target.name, upto))
     advance(len(rows.seals))

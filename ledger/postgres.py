@@ -361,10 +361,11 @@ class Postgres:
 
     def _connect(self) -> Connection:
         """A connection outside the pool."""
-        connection = psycopg.connect(
-            **{**parameters(self._url), "options": _options(self._url, read_only=self._read_only)},
-            autocommit=True,
-        )
+        given: dict[str, Any] = {
+            **parameters(self._url),
+            "options": _options(self._url, read_only=self._read_only),
+        }
+        connection = psycopg.connect(**given, autocommit=True)
         try:
             _configure(connection)
         except BaseException:
@@ -717,8 +718,8 @@ def _at_once(sql: str, types: tuple[tuple[str, str], ...]) -> _AtOnce | None:
     kinds = dict(types)
     if found := _UPSERT.fullmatch(sql):
         table, names, conflict = found[1], found[2].split(", "), found[3] or ""
-        given = ", ".join(["%b"] * len(names))
-        said = f"INSERT INTO {table} ({', '.join(names)}) SELECT * FROM unnest({given}){conflict}"
+        given = ", ".join(["unnest(%b)"] * len(names))  # side by side: faster than one of many columns
+        said = f"INSERT INTO {table} ({', '.join(names)}) SELECT {given}{conflict}"
     elif found := _DELETE.fullmatch(sql):
         table, names = found[1], [each.removesuffix("=?") for each in found[2].split(" AND ")]
         gone = " AND ".join(f"{table}.{name}=gone.{name}" for name in names)

@@ -153,9 +153,17 @@ class Store:
         return heads
 
     def take(self, rows: Rows) -> None:
-        """Store rows as they are, with the seals they have: another store's. All of it, durably, or nothing."""
+        """Store rows as they are, with the seals they have: another store's. All of it, durably, or nothing. Raises
+        Unstorable, naming the event, for an id that is too long for this database."""
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
+        if self._engine.ID_BYTES_MAX is not None:
+            cells: Any = rows.events
+            for account, version, topic, state in zip(*[iter(cells)] * 4, strict=True):
+                try:
+                    self._refuse_long_ids(account, READERS[topic](state), state)
+                except Unstorable as error:
+                    raise Unstorable(f"{error} ({account} version {version})") from None
         self._engine.insert(rows, lambda: None)
 
     def check(self, account: str, event: Event) -> None:

@@ -14,6 +14,7 @@ from projections.orders import Orders
 from projections.quarantine import Quarantine
 from projections.sessions import Listening, Session, Sessions
 from projections.subscription import Difference, Projection, Subscription, catch_up, compare, follow
+from projections.views import Views
 
 __all__ = [
     "Accounts",
@@ -38,6 +39,7 @@ __all__ = [
     "Session",
     "Sessions",
     "Subscription",
+    "Views",
     "catch_up",
     "compare",
     "follow",

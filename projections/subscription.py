@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from itertools import chain, islice
 from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from msgspec import Struct
@@ -23,6 +24,8 @@ from projections import view_sql
 from projections.tables import Cell, Change, Database, Once, Table, insert_sql
 
 BATCH_EVENTS_MAX: Final = 10_000
+AHEAD_RUNS: Final = 20
+"""Runs of events of which what is stored is read at once."""
 CONFLICTS_MAX: Final = 100
 CONFLICT_S: Final = 0.05
 FOLLOW_S: Final = 5.0
@@ -143,7 +146,6 @@ class Subscription:
         self._positions = False
         """Whether the table of positions is there."""
         self._running: bool | None = None
-        self._ahead: bool | None = None
         self._projection = projection
         self._database = database
         if database is not None:
@@ -225,12 +227,22 @@ class Subscription:
         once: Once = (_MARK if there else _FIRST, place)  # what is damaged is written over
         if there and all(isinstance(cell, int) for cell in there[0]):
             once = (_AGAIN, (*place[1:], name, *there[0]))
-        as_made = bool(there) and there[0][0] == version
-        database.write(view_sql.emptying(database, self._projection.tables, as_made=as_made), [once])
+        before = there[0][0] if there else None
+        tables = self._projection.tables
+        database.write(view_sql.emptying(database, tables, before=before, now=version), [once])
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event, if it has not been."""
         self.apply_all((recorded,))
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `ahead` is of use."""
+        return isinstance(self._projection, LookingAhead)
+
+    def ahead(self, run: Sequence[Recorded]) -> None:
+        """Read what is stored of events that will be folded next."""
+        cast("LookingAhead", self._projection).ahead([each for each in run if each.position > self.position])
 
     def apply_all(self, run: Sequence[Recorded]) -> None:
         """Fold events that follow one another; those that have not been."""
@@ -241,9 +253,6 @@ class Subscription:
         try:
             if self._running is None:  # asked once: the answer takes longer than a run
                 self._running = isinstance(self._projection, Running)
-                self._ahead = isinstance(self._projection, LookingAhead)
-            if self._ahead:
-                cast("LookingAhead", self._projection).ahead(run)
             if self._running:
                 cast("Running", self._projection).apply_all(run)
             else:
@@ -413,7 +422,7 @@ def _fold(
     start = min((each.position for each in subscriptions), default=0)
     waiting = 0
     last: Place | None = None
-    for run in ledger.runs(after=start, upto=upto):
+    for run in _looked_ahead(subscriptions, ledger.runs(after=start, upto=upto)):
         at = 0
         while at < len(run):
             end = _batch_end(run, at, waiting, last)
@@ -429,6 +438,21 @@ def _fold(
             at = end
     if waiting:
         _flush(subscriptions, waiting, progress)
+
+
+def _looked_ahead(
+    subscriptions: Sequence[Subscription], runs: Iterator[Sequence[Recorded]]
+) -> Iterator[Sequence[Recorded]]:
+    """The runs, read some at a time, so that what is stored of their events can be read at once."""
+    looking = [each for each in subscriptions if each.looks_ahead]
+    if not looking:
+        yield from runs
+        return
+    while held := list(islice(runs, AHEAD_RUNS)):
+        events = list(chain.from_iterable(held))
+        for each in looking:
+            each.ahead(events)
+        yield from held
 
 
 def _batch_end(run: Sequence[Recorded], at: int, waiting: int, last: Place | None) -> int:

@@ -28,7 +28,7 @@ ROWS_CACHED_MAX: Final = 50_000
 PAGE_ROWS_MAX: Final = 1_000
 CHUNK_KEYS_MAX: Final = 1_000
 TOPS_MAX: Final = 1_000
-FETCHED_MAX: Final = 64
+FETCHED_MAX: Final = 256
 """Rows asked for by their keys at once."""
 NEAR_ROWS_MAX: Final = 64
 """Rows read at once where a few from a key on are wanted."""

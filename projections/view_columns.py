@@ -89,31 +89,52 @@ CURRENT_BALANCES: Final = View(
     "views",
 )
 
+_HISTORY: Final = (
+    "(SELECT account, asset_id, time_ns, version, asset, kind, NULL AS cause, NULL AS amount, total AS balance, "
+    "available, locked, staked, pending, NULL AS memo, NULL AS reference FROM stated_balances UNION ALL "
+    "SELECT account, asset_id, time_ns, version, asset, 'row', cause, amount, balance, "
+    "NULL, NULL, NULL, pending, memo, reference FROM history)"
+)
+
 BALANCE_HISTORY: Final = View(
     "balance_history",
-    "The venues' own balance histories, row by row, as imported: what `accountledger history` prints.",
-    "history AS t LEFT JOIN chain_gaps AS g "
+    "Every balance the venues stated, and the rows of their own histories: those are what `accountledger history` "
+    "prints.",
+    f"{_HISTORY} AS t LEFT JOIN chain_gaps AS g "
     "ON g.account = t.account AND g.asset_id = t.asset_id AND g.after_version = t.version",
     (
         _ACCOUNT,
         _ASSET_ID,
-        *_time("time", "When it happened, as the venue says"),
+        *_time("time", "When that was true by the venue's clock, else when it was received"),
         Column("version", INTEGER, "The version of the account's event that tells it."),
         _ASSET,
-        Column("cause", TEXT, "Why the balance changed, in the venue's word."),
-        Column("amount", AMOUNT, "By how much, as the venue signs it."),
-        Column("balance", AMOUNT, "The balance after it."),
-        Column("pending", AMOUNT, "What was on its way then; NULL where the venue does not state it."),
-        Column("memo", FLAG, "Whether it is of something that is no asset to spend (loyalty points)."),
-        Column("reference", TEXT, "The venue's id of what caused it; NULL where there is none."),
+        Column(
+            "kind",
+            TEXT,
+            "`row` of the venue's own history; or stated with the whole account (`snapshot`: what it does not name is "
+            "held no more), because it moved (`delta`), or as held no more (`removed`).",
+        ),
+        Column("cause", TEXT, "Why the balance changed, in the venue's word; of a `row` only."),
+        Column("amount", AMOUNT, "By how much, as the venue signs it; of a `row` only."),
+        Column("balance", AMOUNT, "All that is held then; NULL where the venue states no total."),
+        Column("available", AMOUNT, "What is free to use then; NULL where it is not stated."),
+        Column("locked", AMOUNT, "What open orders hold then; NULL where it is not stated."),
+        Column("staked", AMOUNT, "What is staked then; NULL where it is not stated."),
+        Column("pending", AMOUNT, "What is on its way then; NULL where it is not stated."),
+        Column(
+            "memo",
+            FLAG,
+            "Whether it is of something that is no asset to spend (loyalty points); of a `row` only.",
+        ),
+        Column("reference", TEXT, "The venue's id of what caused it, where it has one; of a `row` only."),
         Column(
             "suspect",
             TEXT,
-            "`rows are missing before this one` where the balance before it does not lead to it; else NULL.",
+            "`rows are missing before this one` where the balance before a `row` does not lead to it; else NULL.",
             "CASE WHEN g.account IS NULL THEN NULL ELSE 'rows are missing before this one' END",
         ),
     ),
-    "history",
+    "stated",
 )
 
 ORDERS: Final = View(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ledger.errors import StoreError
-from projections.tables import Change, Database, Table
+from projections.tables import Cell, Change, Database, Table
 from projections.view_columns import AMOUNT, FLAG, INTEGER, TEXT, TIME, VIEWS, Column, View
 
 VERSION: Final = 1
@@ -21,7 +21,9 @@ STATEMENT_TIMEOUT_S: Final = 60
 IDLE_S: Final = 60
 """How long a reader's query may run, and how long its transaction may be left open."""
 
-TABLES: Final = frozenset({"history", "chain_gaps", "shown_balances", "shown_gaps", "shown_breaks", *RENAMED})
+TABLES: Final = frozenset(
+    {"stated_balances", "history", "chain_gaps", "shown_balances", "shown_gaps", "shown_breaks", *RENAMED}
+)
 """Those that views are of, beside that of positions."""
 
 
@@ -61,23 +63,23 @@ def dropping(database: Database, found: dict[str, str]) -> list[Change]:
     return [(_READERS, [()]), (_REMEMBER, [()]), *drops] if server else drops
 
 
-def emptying(database: Database, tables: Sequence[Table[Any]], *, as_made: bool) -> list[Change]:
-    """The statements that make a projection's tables anew; those of versions that called them otherwise are dropped.
-    Where views are of them, tables `as_made` by this version stay, and only their rows go; of others the views go
-    too, until they are made again."""
+def emptying(database: Database, tables: Sequence[Table[Any]], *, before: Cell, now: int) -> list[Change]:
+    """The statements that make a projection's tables anew, which it had made as of a version `before` (None: never).
+    Where views are of them, tables of this version stay, and only their rows go; of others the views go too, until
+    they are made again."""
     found = relations(database)
     shown = bool(TABLES & {table.name for table in tables}) and any(
         found.get(view.name) == "view" for view in VIEWS
     )
-    if shown and as_made:
+    if shown and before == now:
         return [
             change for each in tables for change in ((each.create, [()]), (f"DELETE FROM {each.name}", [()]))
         ]
     changes = dropping(database, found) if shown else []
     for table in tables:
         former = RENAMED.get(table.name, "")
-        if found.get(former) == "table":
-            changes.append((f"DROP TABLE {former}", [()]))
+        if found.get(former) == "table" and before is not None and not on_server(database):
+            changes.append((f"DROP TABLE {former}", [()]))  # ours: of before there were ledgers on a server
         changes += [(f"DROP TABLE IF EXISTS {table.name}", [()]), (table.create, [()])]
     return changes
 

@@ -27,6 +27,7 @@ from projections.gaps import Gap
 from projections.holdings import HeldRow, judged
 from projections.orders import Orders
 from projections.quarantine import Quarantine
+from projections.stated import Stated
 from projections.subscription import Projection, Subscription, catch_up, flush
 from projections.tables import Cell, Change, Database, Once, Table
 
@@ -157,6 +158,7 @@ class Views:
             Orders(ledger),
             Fills(ledger),
             Quarantine(ledger),
+            Stated(ledger),
         )
         """Those whose rows the views show: they are caught up together."""
         self._shown: Final = _Shown(ledger, ledger)

@@ -92,28 +92,23 @@ AS_WRITTEN: Final = {
     "test_benchmarks_transport": "measures",
     "test_chaos_live": "minutes of conversation; the ledger is none of its concern",
     "test_cli_copying": "processes of their own",
+    "test_cli_postgres": "is in both already",
     "test_cli_proof": "commands in processes of their own, on files; test_cli_postgres has them on a server",
-    "test_contending": "is in PostgreSQL already",
     "test_copying": "copies between both",
     "test_events": "golden store files",
     "test_kill": "kills processes that write to a file",
-    "test_lost_answers": "is in PostgreSQL already",
     "test_pacifica_conversation": "one ledger",
-    "test_postgres": "is in PostgreSQL already",
     "test_signals": "processes of their own, on files",
     "test_slow_disk": "the disk under a file",
     "test_spans": "bytes of frames",
     "test_sqlite": "is about SQLite",
-    "test_standby": "is in PostgreSQL already",
-    "test_store": "has the three by itself",
-    "test_views": "is in both already",
 }
 """The modules that open ledgers and do not run in PostgreSQL a second time, with the reason."""
 
 
 def also_in_postgres(metafunc: pytest.Metafunc) -> bool:
     """Whether a test is to run in PostgreSQL, too."""
-    module = metafunc.module.__name__.rpartition(".")[2]
+    module = str(getattr(metafunc.module, "__name__", "")).rpartition(".")[2]
     return module in STORED and metafunc.definition.get_closest_marker("sqlite") is None
 
 
@@ -191,6 +186,7 @@ class Schemas:
     def __init__(self, url: str) -> None:
         self._url = url
         self._made: dict[str, str] = {}
+        self._kept: list[str] = []
         self._connection = psycopg.connect(url, autocommit=True)
         self._connection.execute("SET client_min_messages = warning")
         self.opened: list[Engine] = []
@@ -202,6 +198,12 @@ class Schemas:
             self._made[name] = schema = f"t{uuid4().hex}"
             self._connection.execute(f"CREATE SCHEMA {schema}".encode())
         return in_schema(self._url, self._made[name])
+
+    def kept(self) -> str:
+        """The URL of a new schema that is dropped with the last."""
+        url = self.url()
+        self._kept.append(self._made.popitem()[1])
+        return url
 
     def one(self, sql: str, *params: str) -> Any:
         """The first cell of what the server answers."""
@@ -221,6 +223,7 @@ class Schemas:
         self._made.clear()
 
     def close(self) -> None:
+        self._made.update((schema, schema) for schema in self._kept)
         self.forget()
         self._connection.close()
 

@@ -132,7 +132,8 @@ def test_the_opening_of_a_session_is_known_of_its_own_account(store: Store) -> N
 
 
 def test_any_number_of_keys_of_any_text_is_known_again(store: Store) -> None:
-    odd = ["a\0b", "a", " ", "é", "😀", "'", '"', "\\u0000", "%", "k" * 10_000, "[]", "?"]
+    most = store._engine.ID_BYTES_MAX or 10_000
+    odd = ["a\0b", "a", " ", "é", "😀", "'", '"', "\\u0000", "%", "k" * most, "[]", "?"]
     keys = odd + [f"key-{number}" for number in range(3 * KEYS_ASKED_MAX + 1)]
     store.append(numbered(map(keyed, keys)), [])
     asked = [keyed(key) for key in (*keys, "a\0", "a\0c", "\0", "b", "")]
@@ -218,7 +219,7 @@ def test_no_error_of_the_library_or_of_sqlite_comes_through(store: Store) -> Non
         store.select("SELEC 1")
     with pytest.raises(StoreError):
         store.select("SELECT ?", (1, 2))
-    with pytest.raises(StoreError, match="no such table"):
+    with pytest.raises(StoreError, match="no such table|does not exist"):
         store.select("SELECT * FROM nowhere")
 
 
@@ -245,7 +246,12 @@ def test_an_event_that_cannot_be_read_is_named_by_its_account_and_version(
     store: Store, column: str, value: object, why: str
 ) -> None:
     fill(store, 1, 3)
-    store.write([(f"UPDATE stored_events SET {column}=? WHERE originator_version=2", [(value,)])])  # type: ignore[list-item]
+    change: Any = (f"UPDATE stored_events SET {column}=? WHERE originator_version=2", [(value,)])
+    if not store.in_file and isinstance(value, int):
+        with pytest.raises(StoreError, match="is of type bytea"):  # a server lets no such value in
+            store.write([change])
+        return
+    store.write([change])
     with pytest.raises(Corrupt, match=f"^{ACCOUNT} version 2: .*{why}"):
         store.events(ACCOUNT)
     with pytest.raises(Corrupt, match=f"^{ACCOUNT} version 2: .*{why}"):

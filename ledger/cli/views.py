@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import Any, Final
 
 import click
@@ -17,6 +18,8 @@ from projections.views import Views
 
 KEEP_S: Final = 1.0
 """How often views are told anew, at most, while they are kept."""
+REST: Final = 4
+"""For how many times as long as that took it rests: most of the machine is for others."""
 STOP_S: Final = 0.25
 _WHERE: Final = "SELECT current_database()::text, current_schema()::text"
 
@@ -83,8 +86,9 @@ def _keep(ledger: Ledger, kept: Views) -> None:
             while not stop.is_set():
                 wait(STOP_S)
                 if ledger.position() > kept.position:
+                    began = time.monotonic()
                     kept.bring_up()
-                    stop.wait(KEEP_S)
+                    stop.wait(max(KEEP_S, REST * (time.monotonic() - began)))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

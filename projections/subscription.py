@@ -366,7 +366,9 @@ def _gather(subscription: Subscription, databases: dict[int, _Writing]) -> None:
 def _write(writing: _Writing) -> None:
     moves = writing.moves
     try:
-        writing.database.write([change for changes in moves.values() for change in changes], [*moves])
+        # By name: where all move them in one order, none waits for another that waits for it.
+        once = sorted(moves, key=lambda move: str(move[1][2]))
+        writing.database.write([change for changes in moves.values() for change in changes], once)
         writing.written = set(moves)
     except Overtaken:  # one of them at least; the others are ours to write
         for move, changes in moves.items():

@@ -7,7 +7,9 @@ beside a balance it is not of.
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
@@ -31,8 +33,9 @@ from projections.stated import Stated
 from projections.subscription import Projection, Subscription, catch_up, flush
 from projections.tables import Cell, Change, Database, Once, Table
 
-TELLINGS_MAX: Final = 3
-"""How often it is begun again because another process told the views meanwhile."""
+TELLINGS_MAX: Final = 100
+OVERTAKEN_S: Final = 0.05
+"""How often it is begun again because another process told the views meanwhile, and how long it waits before."""
 
 S = TypeVar("S", bound=Struct)
 
@@ -181,8 +184,8 @@ class Views:
         for _ in range(TELLINGS_MAX - 1):
             try:
                 return self._tell()
-            except Overtaken:  # another process told them, and of an earlier position
-                continue
+            except Overtaken:  # and not as far as we were
+                time.sleep(random.uniform(0, OVERTAKEN_S))
         self._tell()
 
     def _tell(self) -> None:

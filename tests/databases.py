@@ -62,13 +62,13 @@ STORED: Final = frozenset(
         "test_history_upto",
         "test_holdings",
         "test_ledger",
-        "test_live",
         "test_orders",
         "test_properties",
         "test_quarantine",
         "test_redecode",
         "test_session",
         "test_sessions",
+        "test_stated",
         "test_statement",
         "test_statements",
         "test_subscription",
@@ -76,11 +76,7 @@ STORED: Final = frozenset(
         "test_tape",
         "test_unread",
         "test_venues_live",
-        "test_venues_live_baselines",
-        "test_venues_live_history",
-        "test_venues_live_tapes",
         "test_verify",
-        "test_verify_bundle",
         "test_view",
         "test_why",
     ]
@@ -97,11 +93,16 @@ AS_WRITTEN: Final = {
     "test_copying": "copies between both",
     "test_events": "golden store files",
     "test_kill": "kills processes that write to a file",
+    "test_live": "the clock of a conversation; test_venues_live has its frames stored in both",
     "test_pacifica_conversation": "one ledger",
     "test_signals": "processes of their own, on files",
     "test_slow_disk": "the disk under a file",
     "test_spans": "bytes of frames",
     "test_sqlite": "is about SQLite",
+    "test_venues_live_baselines": "the clock of a conversation",
+    "test_venues_live_history": "the clock of a conversation",
+    "test_venues_live_tapes": "the clock of a conversation",
+    "test_verify_bundle": "what is checked is no ledger",
 }
 """The modules that open ledgers and do not run in PostgreSQL a second time, with the reason."""
 
@@ -121,8 +122,8 @@ def fewer_examples(monkeypatch: pytest.MonkeyPatch, test: Callable[..., object])
 
 
 def too_many(items: Sequence[pytest.Item]) -> set[pytest.Item]:
-    """Of the tests to be run in PostgreSQL: what is the same there in memory and in a file, and what is marked `few`
-    beyond its first cases."""
+    """Of the tests to be run in PostgreSQL: what is the same there in memory and in a file, or on one event loop and
+    another; and what is marked `few` beyond its first cases."""
     found, cases = set[pytest.Item](), Counter[str]()
     for item in items:
         params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
@@ -131,7 +132,7 @@ def too_many(items: Sequence[pytest.Item]) -> set[pytest.Item]:
         test = item.nodeid.partition("[")[0]
         few = item.get_closest_marker("few")
         most = None if few is None else few.args[0] if few.args else CASES
-        if "sqlite" in params.values() or (most is not None and cases[test] >= most):
+        if {"sqlite", "trio"} & set(map(str, params.values())) or (most is not None and cases[test] >= most):
             found.add(item)
         else:
             cases[test] += 1

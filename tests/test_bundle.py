@@ -158,6 +158,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_store_makes_no_bundle_and_the_event_is_named(change: str) -> None:
     sql, version = CHANGES[change]
@@ -251,7 +252,7 @@ def concluded(events: Sequence[Stored], asset: str, first: int, until_ns: int | 
     return word
 
 
-@pytest.mark.few(1)
+@pytest.mark.few(0)
 @pytest.mark.parametrize("seed", range(4))
 def test_what_the_verifier_concludes_is_what_the_balances_say_wherever_the_events_begin(seed: int) -> None:
     """The first version is the attacker's choice; half of the histories are such that most are proved."""
@@ -274,6 +275,7 @@ def test_what_the_verifier_concludes_is_what_the_balances_say_wherever_the_event
     assert proved_from_later > 100
 
 
+@pytest.mark.few(0)
 def test_what_is_claimed_is_what_the_balances_say_and_the_verifier_agrees() -> None:
     claims = refusals = 0
     for number in range(60):
@@ -296,6 +298,7 @@ def test_what_is_claimed_is_what_the_balances_say_and_the_verifier_agrees() -> N
     assert refusals < claims / 2
 
 
+@pytest.mark.few(0)
 def test_where_every_number_is_in_order_every_balance_has_a_proof() -> None:
     for number in range(40):
         with Ledger() as ledger:

@@ -158,6 +158,32 @@ def test_the_script_for_a_role_runs_in_psql(in_postgres: str, tmp_path: Path) ->
         asked(in_postgres, "-q", "-c", "DROP OWNED BY bi_tools; DROP ROLE bi_tools")
 
 
+def test_ingest_brings_views_up_where_they_are_made(tmp_path: Path) -> None:
+    frame = {"currency": "ADA", "amount": "9.90", "available": "1", "stake": "0", "tradable": True}
+    said = {"event": "ACCOUNT_BALANCE", "eventID": "e1", "timestamp": 1763712000250, "data": {"ADA": frame}}
+    fill_in(str(tmp_path / "a.db"))
+    (tmp_path / "f.ndjson").write_text(json.dumps(said))
+    assert 0 == run(tmp_path, "views", "--db", "a.db").code
+    assert 0 == run(tmp_path, "ingest", "--db", "a.db", "bitopro", "main", "f.ndjson").code
+    with closing(sqlite3.connect(tmp_path / "a.db")) as reader:
+        (found,) = reader.execute("SELECT asset, total FROM current_balances WHERE account='bitopro:main'")
+        assert ("ADA", "9.90") == found
+        assert [(0,)] == reader.execute("SELECT DISTINCT behind FROM freshness").fetchall()
+
+
+def test_a_rebuild_mends_what_the_views_show(tmp_path: Path) -> None:
+    fill_in(str(tmp_path / "a.db"))
+    assert 0 == run(tmp_path, "views", "--db", "a.db").code
+    with closing(sqlite3.connect(tmp_path / "a.db")) as db:
+        db.execute("UPDATE balances SET total='9' WHERE asset_id='A'")
+        db.commit()
+        total = "SELECT total FROM current_balances WHERE asset_id='A'"
+        assert 0 == run(tmp_path, "views", "--db", "a.db").code
+        assert [("9",)] == db.execute(total).fetchall()
+        assert 1 == run(tmp_path, "replay", "--db", "a.db", "--rebuild").code
+        assert [("1.50",)] == db.execute(total).fetchall()
+
+
 @pytest.mark.parametrize("more", ["--follow", "--json"])
 def test_a_script_is_printed_alone(tmp_path: Path, more: str) -> None:
     ran = run(tmp_path, "views", "--db", "a.db", "--role", "bi", more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from ledger import Ledger
 from ledger.events import OrderUpdated
-from projections import Orders
+from projections import Breaks, Gaps, Orders, catch_up
 from projections.orders import OrderRow
 from tests.scripted import MAIN, RECEIVED_NS, feed, order, says, source
 
@@ -121,6 +122,25 @@ def test_an_order_says_what_the_venue_said(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         assert [expected] == Orders(ledger).rows()
         assert [True] == [row.closed for row in Orders(ledger).rows() if row.closed is True]
+
+
+def test_orders_of_many_events_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    select = Ledger.select
+
+    def counted(ledger: Ledger, sql: str, *params: Any) -> Any:
+        asked.append(sql)
+        return select(ledger, sql, *params)
+
+    monkeypatch.setattr(Ledger, "select", counted)
+    with Ledger() as ledger:
+        feed(ledger, *[says(order(f"o{number}", 1, "0")) for number in range(300)])
+        projections: list[Any] = [Orders(ledger), Gaps(ledger), Breaks(ledger)]
+        asked.clear()
+        catch_up(ledger, projections)
+        assert 300 == len(projections[0].rows())
+        assert 30 > len([sql for sql in asked if "order_id" in sql and " IN (" in sql]) > 0
+        assert not [sql for sql in asked if sql.endswith("WHERE account=? AND order_id=?")]
 
 
 def test_orders_are_their_accounts_own_and_come_by_account_and_id() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +24,8 @@ from eventsourcing.tests.persistence import (
     ApplicationRecorderTestCase,
     NonInterleavingNotificationIDsBaseCase,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
 from ledger import Closed, Ledger, LedgerError, NoSuchLedger, ReadOnly, Recorded, StoreError
@@ -35,7 +38,7 @@ from ledger.store import EventMapper, Store
 from projections import Balances
 from projections.orders import Orders
 from tests import databases, scripted
-from tests.databases import STORED, Schemas, route
+from tests.databases import STORED, Schemas, fewer_examples, route
 from tests.scripted import MAIN, delta, feed, fill, order, says, snapshot
 from tests.test_store import ACCOUNT, event
 from tests.test_store import fill as append
@@ -474,6 +477,36 @@ def test_a_defect_of_postgresql_alone_is_found_by_the_tests_as_they_are(
         with pytest.raises((AssertionError, LedgerError)):
             routed()
     schemas.forget()
+
+
+def test_of_hypothesis_the_first_few_examples_are_tried_and_of_many_cases_the_first_few_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[int] = []
+
+    @settings(max_examples=90, database=None)
+    @given(st.integers())
+    def counted(number: int) -> None:
+        tried.append(number)
+
+    with monkeypatch.context() as patched:
+        fewer_examples(patched, counted)
+        counted()
+    assert 3 == len(tried)
+    counted()
+    assert 93 == len(tried)
+
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-k", "postgres"]
+    files = [f"tests/{name}.py" for name in ("test_history_upto", "test_ledger", "test_live", "test_view")]
+    done = subprocess.run(
+        [*command, *files], cwd=databases.HERE.parent, capture_output=True, text=True, timeout=60
+    )
+    ids = [line for line in done.stdout.splitlines() if "::" in line]
+    assert 2 == sum("::test_as_of_any_moment_of_a_history" in each for each in ids)  # marked `few`
+    assert {"test_ledger.py", "test_history_upto.py", "test_view.py"} == {
+        each.partition("::")[0].removeprefix("tests/") for each in ids
+    }
+    assert not [each for each in ids if "sqlite" in each or "what_sqlite_finds_wrong" in each]
 
 
 def test_the_modules_that_also_run_in_postgresql_are_there() -> None:

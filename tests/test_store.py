@@ -219,7 +219,7 @@ def test_no_error_of_the_library_or_of_sqlite_comes_through(store: Store) -> Non
         store.select("SELEC 1")
     with pytest.raises(StoreError):
         store.select("SELECT ?", (1, 2))
-    with pytest.raises(StoreError, match="no such table|does not exist"):
+    with pytest.raises(StoreError, match=r"no such table|does not exist"):
         store.select("SELECT * FROM nowhere")
 
 

@@ -35,7 +35,7 @@ keys = st.tuples(
 )
 ops = st.lists(
     st.tuples(
-        st.sampled_from(["put", "put", "change", "drop", "get", "of", "rows", "write", "forget"]),
+        st.sampled_from(["put", "put", "change", "drop", "get", "fetch", "of", "rows", "write", "forget"]),
         keys,
         st.sampled_from(["1", "2.50", "-0.1"]),
     ),
@@ -93,6 +93,10 @@ class Model:
                 self.seen.pop(key, None)
             elif op == "get":
                 assert self.seen.get(key) == made.get(*key)
+            elif op == "fetch":
+                made.fetch(
+                    (key[0], name, number) for name in ("9", "10", "z", key[1]) for number in (-1, 2, 10)
+                )
             elif op == "of":
                 of_account = {k: held for k, held in made.of(key[0]).items() if held is not None}
                 assert {k: held for k, held in self.seen.items() if k[0] == key[0]} == of_account
@@ -163,6 +167,7 @@ def shelf() -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.sqlite
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(script=ops, page=st.integers(1, 4))
 def test_a_read_only_table_shows_what_was_put_and_writes_nothing(
@@ -291,6 +296,27 @@ def test_a_table_in_memory_keeps_more_rows_than_are_cached(monkeypatch: pytest.M
         made.put(Row("v:a", "9", number))
     made.changes()
     assert [0, 1, 2, 3, 4] == [row.number for row in made.rows()]
+
+
+def test_rows_that_were_fetched_are_not_asked_for_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row("v:a", name, number, "1") for name in ("x", "y") for number in range(5)]
+    monkeypatch.setattr(tables, "FETCHED_MAX", 3)
+    with Ledger() as ledger:
+        first = table(ledger)
+        for row in rows:
+            first.put(row)
+        write(ledger, first)
+        made = table(ledger, create=False)
+        changed = Row("v:a", "y", 4, "2")
+        made.put(changed)
+        made.fetch([*map(key_of, rows), ("v:a", "x", 99), ("v:b", "x", 1)])
+        asked: list[str] = []
+        monkeypatch.setattr(type(ledger), "select", lambda *_: asked.append("once more"))
+        assert [*rows[:-1], changed] == [made.get(*key_of(row)) for row in rows]
+        assert made.get("v:a", "x", 99) is None
+        assert made.get("v:b", "x", 1) is None
+        made.fetch(map(key_of, rows))
+        assert not asked
 
 
 def test_what_changed_can_be_taken_in_by_another_table() -> None:

@@ -317,7 +317,8 @@ def test_a_version_left_out_is_found_though_all_is_sealed_anew() -> None:
     with Ledger() as ledger:
         feed(ledger, says(delta(1, {"A": "1"})), says(delta(2, {"A": "2"})))
         seals: list[bytes] = []
-        for change in ("-1-originator_version WHERE rowid>2", "abs(originator_version)"):
+        place = ledger._store._engine.POSITION
+        for change in (f"-1-originator_version WHERE {place}>2", "abs(originator_version)"):
             ledger.write([(f"UPDATE stored_events SET originator_version={change}", [()])])
         for each in list(ledger.sealed(MAIN)):
             before = seals[-1] if seals else genesis(MAIN)
@@ -331,8 +332,11 @@ def test_a_version_left_out_is_found_though_all_is_sealed_anew() -> None:
 def test_a_frame_whose_event_was_changed_is_not_blamed_on_the_decoder(position: int) -> None:
     with Ledger() as ledger:
         feed(ledger, says(delta(1, {"A": "2.50"}), delta(2, {"B": "2.50"})), says(delta(3, {"A": "3"})))
-        change = "UPDATE stored_events SET state=CAST(replace(state, '2.50', '9.50') AS BLOB) WHERE rowid=?"
-        ledger.write([(change, [(position,)])])
+        place = f"{ledger._store._engine.POSITION}=?"
+        [(state,)] = ledger.select(f"SELECT state FROM stored_events WHERE {place}", (position,))
+        assert isinstance(state, bytes)
+        change = f"UPDATE stored_events SET state=? WHERE {place}"
+        ledger.write([(change, [(state.replace(b"2.50", b"9.50"), position)])])
         assert [("seal", position)] == [
             (each.what, each.position) for each in ledger.verify([scripted.VENUE])
         ]

@@ -34,6 +34,7 @@ def test_what_is_appended_meanwhile_is_not_seen(tmp_path: Path) -> None:
             assert (6, 6) == view.counts()
 
 
+@pytest.mark.sqlite
 def test_text_that_became_none_is_still_read_and_every_row_is_given_once(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         feed(ledger, *(says(delta(n, {"A": "1"})) for n in range(9)))

@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from ledger.cli.options import DONE, FINDINGS, PROJECTIONS, VENUES, bring_up, cli, db_option
+from ledger.cli.options import DONE, FINDINGS, PROJECTIONS, VENUES, bring_up_all, cli, db_option
 from ledger.console import printable, progress
 from ledger.errors import BadTape, StoreError
 from ledger.ledger import Ledger, Tally
@@ -45,7 +45,7 @@ def ingest(db: str, venue: str, account: str, files: tuple[str, ...]) -> int:
                 total.quarantined += tally.quarantined
                 click.echo(printable(f"{venue}:{account}  {name}: {_tally_text(tally)}"))
         finally:
-            bring_up(ledger, [projection(ledger) for projection in PROJECTIONS])
+            bring_up_all(ledger)
     return FINDINGS if total.quarantined else DONE
 
 

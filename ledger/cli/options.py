@@ -28,7 +28,9 @@ from projections import (
     Projection,
     Quarantine,
     Sessions,
+    Views,
     catch_up,
+    view_sql,
 )
 
 DONE: Final = 0
@@ -129,6 +131,15 @@ def reading(db: str, account: str | None) -> Generator[tuple[Ledger, str | None]
 def caught_up(ledger: Ledger, projection: P) -> P:
     bring_up(ledger, [projection])
     return projection
+
+
+def bring_up_all(ledger: Ledger) -> None:
+    """Every projection, and the SQL views where they were made."""
+    bring_up(ledger, [projection(ledger) for projection in PROJECTIONS])
+    if view_sql.is_made(ledger):
+        views = Views(ledger)
+        bring_up(ledger, views.projections)
+        views.tell()
 
 
 def bring_up(ledger: Ledger, projections: Sequence[Projection]) -> None:

@@ -13,7 +13,7 @@ from ledger.cli.options import (
     FINDINGS,
     PROJECTIONS,
     account_argument,
-    bring_up,
+    bring_up_all,
     cli,
     db_option,
     reading,
@@ -66,7 +66,7 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
             fresh = [projection(ledger) for projection in PROJECTIONS]
             for each in fresh:
                 each.subscription.reset()
-            bring_up(ledger, fresh)
+            bring_up_all(ledger)
         verdict = f"{differences} differences; the projections were rebuilt"
     elif differences:
         verdict = f"{differences} differences (replay --rebuild keeps the fresh fold)"

@@ -10,9 +10,8 @@ import click
 from ledger.cli.options import (
     DONE,
     FINDINGS,
-    PROJECTIONS,
     VENUES,
-    bring_up,
+    bring_up_all,
     caught_up,
     cli,
     db_option,
@@ -77,7 +76,7 @@ def _retry(db: str, account: str | None, as_json: bool) -> int:
                 found.append(
                     {**told, "result": retried.result, "events": retried.events, "reason": retried.reason}
                 )
-        bring_up(ledger, [projection(ledger) for projection in PROJECTIONS])
+        bring_up_all(ledger)
     show(found, as_json=as_json, what="quarantined frames")
     if found and not as_json:
         click.echo(

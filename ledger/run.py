@@ -23,7 +23,7 @@ from ledger.console import out, printable, shortened
 from ledger.errors import StoreError
 from ledger.feeds import FeedSettings
 from ledger.ledger import Ledger
-from projections import Projection, catch_up
+from projections import Projection, Views, catch_up
 from transports import Feed, Health, Live, live
 
 REFRESH_S: Final = 0.25
@@ -35,6 +35,7 @@ def run_feeds(
     ledger: Ledger,
     settings: Sequence[FeedSettings],
     projections: Sequence[Projection],
+    views: Views,
     *,
     seconds: float | None,
     tapes: Path | None,
@@ -52,7 +53,7 @@ def run_feeds(
             async with live(ledger, *feeds) as running, anyio.create_task_group() as tasks:
                 tasks.start_soon(_stop_on_signal, running)
                 tasks.start_soon(_show, running, show)
-                tasks.start_soon(_keep_caught_up, ledger, projections)
+                tasks.start_soon(_keep_caught_up, ledger, projections, views)
                 with anyio.move_on_after(seconds) as timer:
                     await running.ended()
                 if timer.cancelled_caught:
@@ -77,11 +78,12 @@ async def _show(running: Live, show: Callable[[Sequence[Health]], None]) -> None
         await anyio.sleep(REFRESH_S)
 
 
-async def _keep_caught_up(ledger: Ledger, projections: Sequence[Projection]) -> None:
+async def _keep_caught_up(ledger: Ledger, projections: Sequence[Projection], views: Views) -> None:
     while True:
         await anyio.sleep(CATCH_UP_S)
         with contextlib.suppress(StoreError):  # the feeds go on, and it is tried again
             await to_thread.run_sync(catch_up_some, ledger, projections)
+            await to_thread.run_sync(views.tell_at_times)
 
 
 def catch_up_some(ledger: Ledger, projections: Sequence[Projection]) -> None:

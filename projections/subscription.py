@@ -483,16 +483,18 @@ def follow(
     *,
     stop: threading.Event,
     progress: Callable[[int], None] | None = None,
+    then: Callable[[], object] = lambda: None,
 ) -> None:
     """Keep projections caught up with whatever any process appends, until `stop` is set: in the order of positions,
-    each event once, whoever else follows. `progress` is called as by `catch_up`. Raises StoreError where the store
-    cannot be reached any more; what was written stays, and it goes on from there."""
+    each event once, whoever else follows. `progress` is called as by `catch_up`, `then` each time it looked. Raises
+    StoreError where the store cannot be reached any more; what was written stays, and it goes on from there."""
     with ledger.following() as wait:
         looked = -FOLLOW_S
         while not stop.is_set():
             if time.monotonic() - looked >= FOLLOW_S or wait(STOP_S):
                 looked = time.monotonic()
                 catch_up(ledger, projections, progress=progress)
+            then()
 
 
 class Difference(Struct, frozen=True):

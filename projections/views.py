@@ -34,6 +34,9 @@ from projections.subscription import Projection, Subscription, catch_up, flush
 from projections.tables import Cell, Change, Database, Once, Table
 
 TELLINGS_MAX: Final = 100
+RESTS_S: Final = 1.0
+REST: Final = 4
+"""How long who tells them again and again rests at least, and how many times as long as it took."""
 OVERTAKEN_S: Final = 0.05
 """How often it is begun again because another process told the views meanwhile, and how long it waits before."""
 
@@ -165,6 +168,7 @@ class Views:
         )
         """Those whose rows the views show: they are caught up together."""
         self._shown: Final = _Shown(ledger, ledger)
+        self._rested_at = 0.0
         with _making:
             if not view_sql.is_made(ledger):
                 ledger.write(view_sql.making(ledger))
@@ -178,6 +182,16 @@ class Views:
         """Bring the projections up to date, and what the views say of them."""
         catch_up(self._ledger, self.projections, progress=progress)
         self.tell()
+
+    def tell_at_times(self) -> None:
+        """As `tell`, where something came since; but rest between two times, longer than it takes."""
+        now = time.monotonic()
+        if now >= self._rested_at and self.position < max(
+            each.subscription.position for each in self.projections
+        ):
+            self.tell()
+            took_s = time.monotonic() - now
+            self._rested_at = now + took_s + max(RESTS_S, REST * took_s)
 
     def tell(self) -> None:
         """Say in the views what the projections say, as far as they have come."""

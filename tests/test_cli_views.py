@@ -184,7 +184,7 @@ def test_a_rebuild_mends_what_the_views_show(tmp_path: Path) -> None:
         assert [("1.50",)] == db.execute(total).fetchall()
 
 
-@pytest.mark.parametrize("more", ["--follow", "--json"])
+@pytest.mark.parametrize("more", ["--json"])
 def test_a_script_is_printed_alone(tmp_path: Path, more: str) -> None:
     ran = run(tmp_path, "views", "--db", "a.db", "--role", "bi", more)
     assert (2, "") == (ran.code, ran.out)
@@ -193,11 +193,12 @@ def test_a_script_is_printed_alone(tmp_path: Path, more: str) -> None:
 
 def test_it_keeps_them_up_to_date_until_it_is_told_to_stop(in_postgres: str) -> None:
     """Beside another process that appends."""
-    command = [sys.executable, "-W", "error", "-m", "ledger", "views", "--db", in_postgres, "--follow"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as keeper:
+    command = [sys.executable, "-W", "error", "-m", "ledger", "follow", "--db", in_postgres]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as keeper:
         try:
+            assert keeper.stdout is not None
             assert keeper.stderr is not None
-            assert keeper.stderr.readline().startswith("keeping the views of postgresql://")
+            assert keeper.stdout.readline().startswith("following postgresql://")
             with Ledger(in_postgres) as ledger:
                 feed(ledger, says(delta(9, {"A": "77"})), session="s3", received_ns=RECEIVED_NS + 10**11)
                 with ledger.following() as wait:
@@ -218,7 +219,6 @@ def test_it_keeps_them_up_to_date_until_it_is_told_to_stop(in_postgres: str) -> 
 # The README
 
 
-@pytest.mark.skipif(not SQL, reason="the README has no section SQL yet")
 def test_what_the_readme_asks_psql_and_sqlite_prints_what_it_shows(new_schema: str, tmp_path: Path) -> None:
     """Of the ledger that the README makes at the command line."""
     shown = re.search(r"^\$ cat bitopro.ndjson\n(.*?)^\$ ", README, re.DOTALL | re.MULTILINE)

@@ -9,14 +9,28 @@ from pathlib import Path
 
 import pytest
 
+from ledger import Ledger
 from ledger.cli import VENUES
 from ledger.feeds import read_feeds
+from tests.databases import Schemas
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n```output\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 PYTHON = [(code, output) for kind, code, output in BLOCK.findall(README) if kind == "python"]
 CONSOLE = [code for kind, code, _ in BLOCK.findall(README) if kind == "console"]
+
+
+SERVER = "postgresql://ledger@localhost/ledger"
+"""What the README calls a database."""
+
+
+@pytest.fixture(scope="module")
+def database(schemas: Schemas) -> tuple[str, str]:
+    """A database that stands in for it: its URL, and the name that the ledger gives it."""
+    url = schemas.url()
+    with Ledger(url) as ledger:
+        return url, ledger.name
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +40,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("code", "output"), PYTHON)
-def test_a_python_snippet_runs_and_prints_what_the_readme_says(folder: Path, code: str, output: str) -> None:
+def test_a_python_snippet_runs_and_prints_what_the_readme_says(
+    folder: Path, database: tuple[str, str], code: str, output: str
+) -> None:
+    url, name = database
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", code.replace(SERVER, url)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (0, "") == (ran.returncode, ran.stderr)
-    assert output == ran.stdout
+    assert output == ran.stdout.replace(name, SERVER)
 
 
 @pytest.mark.parametrize("feeds", [code for kind, code, _ in BLOCK.findall(README) if kind == "toml"])

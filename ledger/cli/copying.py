@@ -8,7 +8,7 @@ from typing import Final
 import click
 from msgspec import json
 
-from ledger.cli.options import DONE, FINDINGS, PROJECTIONS, bring_up, cli
+from ledger.cli.options import DONE, FINDINGS, bring_up_all, cli
 from ledger.console import printable, progress
 from ledger.copying import Copied, check, is_same_file
 from ledger.copying import copy as copy_events
@@ -59,7 +59,7 @@ def _copied(source: Ledger, target: Ledger) -> Copied:
         check(target, copied, advance)
     if memories:
         remember(target, memories)
-    bring_up(target, [projection(target) for projection in PROJECTIONS])
+    bring_up_all(target)
     return copied
 
 

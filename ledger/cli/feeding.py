@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from ledger.cli.options import DONE, FINDINGS, PROJECTIONS, VENUES, bring_up_all, cli, db_option
+from ledger.cli.options import DONE, FINDINGS, VENUES, bring_up_all, cli, db_option, views_and_all
 from ledger.console import printable, progress
 from ledger.errors import BadTape, StoreError
 from ledger.ledger import Ledger, Tally
@@ -110,10 +110,11 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
         if not os.access(tapes, os.W_OK | os.X_OK):
             raise click.UsageError(f"{tapes}: no tape can be written there")
     with Ledger(db) as ledger:
-        projections = [projection(ledger) for projection in PROJECTIONS]
-        ended = run_feeds(ledger, settings, projections, seconds=seconds, tapes=tapes)
+        views, projections = views_and_all(ledger)
+        ended = run_feeds(ledger, settings, projections, views, seconds=seconds, tapes=tapes)
         with contextlib.suppress(StoreError):  # readers catch up by themselves
             catch_up_some(ledger, projections)
+            views.tell()
     for health in ended:
         click.echo(summary(health))
     wrong = any(

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from ledger.cli.options import DONE, PROJECTIONS, cli, db_option
+from ledger.cli.options import DONE, PROJECTIONS, cli, db_option, views_and_all
 from ledger.ledger import Ledger
 from projections import follow as follow_live
 
@@ -38,21 +38,28 @@ def follow(db: str, only: tuple[str, ...], seconds: float | None) -> int:
         folded += events
 
     with Ledger(db) as ledger:
-        projections = [_KINDS[name](ledger) for name in only or _KINDS]
-        said = ", ".join(only) if only else "all projections"
-        before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+        views, projections = (
+            (None, [_KINDS[name](ledger) for name in only]) if only else views_and_all(ledger)
+        )
+        said = ", ".join(only) if only else "all projections and views"
+        before = {
+            each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)
+        }
         timer = None if seconds is None else threading.Timer(seconds, stop.set)
         try:
             if timer is not None:
                 timer.daemon = True
                 timer.start()
             click.echo(f"following {ledger.name} with {said}; Ctrl-C stops")
-            follow_live(ledger, projections, stop=stop, progress=count)
+            then = (lambda: None) if views is None else views.tell_at_times
+            follow_live(ledger, projections, stop=stop, progress=count, then=then)
         finally:
             if timer is not None:
                 timer.cancel()
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if views is not None:
+            views.tell()
         reached = min(each.subscription.position for each in projections)
         events = "1 event" if folded == 1 else f"{folded} events"
         click.echo(f"{events} folded; caught up to position {reached} of {ledger.position()}")

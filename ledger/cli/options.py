@@ -30,7 +30,6 @@ from projections import (
     Sessions,
     Views,
     catch_up,
-    view_sql,
 )
 
 DONE: Final = 0
@@ -134,12 +133,20 @@ def caught_up(ledger: Ledger, projection: P) -> P:
 
 
 def bring_up_all(ledger: Ledger) -> None:
-    """Every projection, and the SQL views where they were made."""
-    bring_up(ledger, [projection(ledger) for projection in PROJECTIONS])
-    if view_sql.is_made(ledger):
-        views = Views(ledger)
-        bring_up(ledger, views.projections)
-        views.tell()
+    """Every projection, and the SQL views."""
+    views, projections = views_and_all(ledger)
+    bring_up(ledger, projections)
+    views.tell()
+
+
+def views_and_all(ledger: Ledger) -> tuple[Views, list[Projection]]:
+    """The SQL views, and every projection once: theirs and the others."""
+    views = Views(ledger)
+    every: dict[str, Projection] = {each.name: each for each in views.projections}
+    for kind in PROJECTIONS:
+        made: Projection = kind(ledger)
+        every.setdefault(made.name, made)
+    return views, [*every.values()]
 
 
 def bring_up(ledger: Ledger, projections: Sequence[Projection]) -> None:

@@ -240,7 +240,7 @@ def test_postgres_prints_its_server_its_tables_and_its_claims(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(command, "QUICK", TINY)
-    monkeypatch.setattr(ingest, "KINDS", (SINGLE,))
+    monkeypatch.setattr(appends, "KINDS", (SINGLE,))
     monkeypatch.setattr(ingest, "ACCOUNTS", (1,))
     monkeypatch.setattr(writers, "WAYS", {feeder.LIVE: "live"})
     monkeypatch.setattr(feeder, "SAMPLES", {SINGLE.name: SINGLE})

@@ -1,4 +1,4 @@
-"""A ledger in PostgreSQL: the library's own recorder cases, hostile texts, damage, and errors that name what failed."""
+"""A ledger in PostgreSQL: hostile texts, errors that name what failed, and the suite that runs there."""
 
 from __future__ import annotations
 
@@ -9,132 +9,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, cast
-from unittest import TestCase
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
 import pytest
-from eventsourcing.persistence import IntegrityError, StoredEvent
-from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-from eventsourcing.tests.persistence import (
-    ApplicationRecorderTestCase,
-    NonInterleavingNotificationIDsBaseCase,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from psycopg.conninfo import conninfo_to_dict
 
 from ledger import Closed, Ledger, LedgerError, NoSuchLedger, ReadOnly, Recorded, StoreError
 from ledger.cli import main
 from ledger.errors import Unstorable
 from ledger.events import Event, FillRecorded, FrameQuarantined
-from ledger.findings import first_bad
-from ledger.postgres import TEXT_BYTES_MAX, Recorder, _Datastore, place_of
-from ledger.store import EventMapper, Store
+from ledger.postgres import TEXT_BYTES_MAX
+from ledger.postgres_recorder import Recorder
+from ledger.store import Store
 from projections import Balances
 from projections.orders import Orders
 from tests import databases, scripted
 from tests.databases import STORED, Schemas, fewer_examples, route
 from tests.scripted import MAIN, delta, feed, fill, order, says, snapshot
+from tests.test_postgres_recorder import forgets_one
 from tests.test_store import ACCOUNT, event
 from tests.test_store import fill as append
-
-# eventsourcing's own test cases ------------------------------------------------------------------------------------
-
-
-class _OnServer(TestCase):
-    """A recorder of ours in a schema of its own."""
-
-    @pytest.fixture(autouse=True)
-    def _placed(self, new_schema: str) -> Iterator[None]:
-        schema = new_schema.rpartition("%3D")[2]
-        with closing(_Datastore(new_schema, schema, read_only=False)) as self._datastore:
-            yield
-
-    def create_recorder(self) -> Recorder:
-        recorder = Recorder(self._datastore)
-        recorder.create_table()
-        return recorder
-
-    def new_originator_id(self) -> str:
-        return f"bitopro:{uuid4()}"
-
-
-class OurRecorder(_OnServer, ApplicationRecorderTestCase[Recorder]):
-    """Inserting, selecting, conflicts, notifications, readers beside writers."""
-
-
-class NotificationsOfOurRecorder(_OnServer, NonInterleavingNotificationIDsBaseCase):
-    """Two writers at once: no event's position is within another's transaction."""
-
-    insert_num = 500
-
-
-def _lost(append: Callable[..., int]) -> Callable[..., int]:
-    def worse(self: Recorder, connection: Any, rows: Any) -> int:
-        del rows.events[-4:], rows.seals[-1:]
-        return append(self, connection, rows)
-
-    return worse
-
-
-def _misnumbered(append: Callable[..., int]) -> Callable[..., int]:
-    return lambda *args: append(*args) + 1
-
-
-@pytest.mark.parametrize("plant", [_lost, _misnumbered])
-def test_the_cases_find_a_recorder_that_forgets_or_misnumbers(
-    new_schema: str, monkeypatch: pytest.MonkeyPatch, plant: Callable[..., Any]
-) -> None:
-    monkeypatch.setattr(Recorder, "append", plant(Recorder.append))
-    case = OurRecorder("test_insert_select")
-    with closing(_Datastore(new_schema, new_schema.rpartition("%3D")[2], read_only=False)) as case._datastore:
-        found = case.run()
-    assert found is not None
-    assert found.failures or found.errors
-
-
-def stock(url: str) -> PostgresApplicationRecorder:
-    """The library's recorder on the same tables."""
-    found: Any = conninfo_to_dict(url)
-    return PostgresApplicationRecorder(
-        PostgresDatastore(
-            found["dbname"],
-            found.get("host", ""),
-            found.get("port", ""),
-            found.get("user", ""),
-            found.get("password", ""),
-            schema=found["options"].partition("search_path=")[2],
-            originator_id_type="text",
-        )
-    )
-
-
-def stored(version: int) -> StoredEvent:
-    return EventMapper().to_stored_event(event(version))
-
-
-def test_the_stock_recorder_reads_what_ours_wrote_and_ours_what_the_stock_one_wrote(new_schema: str) -> None:
-    with closing(Store(new_schema)) as store:
-        append(store, 1, 3)
-        other = stock(new_schema)
-        with closing(other.datastore):
-            assert [stored(version) for version in (1, 2, 3)] == other.select_events(ACCOUNT)
-            assert [4] == other.insert_events([stored(4)])
-            with pytest.raises(IntegrityError):
-                other.insert_events([stored(4)])
-            append(store, 5, 6)
-            assert [7] == other.insert_events([stored(7)])
-            append(store, 8, 8)
-            assert store.head() == other.max_notification_id()
-            mixed = other.select_notifications(1, 20)
-        assert list(range(1, 9)) == [each.version for each in store.events(ACCOUNT)]
-        assert [each.position for each in store.all_events()] == [each.id for each in mixed]
-
 
 # What texts and numbers may be -------------------------------------------------------------------------------------
 
@@ -263,16 +162,6 @@ def test_what_cannot_be_opened_is_told_in_one_line_without_the_password(
         assert "not the URL of a PostgreSQL database" in failed(wrong)
 
 
-def test_a_name_tells_the_place_and_no_password() -> None:
-    assert "postgresql://me@host:5433/money" == place_of(
-        "postgresql://me:secret@host:5433/money?sslmode=require"
-    )
-    assert "postgresql:///" == place_of("postgresql://")
-    assert "postgresql://h/d (mine)" == place_of(
-        "postgres://h/d?password=secret&options=-csearch_path%3Dmine"
-    )
-
-
 def test_a_server_that_is_not_there_or_says_nothing_is_told_in_seconds() -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
@@ -379,69 +268,6 @@ def test_a_closed_ledger_keeps_no_connection(new_schema: str, schemas: Schemas) 
         time.sleep(0.01)
 
 
-# Damage ------------------------------------------------------------------------------------------------------------
-
-AT = "notification_id = 4"
-DAMAGE: dict[str, tuple[str, str, int | None]] = {
-    "state": (f"UPDATE stored_events SET state = set_byte(state, 20, 1) WHERE {AT}", "seal", 4),
-    "topic": (f"UPDATE stored_events SET topic = 'BalanceSnapshot' WHERE {AT}", "seal", 4),
-    "account": (f"UPDATE stored_events SET originator_id = 'scripted:x' WHERE {AT}", "missing", 4),
-    "version": (f"UPDATE stored_events SET originator_version = 40 WHERE {AT}", "missing", 4),
-    "an event": (f"DELETE FROM stored_events WHERE {AT}", "missing", 4),
-    "a seal": (
-        "UPDATE seals SET seal = set_byte(seal, 0, 1 - get_byte(seal, 0) % 2) WHERE position = 4",
-        "seal",
-        4,
-    ),
-    "no seal": ("DELETE FROM seals WHERE position = 4", "seal", 4),
-    "a frame": ("UPDATE evidence SET payload = payload || 'x'::bytea WHERE ordinal = 3", "frame", 4),
-    "no frame": ("DELETE FROM evidence WHERE ordinal = 3", "frame", 4),
-    "another frame": (
-        "INSERT INTO evidence (session, ordinal, payload) VALUES ('s9', 1, 'x')",
-        "frame",
-        None,
-    ),
-    "a key": ("UPDATE natural_keys SET key = 'fill:other' WHERE key LIKE 'fill:%'", "key", 4),
-    "no key": ("DELETE FROM natural_keys WHERE key LIKE 'fill:%'", "key", 4),
-    "another key": ("INSERT INTO natural_keys VALUES ('scripted:main', 0, 'fill:f77')", "key", None),
-    "no constraint": ("ALTER TABLE natural_keys DROP CONSTRAINT natural_keys_pkey", "file", None),
-    "a trigger": (
-        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
-        "CREATE TRIGGER t BEFORE INSERT ON evidence FOR EACH ROW EXECUTE FUNCTION lose()",
-        "file",
-        None,
-    ),
-}
-
-
-@pytest.mark.parametrize("what", DAMAGE)
-def test_verify_names_the_first_bad_event(new_schema: str, what: str) -> None:
-    sql, finding, place = DAMAGE[what]
-    with Ledger(new_schema) as ledger:
-        feed(
-            ledger,
-            says(snapshot(1, {"A": "1"})),
-            says(delta(2, {"A": "2"})),
-            says(fill("f1", 3, key="fill:f1")),
-            says(delta(4, {})),
-        )
-        assert [] == list(ledger.verify([scripted.VENUE]))
-        with closing(psycopg.connect(new_schema, autocommit=True)) as other:
-            assert other.execute(cast("Any", sql)).rowcount in (-1, 1)
-        found = list(ledger.verify([scripted.VENUE]))
-        bad = first_bad(found) or found[0]
-        assert (finding, place) == (bad.what, bad.version or bad.position), found
-
-
-def test_a_table_of_somebody_else_in_the_same_schema_is_no_finding(new_schema: str) -> None:
-    with Ledger(new_schema) as ledger:
-        feed(ledger)
-        with closing(psycopg.connect(new_schema, autocommit=True)) as other:
-            other.execute("CREATE TABLE mine (a BIGINT PRIMARY KEY)")
-            other.execute("CREATE INDEX mine_at ON stored_events (topic)")
-        assert [] == list(ledger.verify())
-
-
 # The suite runs in PostgreSQL --------------------------------------------------------------------------------------
 
 
@@ -473,7 +299,7 @@ def test_a_defect_of_postgresql_alone_is_found_by_the_tests_as_they_are(
     with monkeypatch.context() as patched:
         route(patched, schemas)
         routed()
-        patched.setattr(Recorder, "append", _lost(Recorder.append))
+        patched.setattr(Recorder, "append", forgets_one(Recorder.append))
         with pytest.raises((AssertionError, LedgerError)):
             routed()
     schemas.forget()

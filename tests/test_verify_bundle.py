@@ -358,7 +358,9 @@ def test_stored_events_of_every_shape_are_read_as_msgpack_reads_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "x", "test-log+00000000+AAAA", PUBLIC[:-4], PUBLIC.replace("test-log", "log")]
+    "key",
+    ["", "x", "test-log+00000000+AAAA", PUBLIC[:-4], PUBLIC.replace("test-log", "log")],
+    ids=["nothing", "a letter", "another's hash", "cut short", "another's name"],
 )
 def test_a_key_that_is_none_is_refused_in_one_line(
     bundle: bytes, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

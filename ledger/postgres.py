@@ -160,6 +160,9 @@ class Postgres:
             self._datastore.close()
         with self._writing:
             if self._writer is not None:
+                if self._held:  # now, not when the server notices that nobody is there
+                    with suppress(psycopg.Error):
+                        self._writer.execute("SELECT pg_advisory_unlock_all()")
                 self._writer.close()
                 self._writer = None
 

@@ -87,7 +87,7 @@ class Postmaster:
             if self._again is None or self._again.poll() is not None:
                 log = (self._folder / "again.log").open("ab")
                 with log:
-                    self._again = subprocess.Popen(
+                    self._again = subprocess.Popen[bytes](
                         self.command, stdout=log, stderr=log, cwd=self._folder, **who
                     )
             with suppress(psycopg.OperationalError), psycopg.connect(self.url):

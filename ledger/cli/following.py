@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 import click
 
-from ledger.cli.options import DONE, PROJECTIONS, cli, db_option, views_and_all
+from ledger.cli.options import DONE, PROJECTIONS, bring_up, cli, db_option, views_and_all
 from ledger.ledger import Ledger
+from projections import Projection
 from projections import follow as follow_live
 
 _KINDS: Final = {kind.__name__.lower(): kind for kind in PROJECTIONS}
@@ -31,16 +33,11 @@ def follow(db: str, only: tuple[str, ...], seconds: float | None) -> int:
     process writes: there, `run` keeps the projections itself.
     """
     stop = threading.Event()
-    folded = 0
-
-    def count(events: int) -> None:
-        nonlocal folded
-        folded += events
-
     with Ledger(db) as ledger:
         views, projections = (
             (None, [_KINDS[name](ledger) for name in only]) if only else views_and_all(ledger)
         )
+        began = _reached(projections)
         said = ", ".join(only) if only else "all projections and views"
         before = {
             each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)
@@ -52,7 +49,8 @@ def follow(db: str, only: tuple[str, ...], seconds: float | None) -> int:
                 timer.start()
             click.echo(f"following {ledger.name} with {said}; Ctrl-C stops")
             then = (lambda: None) if views is None else views.tell_at_times
-            follow_live(ledger, projections, stop=stop, progress=count, then=then)
+            bring_up(ledger, projections)  # with a bar, where there is much
+            follow_live(ledger, projections, stop=stop, then=then)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -60,7 +58,12 @@ def follow(db: str, only: tuple[str, ...], seconds: float | None) -> int:
                 signal.signal(number, handler)
         if views is not None:
             views.tell()
-        reached = min(each.subscription.position for each in projections)
+        reached = _reached(projections)
+        folded = reached - began
         events = "1 event" if folded == 1 else f"{folded} events"
         click.echo(f"{events} folded; caught up to position {reached} of {ledger.position()}")
     return DONE
+
+
+def _reached(projections: Sequence[Projection]) -> int:
+    return min(each.subscription.position for each in projections)

@@ -21,8 +21,10 @@ demo: .venv/project
 	@$(BIN)/accountledger demo
 
 test: .venv/project
-	@echo "test: pytest"
-	@$(BIN)/python -m pytest
+	@echo "test: pytest, two at a time"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
+	@echo "test: pytest, what watches the clock"
+	@$(BIN)/python -m pytest -m alone
 
 check: .venv/project
 	@echo "check: ruff format"

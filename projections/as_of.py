@@ -231,7 +231,9 @@ class Past:
             of = plan.moment
             upto = (of.version, of.position, of.time_ns, of.known_ns)
             # Where nothing came since, the newest is all that is asked for.
-            found = self._checkpoints.frames(name, upto, read, by, 1 if self._covered >= self._head else EVERY)
+            found = self._checkpoints.frames(
+                name, upto, read, by, 1 if self._covered >= self._head else EVERY
+            )
             for row in found:
                 frames.put(UnreadRow(name, row.session, row.ordinal, row.version, row.position))
             if found:

@@ -40,7 +40,25 @@ FEW = (
 )
 
 
+ALONE = "alone: watches the clock: run by `make test` when nothing else runs"
+WATCHING = frozenset(
+    [
+        "test_benchmarks_transport",
+        "test_chaos_live",
+        "test_kill",
+        "test_signals",
+        "test_slow_disk",
+        "test_venues_live",
+        "test_venues_live_baselines",
+        "test_venues_live_history",
+        "test_venues_live_tapes",
+    ]
+)
+"""The modules that are marked so."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", ALONE)
     config.addinivalue_line("markers", SQLITE)
     config.addinivalue_line("markers", FEW)
 
@@ -51,7 +69,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database", [as_written, POSTGRES], indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is asked for by its marks is chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in WATCHING:
+            item.add_marker(pytest.mark.alone)
     left_out = too_many(items)
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=list(left_out))

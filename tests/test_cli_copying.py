@@ -305,8 +305,9 @@ def test_a_projection_that_is_left_out_of_the_copy_is_seen(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The defect planted: the command folds all but one."""
-    monkeypatch.setattr("ledger.cli.copying.PROJECTIONS", PROJECTIONS[1:])
-    with pytest.raises(SystemExit, match="0"):
-        main(["copy", "--from", str(made), "--to", str(tmp_path / "b.db")])
+    with monkeypatch.context() as patch:
+        patch.setattr("ledger.cli.options.PROJECTIONS", PROJECTIONS[1:])
+        with pytest.raises(SystemExit, match="0"):
+            main(["copy", "--from", str(made), "--to", str(tmp_path / "b.db")])
     with Ledger(tmp_path / "b.db") as ledger, pytest.raises(StoreError, match="no such table: accounts"):
         everything(ledger)

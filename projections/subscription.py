@@ -44,8 +44,14 @@ _POSITIONS: Final = (
 _UNDIGESTED: Final = {"name", "version", "position"}
 """The columns of that table in versions before 0.4.0."""
 _MARK: Final = insert_sql("projection_positions", ("name", "version", "position", "digest"), ("name",))
-_FIRST: Final = "INSERT INTO projection_positions (name, version, position, digest) VALUES (?,?,?,?) ON CONFLICT DO NOTHING"
-_AGAIN: Final = "UPDATE projection_positions SET version=?, position=?, digest=? WHERE name=? AND version=? AND position=?"
+_FIRST: Final = (
+    "INSERT INTO projection_positions (name, version, position, digest) VALUES (?,?,?,?) "
+    "ON CONFLICT DO NOTHING"
+)
+_AGAIN: Final = (
+    "UPDATE projection_positions SET version=?, position=?, digest=? "
+    "WHERE name=? AND version=? AND position=?"
+)
 _MOVE: Final = (
     "UPDATE projection_positions SET position=?, digest=? WHERE name=? AND version=? AND position=?"
 )

@@ -201,12 +201,13 @@ def acknowledge_before_storing() -> None:
 
 
 def forget_the_place() -> None:
-    """Planted defect: a session read again is not recognised."""
+    """Planted defect: a session read again is not recognised, neither at once nor when the database refuses it."""
 
     def never(self: Intake, name: str, value: object) -> None:
         object.__setattr__(self, name, 0 if name == "_resumed_ordinal" else value)
 
     Intake.__setattr__ = never  # type: ignore[assignment,method-assign]
+    Ledger._known_places = lambda self, frames: frozenset()  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("sabotage", [acknowledge_before_storing, forget_the_place])

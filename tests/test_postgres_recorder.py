@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ledger import Ledger, StoreError
 from ledger.postgres_recorder import Datastore, Recorder, place_of
 from ledger.store import EventMapper, Store
+from tests.test_recorder import join_readers
 from tests.test_store import ACCOUNT, event
 from tests.test_store import fill as append
 
@@ -32,6 +33,7 @@ class _OnServer(TestCase):
         schema = new_schema.rpartition("%3D")[2]
         with closing(Datastore(new_schema, schema, read_only=False)) as self._datastore:
             yield
+            join_readers()
 
     def create_recorder(self) -> Recorder:
         recorder = Recorder(self._datastore)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,13 @@ from eventsourcing.tests.persistence import (
 from ledger.sqlite import Recorder, _Datastore
 
 
+def join_readers() -> None:
+    """The library leaves its readers running; sqlite3 crashes where a connection is closed that one still uses."""
+    for thread in threading.enumerate():
+        if "read_continuously" in thread.name:
+            thread.join(10)
+
+
 class _OnFile(TestCase):
     """A recorder of ours on a file of its own."""
 
@@ -27,6 +35,7 @@ class _OnFile(TestCase):
         self._datastore = _Datastore(f"{(Path(self._folder.name) / 'ledger.db').as_uri()}?mode=rwc")
 
     def tearDown(self) -> None:
+        join_readers()
         self._datastore.close()
         self._folder.cleanup()
         super().tearDown()

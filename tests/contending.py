@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -28,7 +28,6 @@ from urllib.parse import quote
 import psycopg
 
 from ledger import Ledger
-from ledger.errors import StoreError
 from ledger.venues import bitopro
 from projections import Accounts, Balances, Fills, Orders, Projection, Quarantine, compare, follow
 from tests.databases import in_schema
@@ -279,9 +278,3 @@ def schema(url: str, name: str) -> Generator[str]:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {name}".encode())
     yield in_schema(url, name)
-
-
-def unbroken(work: Callable[[], object]) -> None:
-    """Do something, whatever the store says."""
-    with suppress(StoreError):
-        work()

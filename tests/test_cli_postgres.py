@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,6 +136,19 @@ def test_a_feed_runs_into_postgresql(
     assert "bitopro:main  4 frames: 4 recorded" in ran.out
     held: list[dict[str, Any]] = json.loads(run(tmp_path, "balances", "--db", url, "--json").out)
     assert "1140000" in {row["total"] for row in held}
+    schemas.forget()
+
+
+def test_the_demo_shows_where_it_wrote_and_no_password(schemas: Schemas, tmp_path: Path) -> None:
+    url = schemas.url()
+    said = f"{url.replace('//postgres@', '//postgres:hunter2@')}&password=hunter3&application_name=demo"
+    assert "hunter2" in said
+    ran = run(tmp_path, "demo", "--db", said)
+    assert (ran.code, ran.err) == (0, "")
+    assert "hunter" not in ran.out
+    named = next(line for line in ran.out.splitlines() if " verify --db " in line).split(" --db ")[1]
+    assert f"{url}&application_name=demo" == shlex.split(named)[0]
+    assert run(tmp_path, "verify", "--db", shlex.split(named)[0]).code == 0
     schemas.forget()
 
 

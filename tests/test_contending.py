@@ -106,13 +106,6 @@ class Late:
         self.connection.close()
 
 
-def positions(url: str, after: int) -> list[int]:
-    """What a follower finds next."""
-    with psycopg.connect(url) as connection:
-        sql = "SELECT notification_id FROM stored_events WHERE notification_id > %s ORDER BY notification_id"
-        return [row[0] for row in connection.execute(sql, (after,))]
-
-
 def schedules(url: str, count: int, seed: int) -> tuple[list[int], int]:
     """Somebody holds a transaction open while another appends, again and again; a follower reads on from where it is
     all the time. What it saw, and how many events there are."""
@@ -179,7 +172,8 @@ def test_without_the_lock_a_follower_skips_and_it_is_seen(schemas: Schemas) -> N
     assert len(seen) < stored - 1
 
 
-def test_a_projection_follows_what_is_committed_late(schemas: Schemas) -> None:
+def test_a_projection_follows_because_it_is_told(schemas: Schemas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projections.subscription.FOLLOW_S", 600.0)  # of itself it looks once only
     url = schemas.url()
     stop = threading.Event()
     with Ledger(url) as ledger, Ledger(url) as following:

@@ -142,6 +142,22 @@ def test_an_event_whose_fold_failed_halfway_is_folded_once(tmp_path: Path, read_
         assert truth(ledger) == counts.counts()
 
 
+def test_who_was_overtaken_takes_nothing_back() -> None:
+    """One has folded some and not written it; another folds more and writes. What the first has is of an earlier place:
+    written now, the rows that only the other touched would be folded again."""
+    with Ledger() as ledger:
+        slow, quick = Counts(ledger), Counts(ledger)
+        feed(ledger, *fills(1, 2))
+        for recorded in ledger.replay():
+            slow.subscription.apply(recorded)
+        feed(ledger, *fills(3, account="scripted:other"), session="s2")
+        quick.subscription.catch_up()
+        slow.subscription.flush()
+        assert quick.subscription.position == slow.subscription.position
+        slow.subscription.catch_up()
+        assert truth(ledger) == slow.counts() == Counts(ledger).counts()
+
+
 class Fragile:
     """A database whose writes fail when told so: before anything is written, or when all of it is."""
 

@@ -7,6 +7,7 @@ exchange of its own over real WebSocket or HTTP, and a feed logs in there as it 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -16,6 +17,7 @@ from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ledger.console import fields, out, progress, table
 from ledger.counterparts import DEMO_LOGINS
@@ -47,7 +49,7 @@ PATIENCE_S: Final = 30.0
 def show(db: str, venues: Mapping[str, Venue]) -> None:
     """Run the feeds into a new ledger at `db` and print what a newcomer wants to see of it."""
     with Ledger(db) as ledger:
-        out.print(f"[bold]accountledger demo[/bold]: five venues, live on this machine, one ledger ({db})\n")
+        out.print(f"[bold]accountledger demo[/bold]: five venues, live on this machine, one ledger ({ledger.name})\n")
         ended = _listen(ledger, venues)
         out.print(table([_feed(health) for health in ended], "1. What came in, feed by feed, frame by frame"))
         out.print(
@@ -72,7 +74,17 @@ def show(db: str, venues: Mapping[str, Venue]) -> None:
         "coverage {db}",
         "verify {db}",
     ):
-        out.print(f"   {_command()} {command.format(db=f'--db {db}')}", soft_wrap=True)
+        out.print(f"   {_command()} {command.format(db=f'--db {_without_password(db)}')}", soft_wrap=True)
+
+
+def _without_password(db: str) -> str:
+    """A file, or the URL of a database as it may be shown and copied; who pastes it has the password elsewhere."""
+    if "://" not in db:
+        return db
+    said = urlsplit(db)
+    user, at, host = said.netloc.rpartition("@")
+    options = "&".join(each for each in said.query.split("&") if not each.startswith("password="))
+    return shlex.quote(said._replace(netloc=f"{user.partition(':')[0]}{at}{host}", query=options).geturl())
 
 
 def _command() -> str:

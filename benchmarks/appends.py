@@ -7,9 +7,9 @@ row, and eventsourcing is asked for every amount.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any, Final, TypeVar
 
 from eventsourcing.persistence import StoredEvent
@@ -31,13 +31,18 @@ COPY: Final = "COPY BINARY of the rows"
 STOCK: Final = "eventsourcing, Decimals"
 INSERT: Final = "eventsourcing, insert of its events"
 TABLES: Final = {
-    "stored_events": ("originator_id text", "originator_version int8", "topic text", "state bytea"),
-    "seals": ("seal bytea",),
+    "stored_events": (
+        "originator_id text",
+        "originator_version int8",
+        "topic text",
+        "state bytea",
+        "seal bytea",
+        "notification_id int8",
+    ),
     "evidence": ("session text", "ordinal int8", "payload bytea"),
     "natural_keys": ("account text", "at_ns int8", "key text"),
 }
-"""What the rows of a commit hold, by table; of events and seals also their position, which is counted."""
-POSITIONS: Final = {"stored_events": "notification_id int8", "seals": "position int8"}
+"""What is written by a commit, by table."""
 
 KINDS: Final = (SINGLE,)
 """Of larger frames, a commit of 256 never comes back from stock eventsourcing's recorder."""
@@ -57,24 +62,19 @@ class Copied:
 
     def insert(self, rows: Rows) -> None:
         """One commit."""
-        cells: Mapping[str, Sequence[Any]] = {
-            "stored_events": rows.events,
-            "seals": rows.seals,
-            "evidence": rows.evidence,
-            "natural_keys": rows.keys,
-        }
-        for table, columns in TABLES.items():
-            found: Iterator[tuple[Any, ...]] = zip(*[iter(cells[table])] * len(columns), strict=True)
-            if table in POSITIONS:
-                columns = (*columns, POSITIONS[table])
-                found = ((*row, position) for position, row in enumerate(found, self._position + 1))
-            if cells[table]:
-                self._copy(table, columns, found)
-        self._position += max(len(rows.seals), len(rows.events) // len(TABLES["stored_events"]))
+        events: Any = zip(*[iter(rows.events)] * 4, strict=True)
+        sealed = zip_longest(events, rows.seals)
+        numbered = enumerate(sealed, self._position + 1)
+        self._copy("stored_events", [(*event, seal, place) for place, (event, seal) in numbered if event])
+        self._copy("evidence", list(zip(*[iter(rows.evidence)] * 3, strict=True)))
+        self._copy("natural_keys", list(zip(*[iter(rows.keys)] * 3, strict=True)))
+        self._position += len(rows.events) // 4
         self._connection.commit()
 
-    def _copy(self, table: str, columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
-        names, kinds = zip(*(column.split() for column in columns), strict=True)
+    def _copy(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        names, kinds = zip(*(column.split() for column in TABLES[table]), strict=True)
         sql = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
         with self._connection.cursor().copy(sql.encode()) as copy:
             copy.set_types(kinds)

@@ -87,7 +87,8 @@ class Postgres:
     Raises NoSuchLedger or StoreError.
     """
 
-    POSITION: ClassVar[str] = "notification_id"
+    POSITION: ClassVar[str] = PostgresView.POSITION
+    EVENTS: ClassVar[str] = PostgresView.EVENTS
     FILE: ClassVar[bool] = False
     ID_BYTES_MAX: ClassVar[int | None] = TEXT_BYTES_MAX
 
@@ -330,8 +331,7 @@ class Postgres:
             events = cast("list[Any]", rows.events)
             account, version, seal = told(events[-4]), events[-3], rows.seals[-1]
             found = connection.execute(
-                "SELECT s.seal FROM stored_events AS e JOIN seals AS s ON s.position = e.notification_id "
-                "WHERE e.originator_id = %s AND e.originator_version = %s",
+                "SELECT seal FROM stored_events WHERE originator_id = %s AND originator_version = %s",
                 (account, version),
             ).fetchone()
             return True if found is not None and found[0] == seal else None

@@ -33,7 +33,7 @@ KEEPALIVE: Final = {
 """A peer that is gone is noticed in about ten seconds: at our end by these, at the server's by `_SETTINGS`."""
 READERS_MAX: Final = 16
 SCHEMA_VERSION: Final = 1
-TABLES: Final = ("stored_events", "evidence", "natural_keys", "seals")
+TABLES: Final = ("stored_events", "evidence", "natural_keys")
 
 _NOT_OF_THE_ENVIRONMENT: Final = ("host", "hostaddr", "port", "dbname", "user")
 """Where the URL does not say them, libpq's own defaults hold, not PGHOST and its like: no environment redirects a
@@ -44,11 +44,13 @@ _SETTINGS: Final = (
     f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'"
 )
 _CREATE: Final = (
-    'CREATE TABLE IF NOT EXISTS evidence (row_id BIGSERIAL PRIMARY KEY, session TEXT COLLATE "C" NOT NULL, '
-    "ordinal BIGINT NOT NULL, payload BYTEA NOT NULL, UNIQUE (session, ordinal))",
+    # Every index costs as much as a row, and so does every row: the seal is in the event's, and the order of frames
+    # (`row_id`), which is asked for only by who reads all, has no index.
+    "ALTER TABLE stored_events ADD COLUMN IF NOT EXISTS seal BYTEA",
+    'CREATE TABLE IF NOT EXISTS evidence (row_id BIGSERIAL, session TEXT COLLATE "C" NOT NULL, '
+    "ordinal BIGINT NOT NULL, payload BYTEA NOT NULL, PRIMARY KEY (session, ordinal))",
     'CREATE TABLE IF NOT EXISTS natural_keys (account TEXT COLLATE "C" NOT NULL, at_ns BIGINT NOT NULL, '
     'key TEXT COLLATE "C" NOT NULL, PRIMARY KEY (account, at_ns, key))',
-    "CREATE TABLE IF NOT EXISTS seals (position BIGINT PRIMARY KEY, seal BYTEA NOT NULL)",
     "CREATE TABLE IF NOT EXISTS ledger_schema (version BIGINT NOT NULL)",
 )
 _APPEND: Final = """
@@ -66,11 +68,9 @@ BEGIN
     -- Positions are given in the order of commits: who reads on from one never misses what is committed later.
     LOCK TABLE stored_events IN EXCLUSIVE MODE;
     SELECT coalesce(max(notification_id), 0) INTO before FROM stored_events;
-    INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)
+    INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id, seal)
         SELECT unnest(accounts), unnest(versions), unnest(topics), unnest(states),
-            before + generate_series(1, cardinality(accounts));
-    INSERT INTO seals (position, seal)
-        SELECT before + generate_series(1, cardinality(sealed)), unnest(sealed);
+            before + generate_series(1, cardinality(accounts)), unnest(sealed);
     INSERT INTO evidence (session, ordinal, payload)
         SELECT unnest(sessions), unnest(ordinals), unnest(payloads);
     -- For stock eventsourcing, which takes positions from the sequence.

@@ -24,9 +24,8 @@ Definitions: TypeAlias = Callable[[str], list[tuple[Any, ...]]]
 """How a table is defined (`ledger.rows.Engine.definition`)."""
 _DEFINITIONS: Final[dict[str, set[tuple[str, str]]]] = {
     "stored_events": {("constraint", "PRIMARY KEY (originator_id, originator_version)")},
-    "evidence": {("constraint", "PRIMARY KEY (row_id)"), ("constraint", "UNIQUE (session, ordinal)")},
+    "evidence": {("constraint", "PRIMARY KEY (session, ordinal)")},
     "natural_keys": {("constraint", "PRIMARY KEY (account, at_ns, key)")},
-    "seals": {("constraint", 'PRIMARY KEY ("position")')},
 }
 
 
@@ -34,6 +33,10 @@ class PostgresView(View):
     """One moment of a PostgreSQL database: a transaction that reads only."""
 
     POSITION = "notification_id"
+    EVENTS = (
+        "SELECT e.originator_id, e.originator_version, e.topic, e.state, e.notification_id, e.seal "
+        "FROM stored_events AS e"
+    )
     FRAME = "row_id"
 
     def __init__(
@@ -43,6 +46,9 @@ class PostgresView(View):
         self._definition = definition
         self.name = name
         self._cursors = 0
+
+    def orphaned_seals(self) -> int:
+        return 0  # a seal is in its event's row, and gone with it
 
     @contextmanager
     def inspected(self) -> Generator[Callable[[], list[str]]]:

@@ -44,6 +44,8 @@ class Engine(Protocol):
 
     POSITION: ClassVar[str]
     """The column of `stored_events` that holds an event's position."""
+    EVENTS: ClassVar[str]
+    """A query of events with their seals (`ledger.view.View.EVENTS`)."""
     FILE: ClassVar[bool]
     """Whether it is a file, or memory; not a server."""
     ID_BYTES_MAX: ClassVar[int | None]

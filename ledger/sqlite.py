@@ -36,7 +36,7 @@ from eventsourcing.sqlite import (
 from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, Overtaken, StoreError, Unsealed
 from ledger.rows import Cell, Change, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
-from ledger.view import SQLiteView, View, events_sql
+from ledger.view import SQLiteView, View
 
 fcntl: Any
 try:
@@ -229,7 +229,8 @@ class SQLite:
     """A ledger in a SQLite file, or in memory where `path` is None. Thread-safe for any number of readers beside one
     writer. Raises NoSuchLedger, LedgerBusy or StoreError."""
 
-    POSITION: ClassVar[str] = "rowid"
+    POSITION: ClassVar[str] = SQLiteView.POSITION
+    EVENTS: ClassVar[str] = SQLiteView.EVENTS
     FILE: ClassVar[bool] = True
     ID_BYTES_MAX: ClassVar[int | None] = None
 
@@ -307,12 +308,11 @@ class SQLite:
         """Seal the events of a ledger that is older than seals, and make their table: both or nothing."""
         heads: dict[str, bytes] = {}
         after = 0
-        events = events_sql(self.POSITION)
         with self.errors(), self._datastore.transaction(commit=True) as cursor:
             cursor.execute(_SEALS)
             while True:
                 cursor.execute(
-                    f"{events} WHERE e.rowid>? ORDER BY e.rowid LIMIT {PAGE_EVENTS}",
+                    f"{self.EVENTS} WHERE e.rowid>? ORDER BY e.rowid LIMIT {PAGE_EVENTS}",
                     (after,),
                 )
                 page = [Sealed(*row) for row in cursor.fetchall()]

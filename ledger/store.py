@@ -20,7 +20,7 @@ from ledger.events import TOPICS, Event, ids, keyed_ns, opened_key
 from ledger.rows import Cell, Change, Engine, Evidence, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite import SQLite
-from ledger.view import View, events_sql
+from ledger.view import View
 
 PAGE_EVENTS_MAX: Final = 1_000
 RUN_EVENTS_MAX: Final = 50
@@ -116,7 +116,7 @@ class Store:
         self.name: Final = self._engine.name
         self.in_file: Final = self._engine.FILE
         self._mapper: Final = EventMapper()
-        self._events_sql: Final = events_sql(self._engine.POSITION)
+        self._events_sql: Final = self._engine.EVENTS
 
     def close(self) -> None:
         """Close every connection and let the next writer in."""

@@ -263,9 +263,8 @@ class Chain:
 
     def end(self, view: View) -> Iterator[Finding]:
         """After the last event."""
-        events, seals = view.counts()
-        if seals > events:
-            yield Finding("missing", f"{seals - events} seals are of no event: events are gone from the end")
+        if orphans := view.orphaned_seals():
+            yield Finding("missing", f"{orphans} seals are of no event: events are gone from the end")
 
 
 class _Against:

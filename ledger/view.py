@@ -28,14 +28,6 @@ FrameRow: TypeAlias = tuple[int, str, int, bytes]
 """A frame as it is stored: the fields of `Kept`."""
 
 
-def events_sql(position: str) -> str:
-    """A query of events with their seals; `position` is the column of `stored_events` that holds it."""
-    return (
-        f"SELECT e.originator_id, e.originator_version, e.topic, e.state, e.{position}, s.seal "
-        f"FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.{position}"
-    )
-
-
 class Kept(NamedTuple):
     """A frame that was kept: its place among them, session, ordinal and raw bytes."""
 
@@ -50,17 +42,15 @@ class View(ABC):
 
     POSITION: ClassVar[str]
     """The column of `stored_events` that holds an event's position."""
+    EVENTS: ClassVar[str]
+    """A query of events with their seals: the cells of `Row`. Of `stored_events`, which is `e`."""
     FRAME: ClassVar[str]
     """The column of `evidence` that holds a frame's place."""
     name: str
 
     def events(self) -> Iterator[Row]:
         """Every event in the order of positions."""
-        return self._rows(f"{events_sql(self.POSITION)} ORDER BY e.{self.POSITION}")
-
-    def counts(self) -> tuple[int, int]:
-        """How many events there are, and how many seals."""
-        return self._one("SELECT count(*) FROM stored_events"), self._one("SELECT count(*) FROM seals")
+        return self._rows(f"{self.EVENTS} ORDER BY e.{self.POSITION}")
 
     def frames(self) -> Iterator[FrameRow]:
         """Every frame that was kept, in the order in which they were stored."""
@@ -87,6 +77,10 @@ class View(ABC):
         return list(self._rows(sql, params))
 
     @abstractmethod
+    def orphaned_seals(self) -> int:
+        """How many more seals than events there are."""
+
+    @abstractmethod
     def inspected(self) -> AbstractContextManager[Callable[[], list[str]]]:
         """What is wrong with the tables' definitions, and what the database itself finds wrong with its files and
         indexes; of that at most PROBLEMS_MAX. It may begin at once, beside whatever is done in the block: ask at the
@@ -104,12 +98,20 @@ class SQLiteView(View):
     """One moment of a SQLite file. `made_by` are the statements that make the tables of a new ledger."""
 
     POSITION = "rowid"
+    EVENTS = (
+        "SELECT e.originator_id, e.originator_version, e.topic, e.state, e.rowid, s.seal "
+        "FROM stored_events AS e LEFT JOIN seals AS s ON s.position=e.rowid"
+    )
     FRAME = "rowid"
 
     def __init__(self, connection: sqlite3.Connection, name: str, made_by: tuple[str, ...]) -> None:
         self._connection = connection
         self._made_by = made_by
         self.name = name
+
+    def orphaned_seals(self) -> int:
+        sql = "SELECT (SELECT count(*) FROM seals) - (SELECT count(*) FROM stored_events)"
+        return max(0, self._one(sql))
 
     @contextmanager
     def inspected(self) -> Generator[Callable[[], list[str]]]:

@@ -54,17 +54,20 @@ def take_in(ledger: Ledger, venue: Venue, account: str, frames: Sequence[bytes],
         intake.receive_all([(frame, T + index * 1_000_000_000) for index, frame in enumerate(frames)])
 
 
+def place_of_seals(ledger: Ledger) -> tuple[str, str]:
+    """The table that has them, and its column of positions."""
+    place = ledger._store._engine.POSITION
+    return ("seals", "position") if place == "rowid" else ("stored_events", place)
+
+
 def note_of(ledger: Ledger, key: PrivateKey = KEY, upto: int | None = None) -> bytes:
     """A signed checkpoint of the ledger: of all of it, or of its first `upto` events."""
     place = ledger._store._engine.POSITION
-    rows = ledger.select(
-        "SELECT e.originator_id, e.originator_version, s.seal FROM stored_events AS e "
-        f"JOIN seals AS s ON s.position=e.{place} ORDER BY e.{place} LIMIT ?",
-        (1 << 62 if upto is None else upto,),
-    )
+    sql = f"{ledger._store._engine.EVENTS} ORDER BY e.{place} LIMIT ?"
+    rows = ledger.select(sql, (1 << 62 if upto is None else upto,))
     tree = Tree()
     heads: dict[str, Head] = {}
-    for account, version, seal in rows:
+    for account, version, _, _, _, seal in rows:
         assert isinstance(account, str)
         assert isinstance(version, int)
         assert isinstance(seal, bytes)

@@ -21,11 +21,11 @@ DAMAGE: dict[str, tuple[str, str, int | None]] = {
     "version": (f"UPDATE stored_events SET originator_version = 40 WHERE {AT}", "missing", 4),
     "an event": (f"DELETE FROM stored_events WHERE {AT}", "missing", 4),
     "a seal": (
-        "UPDATE seals SET seal = set_byte(seal, 0, 1 - get_byte(seal, 0) % 2) WHERE position = 4",
+        f"UPDATE stored_events SET seal = set_byte(seal, 0, 1 - get_byte(seal, 0) % 2) WHERE {AT}",
         "seal",
         4,
     ),
-    "no seal": ("DELETE FROM seals WHERE position = 4", "seal", 4),
+    "no seal": (f"UPDATE stored_events SET seal = NULL WHERE {AT}", "seal", 4),
     "a frame": ("UPDATE evidence SET payload = payload || 'x'::bytea WHERE ordinal = 3", "frame", 4),
     "no frame": ("DELETE FROM evidence WHERE ordinal = 3", "frame", 4),
     "another frame": (

@@ -666,7 +666,9 @@ def refuse(error: int) -> SimpleNamespace:
 
 def warned(path: Path | None, *, read_only: bool = False) -> list[warnings.WarningMessage]:
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", StoreWarning)  # what else the collector finds just now is of another test
+        warnings.simplefilter(
+            "always", StoreWarning
+        )  # what else the collector finds just now is of another test
         Ledger(path, read_only=read_only).close()
     return caught
 

@@ -21,6 +21,7 @@ from ledger.notes import Checkpoint
 from ledger.seal import genesis, leaf, seal
 from ledger.view import SQLiteView as View
 from tests import scripted, tampering
+from tests.proving import place_of_seals
 from tests.scripted import MAIN, delta, feed, says, snapshot
 from tests.tampering import LATE, VENUES, Place, Subject, resealed, spoken
 
@@ -324,7 +325,8 @@ def test_a_version_left_out_is_found_though_all_is_sealed_anew() -> None:
             before = seals[-1] if seals else genesis(MAIN)
             seals.append(seal(before, leaf(each.version, each.topic, each.state)))
         rows = list(zip(seals, range(1, len(seals) + 1), strict=True))
-        ledger.write([("UPDATE seals SET seal=? WHERE position=?", rows)])
+        table, at = place_of_seals(ledger)
+        ledger.write([(f"UPDATE {table} SET seal=? WHERE {at}=?", rows)])
         assert [("missing", 3)] == [(each.what, each.version) for each in ledger.verify()]
 
 

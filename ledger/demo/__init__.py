@@ -49,7 +49,9 @@ PATIENCE_S: Final = 30.0
 def show(db: str, venues: Mapping[str, Venue]) -> None:
     """Run the feeds into a new ledger at `db` and print what a newcomer wants to see of it."""
     with Ledger(db) as ledger:
-        out.print(f"[bold]accountledger demo[/bold]: five venues, live on this machine, one ledger ({ledger.name})\n")
+        out.print(
+            f"[bold]accountledger demo[/bold]: five venues, live on this machine, one ledger ({ledger.name})\n"
+        )
         ended = _listen(ledger, venues)
         out.print(table([_feed(health) for health in ended], "1. What came in, feed by feed, frame by frame"))
         out.print(

@@ -293,6 +293,11 @@ class Ledger:
         """Rows of a query. For projections, which keep their tables in the same database."""
         return self._store.select(sql, params)
 
+    def give_up_at(self, moment: float | None) -> None:
+        """Where a server that is away is asked again, do so until `moment` (`time.monotonic`) at most, then raise
+        StoreError; None: as long as ever. For who has to end by then. From any thread."""
+        self._store.give_up_at(moment)
+
     def lease(self, account: str) -> bool:
         """Take the right to feed an account, unless another process has it: what an intake of it records then raises
         LeaseLost should another process have it by then. It ends with `release` and with the process. In a file it is

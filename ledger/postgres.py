@@ -8,6 +8,7 @@ whose answer was lost is looked up, never guessed.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -51,6 +52,8 @@ from ledger.view import View
 PATIENCE_S: Final = 30.0
 """How long what may pass is tried again."""
 RETRY_S: Final = 0.2
+READER_S: Final = 1.0
+"""The least that is waited for a connection to read with."""
 LEASE_S: Final = 15.0
 """How long a lease that was lost with its connection is asked for again."""
 TEXT_BYTES_MAX: Final = 500
@@ -101,6 +104,8 @@ class Postgres:
         self._held: Final[set[str]] = set()
         """The leases that the writer's connection holds."""
         self._closed = False
+        self._end = math.inf
+        """When nothing is tried again any more (`time.monotonic`)."""
         self._columns: dict[str, dict[str, str]] = {}
         """The types of a table's columns, of tables that are there."""
         self._datastore: Datastore | None = None
@@ -167,6 +172,10 @@ class Postgres:
                 self._writer.close()
                 self._writer = None
 
+    def give_up_at(self, moment: float | None) -> None:
+        """Try what may pass again until then at most."""
+        self._end = math.inf if moment is None else moment
+
     @contextmanager
     def errors(self) -> Generator[None]:
         """In which psycopg's errors and eventsourcing's become ours."""
@@ -220,10 +229,11 @@ class Postgres:
                             return done
                     if not isinstance(cause, _PASSING) or isinstance(cause, _FOR_GOOD) or self._closed:
                         raise
-                    spent = time.monotonic() - began
-                    if spent > PATIENCE_S:
-                        raise StoreError(f"{error} (tried again for {spent:.0f} s)") from cause
-                    log.warning("%s; tried again for up to %.0f s", error, PATIENCE_S - spent)
+                    now = time.monotonic()
+                    left = min(began + PATIENCE_S, self._end) - now
+                    if left < 0:
+                        raise StoreError(f"{error} (tried again for {now - began:.0f} s)") from cause
+                    log.warning("%s; tried again for up to %.0f s", error, left)
                     time.sleep(RETRY_S)
 
     def _once(self, work: Callable[[Connection], T], unsure: Callable[[Connection], T | None] | None) -> T:
@@ -285,7 +295,7 @@ class Postgres:
         session may hold it until the server has noticed that nobody is there."""
         until = time.monotonic() + LEASE_S
         while not self._hold(connection, name):
-            if time.monotonic() > until:
+            if time.monotonic() > min(until, self._end):
                 raise LeaseLost(f"{self.name}: another process feeds {name} now")
             time.sleep(RETRY_S)
 
@@ -372,7 +382,7 @@ class Postgres:
             except StoreError as error:
                 cause = error.__cause__
                 passing = isinstance(cause, (*_PASSING, PoolTimeout)) and not isinstance(cause, _FOR_GOOD)
-                if not passing or self._closed or time.monotonic() - began > PATIENCE_S:
+                if not passing or self._closed or time.monotonic() > min(began + PATIENCE_S, self._end):
                     raise
                 log.warning("%s; asked again", error)
                 time.sleep(RETRY_S)
@@ -383,7 +393,11 @@ class Postgres:
             raise Closed(f"{self.name}: the ledger is closed")
         pool = self._datastore.pool
         pool.open()
-        with pool.connection() as connection, connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+        patience_s = min(PATIENCE_S, max(READER_S, self._end - time.monotonic()))
+        with (
+            pool.connection(patience_s) as connection,
+            connection.cursor(binary=True, row_factory=tuple_row) as cursor,
+        ):
             yield cursor
 
     def write(self, changes: Iterable[Change], once: Sequence[Once] = ()) -> None:

@@ -57,6 +57,10 @@ class Engine(Protocol):
         """Close every connection and let the next writer in. Idempotent."""
         ...
 
+    def give_up_at(self, moment: float | None) -> None:
+        """Try what may pass again until then at most (`time.monotonic`); None: as long as ever. From any thread."""
+        ...
+
     def errors(self) -> AbstractContextManager[None]:
         """In which the database's errors become ours."""
         ...

@@ -62,7 +62,11 @@ def run_feeds(
                 tasks.cancel_scope.cancel()
             show(running.health())
 
-    anyio.run(body, backend="trio")
+    try:
+        anyio.run(body, backend="trio")
+    except StoreError:
+        if not any(feed.health.unstored for feed in feeds):
+            raise  # else how each feed ended says it
     return [feed.health for feed in feeds]
 
 

@@ -159,6 +159,9 @@ class Recorder(SQLiteApplicationRecorder):
             _SEALS,
         ]
 
+    def give_up_at(self, moment: float | None) -> None:
+        """Nothing: what fails in a file is not tried again."""
+
     def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
         """All rows in one transaction; `committing` is called when all that is left to do is the commit."""
         pool = self.datastore.pool
@@ -323,6 +326,9 @@ class SQLite:
                     after = each.position
                 if not page:
                     return
+
+    def give_up_at(self, moment: float | None) -> None:
+        """Nothing: what fails in a file is not tried again."""
 
     def insert(self, rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
         """All rows in one transaction. No lease is lost: one process writes."""

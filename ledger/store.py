@@ -273,6 +273,10 @@ class Store:
         """The rows of a query, whole: no read transaction stays open."""
         return self._engine.select(sql, params)
 
+    def give_up_at(self, moment: float | None) -> None:
+        """Try what may pass again until then at most; None: as long as ever."""
+        self._engine.give_up_at(moment)
+
     def lease(self, name: str) -> bool:
         """Take the right to something that one process does at a time, unless another has it."""
         if self.read_only:

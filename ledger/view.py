@@ -111,7 +111,8 @@ class SQLiteView(View):
 
     def orphaned_seals(self) -> int:
         sql = "SELECT (SELECT count(*) FROM seals) - (SELECT count(*) FROM stored_events)"
-        return max(0, self._one(sql))
+        more: int = self._one(sql)
+        return max(0, more)
 
     @contextmanager
     def inspected(self) -> Generator[Callable[[], list[str]]]:

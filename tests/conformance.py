@@ -618,7 +618,7 @@ class WebSocketCases:
         """Row 7: half a frame is out, so nothing can follow it."""
         monkeypatch.setattr(bounds, "SEND_S", 0.2)
         done = threading.Event()
-        with Server(lambda peer: (peer.accept(), done.wait(5))) as server:
+        with Server(lambda peer: (peer.accept(), done.wait(30))) as server:
             async with guard(), self.connect(Endpoint(server.url)) as connection:
                 with pytest.raises(Lost, match=r"a message could not be sent within 0\.2 s"):
                     await connection.send(b"x" * 20_000_000)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from ledger.errors import LeaseLost
 from ledger.events import SessionClosed, SessionOpened
 from ledger.venues import bitopro as venue
 from projections import Gaps
-from tests.contending import frame
+from tests.contending import Postmaster, frame
 from tests.databases import Schemas
 from tests.feeding import events
 from tests.test_signals import MAIN, ROOT, VENUE_BITOPRO, Process, bitopro, pushing, stored, write
+from transports.session import DRAIN_S
 
 TAKEOVER_S = 10.0
 
@@ -154,3 +157,18 @@ def test_follow_keeps_projections_caught_up_until_it_is_told_to_stop(schemas: Sc
             out, err = each.communicate(timeout=10)
             assert (each.returncode, err) == (0, "")
             assert out.splitlines()[-1] == "32 events folded; caught up to position 32 of 32"
+
+
+def test_who_has_to_end_while_the_server_is_away_ends_and_says_what_is_lost(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = Postmaster(folder)
+        with bitopro() as exchange, pushing(exchange, 0.01):
+            write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
+            process = Process(tmp_path, "--db", server.url)
+            exchange.until(lambda: bool(exchange.live), 15)
+            time.sleep(1.0)
+            server.kill()
+            time.sleep(1.0)
+            code, out, err = process.end(signal.SIGTERM, within_s=DRAIN_S + 7.0)
+    assert (code, err) == (1, "")
+    assert re.search(rf"{MAIN}  .*\d+ frames received are not stored: ", out), out

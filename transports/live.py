@@ -65,6 +65,7 @@ class Live:
     def stop(self, cause: str = "stopped") -> None:
         """Stop them: what was received is stored within the deadline, and `SessionClosed` says `cause`."""
         self._stopping.begin(cause)
+        self._ledger.give_up_at(self._stopping.deadline)
         for scope in self._scopes:
             scope.cancel()
 
@@ -125,6 +126,7 @@ async def live(ledger: Ledger, *feeds: Feed, drain_s: float = DRAIN_S) -> AsyncG
                     raise
                 finally:
                     running.stop()
+            ledger.give_up_at(None)
     except BaseExceptionGroup:
         if raised is None or isinstance(raised, anyio.get_cancelled_exc_class()):
             raise

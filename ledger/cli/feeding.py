@@ -112,7 +112,8 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     with Ledger(db) as ledger:
         views, projections = views_and_all(ledger)
         ended = run_feeds(ledger, settings, projections, views, seconds=seconds, tapes=tapes)
-        with contextlib.suppress(StoreError):  # readers catch up by themselves
+        ledger.give_up_at(0.0)  # readers catch up by themselves
+        with contextlib.suppress(StoreError):
             catch_up_some(ledger, projections)
             views.tell()
     for health in ended:

@@ -159,7 +159,7 @@ def receive(intakes: Sequence[Intake], parts: Sequence[Part]) -> None:
             intakes[part.account].receive_all(part.arrivals)
         return
     for account, those in groupby(parts, key=lambda part: part.account):
-        intakes[account].receive_all(chain.from_iterable(part.arrivals for part in those))
+        intakes[account].receive_all(list(chain.from_iterable(part.arrivals for part in those)))
 
 
 def rehearse(work: Work) -> list[Batch]:

@@ -18,6 +18,7 @@ from ledger import Frame, Ledger
 from ledger.cli import VENUES, main, seals
 from ledger.cli.options import PROJECTIONS
 from ledger.events import BalanceSnapshot, Statement
+from ledger.memory import TABLE, remember, row_of
 from ledger.venues import bitopro
 from projections import catch_up
 from tests import tampering
@@ -26,7 +27,6 @@ from tests.tampering import LATER, flipped, image
 from tests.terminal import Ran, run
 from tests.test_decoding import Changed, ada, each
 from tests.test_events import load
-from transports.session import _MEMORY, _digest
 
 GOLDEN: Final = Path(__file__).parent / "golden_store"
 FRAME: Final = (tampering.FRAMES / "bitopro" / "first_message_states_all_currencies.frame").read_bytes()
@@ -272,15 +272,7 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with Ledger(path) as ledger:
         tampering.record(ledger)
         catch_up(ledger, [kind(ledger) for kind in PROJECTIONS])
-        ledger.write(
-            [
-                (
-                    f"CREATE TABLE {_MEMORY} (account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)",
-                    [()],
-                ),
-                (f"INSERT INTO {_MEMORY} VALUES (?,?,?)", [("a:b", b"123", _digest("a:b", b"123"))]),
-            ]
-        )
+        remember(ledger, [row_of("a:b", b"123")])
     path.write_bytes(image(path))
     return path
 
@@ -358,7 +350,7 @@ def test_rows_of_a_projection_whose_place_is_gone_are_a_finding(
         "UPDATE projection_positions SET position=9999 WHERE name='balances'",
         "UPDATE projection_positions SET position='x' WHERE name='balances'",
         "ALTER TABLE balances ADD COLUMN more TEXT",
-        f"UPDATE {_MEMORY} SET account='a:c'",
+        f"UPDATE {TABLE} SET account='a:c'",
     ):
         clean = whole.read_bytes()
         with closing(sqlite3.connect(whole)) as store:

@@ -17,6 +17,7 @@ from ledger.cli import VENUES
 from ledger.cli.options import bring_up_all, views_and_all
 from ledger.copying import Copied, NoBeginning, check, copy
 from ledger.errors import Conflict, Corrupt, StoreError, Unstorable
+from ledger.memory import remember, remembered, row_of
 from ledger.rows import Rows
 from tests.databases import Schemas
 from tests.judging import taken_in
@@ -25,12 +26,9 @@ from tests.scripted import VENUE, delta, feed, fill, said, says, snapshot
 from tests.tampering import T, record
 from tests.test_events import GOLDEN, load
 from transports import open_recording, play
-from transports.session import _digest, remember, remembered
 
 NUL: Final = "scripted:\x01ma\x00in\x01"
-MEMORIES: Final = [
-    (name, b"\x00\xffm" * n, _digest(name, b"\x00\xffm" * n)) for n, name in enumerate(("a", NUL))
-]
+MEMORIES: Final = [row_of(name, b"\x00\xffm" * n) for n, name in enumerate(("a", NUL))]
 
 
 @pytest.fixture

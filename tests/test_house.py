@@ -281,6 +281,16 @@ def test_what_only_looks_like_it_is_left_alone(text: str) -> None:
     assert offences(text, NEVER | NEVER_OUTSIDE_TESTS) == []
 
 
+# The start of a command ---------------------------------------------------------------------------------------------
+
+
+def test_a_command_that_only_reads_waits_for_no_library_it_does_not_need() -> None:
+    slow = {"anyio", "asyncio", "eth_account", "httpx2", "psycopg", "trio", "uvicorn", "websockets"}
+    code = f"import sys, ledger.cli; print(*({slow} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "\n", ran
+
+
 # The lock ----------------------------------------------------------------------------------------------------------
 
 

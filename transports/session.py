@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,7 +35,7 @@ from ledger.errors import (
 )
 from ledger.events import Asked
 from ledger.ledger import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival, Intake, Ledger
-from ledger.rows import Cell
+from ledger.memory import memory_of, remember, row_of
 from ledger.venue import (
     Action,
     Ask,
@@ -74,8 +73,6 @@ STORE_RETRY_S: Final = 0.2
 STORE_RETRY_S_MAX: Final = 5.0
 
 T = TypeVar("T")
-
-_MEMORY: Final = "feed_memories"
 
 
 class Stopping:
@@ -176,7 +173,7 @@ class Session:
 
     async def _converse(self, tasks: TaskGroup, stack: AsyncExitStack) -> None:
         """Do what the conversation asks for, one thing after the other."""
-        memory = await self._in_thread(self._recall)
+        memory = await self._in_thread(partial(memory_of, self._ledger, self._feed.name))
         conversation = self._feed.converse(memory)
         stack.callback(_close, conversation)
         # Where a venue signs with a library that takes long to import, it does so now: not on the host's event loop.
@@ -453,48 +450,8 @@ class Session:
                 except (OSError, BadTape) as error:
                     self._give_up_tape(error)
 
-    def _recall(self) -> bytes:
-        return (
-            next((memory for name, memory in _memories(self._ledger) if name == self._feed.name), None) or b""
-        )
-
     def _remember(self, memory: bytes) -> None:
-        name = self._feed.name
-        remember(self._ledger, [(name, memory, _digest(name, memory))])
-
-
-def remembered(ledger: Ledger) -> list[tuple[Cell, ...]]:
-    """What the conversations of every account were to remember, as it is stored. For who copies a ledger."""
-    return ledger.select(f"SELECT account, memory, digest FROM {_MEMORY}") if ledger.columns(_MEMORY) else []
-
-
-def remember(ledger: Ledger, memories: Sequence[Sequence[Cell]]) -> None:
-    """Store what `remembered` gives."""
-    table = (
-        f"CREATE TABLE IF NOT EXISTS {_MEMORY} "
-        "(account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)"
-    )
-    row = (
-        f"INSERT INTO {_MEMORY} VALUES (?, ?, ?) "
-        "ON CONFLICT (account) DO UPDATE SET memory=excluded.memory, digest=excluded.digest"
-    )
-    ledger.write([(table, [()]), (row, memories)])
-
-
-def changed_memories(ledger: Ledger) -> list[str]:
-    """The accounts whose conversations' memory is not what was remembered: it is forgotten by the next one."""
-    return [name for name, memory in _memories(ledger) if memory is None]
-
-
-def _memories(ledger: Ledger) -> list[tuple[str, bytes | None]]:
-    return [
-        (str(name), memory if isinstance(memory, bytes) and _digest(name, memory) == digest else None)
-        for name, memory, digest in remembered(ledger)
-    ]
-
-
-def _digest(name: object, memory: bytes) -> bytes:
-    return sha256(repr(name).encode() + b"\0" + memory).digest()
+        remember(self._ledger, [row_of(self._feed.name, memory)])
 
 
 def _close(conversation: Conversation) -> None:

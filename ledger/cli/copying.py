@@ -14,8 +14,8 @@ from ledger.copying import Copied, check, is_same_file
 from ledger.copying import copy as copy_events
 from ledger.errors import Corrupt
 from ledger.ledger import Ledger
+from ledger.memory import remember, remembered
 from ledger.store import URLS
-from transports.session import remember, remembered
 
 _PLACE: Final = click.Path(dir_okay=False)
 

@@ -17,7 +17,6 @@ from ledger.console import printable, progress
 from ledger.errors import BadTape, StoreError
 from ledger.ledger import Ledger, Tally
 from ledger.venue import Venue
-from transports import Recording, frames_of, open_recording, play
 
 ACCOUNT_CHARS_MAX: Final = 200
 
@@ -50,6 +49,8 @@ def ingest(db: str, venue: str, account: str, files: tuple[str, ...]) -> int:
 
 
 def _ingest_file(ledger: Ledger, venue: Venue, account: str, name: str) -> Tally:
+    from transports import Recording, frames_of, open_recording, play  # event loops: not for who only reads
+
     path = Path(name)
     if name == "-":
         recording = Recording("standard input", os.fdopen(0, "rb", closefd=False), time.time_ns)
@@ -150,6 +151,7 @@ def serve(tape: Path, port: int, feeds: Path | None, speed: float) -> int:
     """
     from ledger.feeds import read_feeds
     from ledger.serve import exchange, feed_text, serve_forever
+    from transports import open_recording
 
     login = None
     if feeds is not None:

@@ -29,10 +29,10 @@ from ledger.console import printable, progress, show
 from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
 from ledger.findings import Finding, first_bad, weight
 from ledger.ledger import Ledger
+from ledger.memory import changed_memories
 from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
 from projections import compare
 from projections.subscription import place_of
-from transports.session import changed_memories
 
 KEY: Final = "accountledger.key"
 PUBLIC_KEY: Final = "accountledger.pub"

@@ -26,6 +26,7 @@ from hypothesis import settings
 from ledger import store
 from ledger.errors import NoSuchLedger
 from ledger.rows import Engine
+from tests import terminal
 
 HERE: Final = Path(__file__).parent
 SERVER: Final = "ACCOUNTLEDGER_TEST_PG"
@@ -50,6 +51,8 @@ STORED: Final = frozenset(
         "test_breaks",
         "test_bundle",
         "test_checkpoints",
+        "test_cli",
+        "test_demo",
         "test_completeness",
         "test_course",
         "test_coverage",
@@ -90,12 +93,12 @@ AS_WRITTEN: Final = {
     "test_chaos_live": "minutes of conversation; the ledger is none of its concern",
     "test_cli_copying": "processes of their own",
     "test_cli_postgres": "is in both already",
-    "test_cli_proof": "commands in processes of their own, on files; test_cli_postgres has them on a server",
+    "test_cli_proof": "commands on files and what is beside them; test_cli_postgres has them on a server",
     "test_copying": "copies between both",
     "test_events": "golden store files",
     "test_kill": "kills processes that write to a file",
-    "test_pacifica_conversation": "one ledger",
     "test_live": "the clock of a conversation; test_venues_live has its frames stored in both",
+    "test_pacifica_conversation": "one ledger",
     "test_signals": "processes of their own, on files",
     "test_slow_disk": "the disk under a file",
     "test_spans": "bytes of frames",
@@ -245,3 +248,4 @@ def route(monkeypatch: pytest.MonkeyPatch, schemas: Schemas) -> None:
         return engine
 
     monkeypatch.setattr(store, "engine_of", routed)
+    monkeypatch.setattr(terminal, "place", schemas.url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,16 @@ class Ran(NamedTuple):
     err: str
 
 
+place: Callable[[Path], str] = str
+"""Where a ledger is that a test calls so: `tests.databases` has them in PostgreSQL, too."""
+
+
 def run(folder: Path, *args: str | Path, stdin: bytes = b"") -> Ran:
     """Run `accountledger` in a folder."""
+    args = tuple(
+        place(folder / each) if before == "--db" and each and "://" not in str(each) else each
+        for before, each in zip(("", *args), args, strict=False)
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "ledger", *map(str, args)],
         cwd=folder,

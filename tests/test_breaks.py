@@ -755,7 +755,6 @@ FIELDS = [
 ]
 
 
-@pytest.mark.sqlite
 def test_the_command_prints_them_and_says_by_its_code_whether_one_is_open(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         listen(ledger, whole(1, {"A": "1"}))

@@ -281,6 +281,7 @@ def test_balances_as_of_a_version_and_as_of_a_time(tmp_path: Path) -> None:
         assert expected == [row["total"] for row in found], moment
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -363,6 +364,7 @@ def test_a_venue_error_is_a_finding_and_control_frames_are_not(tmp_path: Path) -
     assert ["venue error 7: no"] == [row["reason"] for row in rows(tmp_path, "quarantine")]
 
 
+@pytest.mark.sqlite
 def test_replay_finds_a_changed_projection_and_rebuild_mends_it(tmp_path: Path) -> None:
     feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"), BTC=("2", "2"))])
     assert 0 == run(tmp_path, "replay", "--db", "a.db").code

@@ -604,7 +604,6 @@ def test_pacifica_is_proven_where_its_history_closes_and_the_account_agrees() ->
 # The command ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sqlite
 def test_the_command_says_it_and_why(told: Path) -> None:
     for more in ([], ["--at", "2026-09-21T14:13:23Z"]):
         found = printed(told, "balances", MAIN, *more)
@@ -618,7 +617,6 @@ def test_the_command_says_it_and_why(told: Path) -> None:
         assert 0 < len(suspect) == sum("! gap" in line for line in ran.out.split("\n\n")[0].splitlines())
 
 
-@pytest.mark.sqlite
 def test_where_all_is_proven_or_consistent_the_command_gives_no_reasons(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as ledger:
         listen(ledger, push(1, {"A": "1"}), whole(2, {"A": "1"}), closed=False)

@@ -165,7 +165,6 @@ def recorded(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.sqlite
 def test_coverage_for_programs(recorded: Path) -> None:
     history, scripted = rows(recorded, "coverage")
     assert {
@@ -209,7 +208,6 @@ def test_coverage_for_programs(recorded: Path) -> None:
     assert [scripted] == rows(recorded, "coverage", MAIN)
 
 
-@pytest.mark.sqlite
 def test_coverage_for_people_is_a_timeline(recorded: Path) -> None:
     ran = run(recorded, "coverage", "--db", "a.db")
     assert (0, "") == (ran.code, ran.err)
@@ -224,7 +222,6 @@ def test_coverage_for_people_is_a_timeline(recorded: Path) -> None:
     assert 2 == run(recorded, "coverage", "--db", "a.db", "nobody").code
 
 
-@pytest.mark.sqlite
 def test_gaps_are_listed_open_ones_first_and_the_exit_code_is_about_open_ones(recorded: Path) -> None:
     def ran(*args: str) -> tuple[int, list[tuple[str, str]]]:
         found = run(recorded, "gaps", "--db", "a.db", *args, "--json")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections import Counter, defaultdict
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
+
+import pytest
 
 from tests.terminal import rows, run
 
@@ -64,12 +67,15 @@ def test_the_demo_finds_the_trouble_planted_in_its_tapes_and_nothing_else(tmp_pa
 def test_the_commands_the_demo_names_work(tmp_path: Path) -> None:
     ran = run(tmp_path, "demo", "--db", "a.db")
     commands = [line.split(" ", 5)[-1] for line in ran.out.splitlines() if "-m ledger" in line]
-    named = [line.split("-m ledger ")[1].split() for line in ran.out.splitlines() if "-m ledger " in line]
+    named = [
+        shlex.split(line.split("-m ledger ")[1]) for line in ran.out.splitlines() if "-m ledger " in line
+    ]
     assert 5 == len(named) == len(commands)
     for args in named:
         assert run(tmp_path, *args).code in (0, 1), args
 
 
+@pytest.mark.sqlite
 def test_the_demo_makes_a_new_file_when_none_is_named(tmp_path: Path) -> None:
     first, second = (run(tmp_path, "demo").out.splitlines()[0] for _ in range(2))
     assert first != second

@@ -372,7 +372,6 @@ def stated(amount: str, tick: int) -> bytes:
 # The command
 
 
-@pytest.mark.sqlite
 def test_the_command_prints_one_object_or_a_table_and_says_what_is_wrong(tmp_path: Path) -> None:
     assert 0 == run(tmp_path, "demo", "--db", "a.db").code
     period = ("--from", "2026-11-20", "--to", "2026-11-21")

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from ledger.arrays import MAKERS, Array
+from ledger.arrays import MAKERS, Array, blobs, numbers, texts
 
 UPSERT: Final = re.compile(r"INSERT INTO (\w+) \(([\w, ]+)\) VALUES \((?:\?, )*\?\)( ON CONFLICT .*)?")
 DELETE: Final = re.compile(r"DELETE FROM (\w+) WHERE (\w+=\?(?: AND \w+=\?)*)")
+AMONG: Final = re.compile(r"(SELECT .* WHERE .*\w) IN \((?:\?, )*\?\)")
 DEFINES: Final = ("CREATE ", "DROP ", "ALTER ")
 _TYPES: Final = (
     (re.compile(r"\bTEXT\b"), 'TEXT COLLATE "C"'),
@@ -45,6 +46,26 @@ def at_once(sql: str, types: tuple[tuple[str, str], ...]) -> AtOnce | None:
     if any(kinds.get(name) not in MAKERS for name in names):
         return None
     return AtOnce(query(said), tuple(MAKERS[kinds[name]] for name in names))
+
+
+class Among(NamedTuple):
+    """A query whose last parameters are one array."""
+
+    statement: Any
+    before: int
+    """How many parameters come before it."""
+    makers: dict[type, Callable[[Any], Array]]
+
+
+@cache
+def among(sql: str) -> Among | None:
+    """A query that ends in a list of parameters, with an array for it: whatever its length, it is one statement that
+    the server knows. None where it does not."""
+    found = AMONG.fullmatch(sql)
+    if found is None:
+        return None
+    statement = query(spoken(found[1]) + " = ANY(%b)")
+    return Among(statement, found[1].count("?"), {str: texts, int: numbers, bytes: blobs})
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -23,7 +24,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from ledger.arrays import heard, numbers, texts, told
-from ledger.dialect import DEFINES, DELETE, UPSERT, at_once, query, spoken
+from ledger.dialect import DEFINES, DELETE, UPSERT, among, at_once, query, spoken
 from ledger.errors import (
     Closed,
     Conflict,
@@ -374,7 +375,7 @@ class Postgres:
     def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, whole: no read transaction stays open."""
         began = time.monotonic()
-        said, cells = spoken(sql), [told(cell) for cell in params]
+        said, cells = _asked(sql, params)
         while True:
             try:
                 with self.errors(), self._reader() as cursor:
@@ -480,6 +481,19 @@ class Postgres:
                 yield PostgresView(connection, self.name, self.definition)
             finally:
                 connection.close()
+
+
+def _asked(sql: str, params: Sequence[Cell]) -> tuple[Any, list[Any]]:
+    """A query and its parameters, as psycopg takes them."""
+    listed = among(sql)
+    if listed is not None:
+        cells = params[listed.before :]
+        kinds = set(map(type, cells))
+        make = listed.makers.get(kinds.pop()) if len(kinds) == 1 else None
+        if make is not None:
+            with suppress(struct.error):  # a number that is wider
+                return listed.statement, [*map(told, params[: listed.before]), make(cells)]
+    return spoken(sql), [told(cell) for cell in params]
 
 
 _COLUMNS: Final = (

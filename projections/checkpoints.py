@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from ledger import Ledger, Recorded
 from ledger.events import (
+    BalanceEventImported,
     FrameQuarantined,
     SessionClosed,
     SessionOpened,
@@ -33,6 +34,8 @@ EVENTS_APART: Final = 64
 """How many events of an account lie between two checkpoints. Another number is another `Checkpoints.version`."""
 FOLDS_KEPT_MAX: Final = 16
 """Accounts whose folds are remembered until their next checkpoint."""
+RECENT_EVENTS_MAX: Final = 4_096
+"""Events that are remembered until their account's next checkpoint; where there are more, they are read again."""
 
 Written: TypeAlias = list[tuple[str, list[tuple[Any, ...]], list[tuple[Any, ...]]]]
 """Of each table that changed: its name, the rows as they are now, and the keys of those that are no more."""
@@ -211,6 +214,11 @@ class Checkpoints:
             self._ends,
         )
         self._folds: Final[OrderedDict[str, tuple[int, Folds]]] = OrderedDict()
+        self._recent: Final[dict[str, list[Recorded]]] = {}
+        """By account, events that follow one another, up to the one folded last."""
+        self._recent_events = 0
+        self._begun: int | None = None
+        """The position before the first event that was folded here."""
         self._settled = self._stored = False
         self.apart: Final = EVENTS_APART
         self.subscription: Final = Subscription(ledger, self, database or ledger)
@@ -222,6 +230,9 @@ class Checkpoints:
     def forget(self) -> None:
         """Forget what is not written."""
         self._folds.clear()
+        self._recent.clear()
+        self._recent_events = 0
+        self._begun = None
 
     def apply(self, recorded: Recorded) -> None:
         """Fold one event: where it is the last one before a checkpoint, with those since the one before."""
@@ -232,8 +243,20 @@ class Checkpoints:
         event, source = recorded.event, recorded.event.source
         if source.late_ns is not None or isinstance(event, FrameQuarantined):
             self._note(recorded)
+        if self._begun is None:
+            self._begun = recorded.position - 1
+        recent = self._recent.get(recorded.account)
+        if recent is None:
+            recent = self._recent[recorded.account] = []
+        recent.append(recorded)
+        self._recent_events += 1
         if recorded.version % self.apart == 0:
             self._take(recorded)
+            del self._recent[recorded.account]
+            self._recent_events -= len(recent)
+        elif self._recent_events > RECENT_EVENTS_MAX:
+            self._recent.clear()
+            self._recent_events = 0
 
     def _note(self, recorded: Recorded) -> None:
         """As `projections.unread` does."""
@@ -248,14 +271,15 @@ class Checkpoints:
     def _take(self, recorded: Recorded) -> None:
         if self.database.read_only:
             return  # a reader keeps none
-        if self._history.subscription.position < recorded.position:
-            self._history.subscription.catch_up()
         account, version = recorded.account, recorded.version
         after = version - self.apart
         before = self._states.get(account, after) if after else None
         if after and before is None:
             return
-        events = list(self._ledger.replay(account, after=after, upto=version))
+        events = self._recent[account]
+        if len(events) != self.apart:
+            events = list(self._ledger.replay(account, after=after, upto=version))
+        self._bring_history(recorded.position, events)
         folds = self._at(account, before)
         folds.apply(events)
         folds.settle()
@@ -265,6 +289,16 @@ class Checkpoints:
         for end in folds.let_go(account, version):
             self._ends.put(EndedRow(account, end.asset_id, end.time_ns, version, end.version))
         self._keep(before, events, folds)
+
+    def _bring_history(self, position: int, events: Sequence[Recorded]) -> None:
+        """Have the rows stored that folds read: those of imported events before the first one that was folded here,
+        and from then on."""
+        assert self._begun is not None
+        wanted = position if any(map(is_imported, events)) else self._begun
+        if self._history.subscription.position < wanted:
+            self._history.subscription.refresh()
+        if self._history.subscription.position < wanted:
+            self._history.subscription.catch_up()
 
     def _at(self, account: str, before: CheckpointRow | None) -> Folds:
         """The folds after a checkpoint."""
@@ -404,6 +438,11 @@ class Checkpoints:
 
     def _rows(self, sql: str, params: Sequence[Cell]) -> list[tuple[Cell, ...]]:
         return self.database.select(sql, params)
+
+
+def is_imported(recorded: Recorded) -> bool:
+    """Whether an event makes rows of a history."""
+    return isinstance(recorded.event, BalanceEventImported)
 
 
 def is_said(recorded: Recorded) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import sqlite3
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from operator import attrgetter
@@ -114,7 +114,8 @@ class Table(Generic[R]):
         self._database = database
         self._row = row
         self._width = key
-        self._place: Final[Any] = shape.place
+        place: Any = shape.place
+        self._key: Final[Callable[[R], tuple[Cell, ...]]] = place if key > 1 else lambda row: (place(row),)
         self._bools = shape.bools
         self._cache: dict[str, dict[tuple[Cell, ...], R | None]] = {}
         self._cached = 0
@@ -288,10 +289,6 @@ class Table(Generic[R]):
             self._cache, self._whole, self._cached = {}, set(), 0
         where = " AND ".join(f"{field}=?" for field in self.key)
         return [(self.insert, kept), (f"DELETE FROM {self.name} WHERE {where}", gone)]
-
-    def _key(self, row: R) -> tuple[Cell, ...]:
-        key: Any = self._place(row)
-        return (key,) if self._width == 1 else key  # of one field it is the value alone
 
     def _load(self, stored: tuple[Cell, ...]) -> R:
         if not self._bools:

@@ -12,9 +12,11 @@ import pytest
 
 from ledger import Ledger, StoreError
 from ledger.wire import time_text
-from projections import Balances, checkpoints, compare
+from projections import Balances, History, checkpoints, compare
 from projections.checkpoints import CheckpointRow, Checkpoints
-from tests.scripted import MAIN, delta, feed, imported, says, snapshot
+from projections.tables import Database
+from tests import scripted
+from tests.scripted import MAIN, RECEIVED_NS, delta, feed, imported, says, snapshot
 from tests.test_as_of import script
 
 SEEDS = (1, 2, 5, 6, 7, 9, 10, 11, 13, 14, 15)
@@ -29,8 +31,8 @@ def states(projection: Checkpoints, account: str = MAIN) -> list[CheckpointRow]:
     return found
 
 
-def made(ledger: Ledger) -> Checkpoints:
-    projection = Checkpoints(ledger)
+def made(ledger: Ledger, database: Database | None = None) -> Checkpoints:
+    projection = Checkpoints(ledger, database)
     projection.subscription.catch_up()
     return projection
 
@@ -83,6 +85,7 @@ def test_they_are_the_same_however_the_events_come(
     dice, path = Random(seed), tmp_path / "a.db"
     with Ledger(path) as ledger, monkeypatch.context() as patched:
         patched.setattr(checkpoints, "FOLDS_KEPT_MAX", seed % 2)
+        patched.setattr(checkpoints, "RECENT_EVENTS_MAX", seed % 7)
         of = [Checkpoints(ledger), Checkpoints(ledger)]
         script(ledger, seed, lambda: dice.choice(of).subscription.catch_up())
         dice.choice(of).subscription.catch_up()
@@ -91,6 +94,37 @@ def test_they_are_the_same_however_the_events_come(
         fresh.subscription.catch_up()
         assert [] == list(compare(made(ledger), fresh))
         assert kept(fresh)[0]
+
+
+def test_no_event_is_read_again_that_was_just_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ledger() as ledger:
+        for number, account in enumerate(("scripted:main", "scripted:other")):
+            said = [says(delta(each, {"A": str(each)}), account=account) for each in range(1, 50)]
+            feed(ledger, *said, session=f"s{number}")
+        found = Checkpoints(ledger)
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger, "replay", None)
+            patched.setattr(found._history.subscription, "catch_up", None)
+            found.subscription.catch_up()
+        with Ledger() as scratch:
+            assert [] == list(compare(found, made(ledger, scratch)))
+        assert {"scripted:main", "scripted:other"} == {row.account for row in found.tables[0].rows()}
+
+
+def test_histories_that_are_stored_behind_are_brought_first(tmp_path: Path) -> None:
+    """The frame before a checkpoint is judged after it, beside rows that were imported before; what held them is gone,
+    and of what is folded then nothing is imported."""
+    first = says(*(imported(each, "1", str(each), asset="P") for each in (1, 2, 3)))
+    second = says(*(imported(each, "1", str(each + 5), asset="P") for each in (4, 5, 6, 7)))
+    later = [says(delta(each, {"A": "1"})) for each in range(31, 50)]
+    with Ledger(tmp_path / "a.db") as ledger, ledger.intake(scripted.VENUE, "main", session="s1") as intake:
+        intake.receive_all([(frame, RECEIVED_NS) for frame in (first, second)])
+        made(ledger)
+        intake.receive_all([(frame, RECEIVED_NS) for frame in later])
+        History(ledger).subscription.reset()
+        found = made(ledger)
+        with Ledger() as scratch:
+            assert [] == list(compare(found, made(ledger, scratch)))
 
 
 def test_after_a_write_that_failed_they_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

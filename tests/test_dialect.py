@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ledger.arrays import blobs, numbers, texts
-from ledger.dialect import at_once, spoken
+from ledger.dialect import among, at_once, spoken
 
 TYPES = (("account", "text"), ("version", "bigint"), ("state", "bytea"))
 
@@ -41,6 +41,20 @@ def test_a_row_dropped_is_said_for_many_at_once() -> None:
     assert many is not None
     assert str(many.statement).startswith("DELETE FROM t USING ")
     assert (texts, numbers) == many.makers
+
+
+def test_a_list_of_any_length_is_said_as_one_array() -> None:
+    for marks in ("?", "?, ?", ", ".join("?" * 500)):
+        listed = among(f"SELECT a FROM t WHERE a=? AND b IN ({marks})")
+        assert listed is not None
+        assert ("SELECT a FROM t WHERE a=%s AND b = ANY(%b)", 1) == listed[:2]
+        assert {str: texts, int: numbers, bytes: blobs} == listed.makers
+    for said in (
+        "SELECT a FROM t WHERE a IN (?) LIMIT ?",
+        "SELECT a FROM t WHERE a IN ('b')",
+        "DELETE FROM t WHERE a=?",
+    ):
+        assert among(said) is None
 
 
 @pytest.mark.parametrize(

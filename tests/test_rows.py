@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from ledger.errors import Conflict
 from ledger.postgres import Postgres
-from ledger.rows import Engine, Rows
+from ledger.rows import Cell, Engine, Rows
 from ledger.sqlite import SQLite
 
 SEAL = b"s" * 32
@@ -76,6 +76,29 @@ def test_a_conflict_leaves_nothing_and_no_hole_in_the_positions(engine: Engine) 
         engine.insert(rows(2, 1), lambda: None)
     engine.insert(rows(2), lambda: None)
     assert [(1,), (2,)] == engine.select(f"SELECT {engine.POSITION} FROM stored_events ORDER BY 1")
+
+
+@pytest.mark.parametrize(
+    "kind", ["texts", "numbers", "bytes", "wide numbers", "one of each", "of another type"]
+)
+def test_rows_are_selected_by_a_list(engine: Engine, kind: str) -> None:
+    engine.insert(rows(1, 2, 3), lambda: None)
+    asked: dict[str, tuple[str, Sequence[Cell], set[int]]] = {
+        "texts": ("topic", ["topic", "nul\x00"], {1, 2, 3}),
+        "numbers": ("originator_version", [1, 3, 3, 9], {1, 3}),
+        "bytes": ("state", [b"state 2", b""], {2}),
+        "wide numbers": ("originator_version", [2, 1 << 63], {2}),
+        "one of each": ("originator_version", [2, None], {2}),
+        "of another type": ("originator_version", [True, 3], {1, 3}),
+    }
+    column, cells, found = asked[kind]
+    marks = ", ".join("?" * len(cells))
+    sql = f"SELECT originator_version FROM stored_events WHERE originator_id=? AND {column} IN ({marks})"
+    if kind == "wide numbers" and engine.FILE:
+        with pytest.raises(OverflowError):
+            engine.select(sql, ("a:1", *cells))
+        return
+    assert {(each,) for each in found} == set(engine.select(sql, ("a:1", *cells)))
 
 
 def test_tables_are_made_changed_and_told_of(engine: Engine) -> None:

@@ -22,7 +22,8 @@ from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite import SQLite
 from ledger.view import View
 
-PAGE_EVENTS_MAX: Final = 1_000
+PAGE_EVENTS_MAX: Final = 500
+"""Read at once: rows of more do not stay in the cache until they are decoded."""
 RUN_EVENTS_MAX: Final = 50
 """Decoded at once where all are read: so many stay in the processor's cache, a page of them does not."""
 URLS: Final = ("postgresql://", "postgres://")

@@ -56,8 +56,7 @@ class AsOf:
 
     def __init__(self, folds: Folds, unread: Unread, account: str | None, later: Mapping[str, Later]) -> None:
         self._fold: Final = folds.balances
-        self._gaps: Final = folds.gaps.rows(account)
-        self._logins: Final = folds.gaps.logins(account)
+        self._gaps, self._logins = folds.gaps.with_logins(account)
         self._unread: Final = unread
         self._later: Final = later
 

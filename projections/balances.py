@@ -73,7 +73,7 @@ class Balances:
         if account not in self._known:
             if len(self._known) == ACCOUNTS_KEPT_MAX:
                 self._known.clear()
-            self._known[account] = (self.gaps.folded(account), self.gaps.logins(account))
+            self._known[account] = self.gaps.with_logins(account)
         return self._known[account]
 
     def at(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,7 +17,7 @@ from ledger.events import Event, FillRecorded, OrderUpdated, known_ns, time_of
 from ledger.wire import time_text
 from projections.executions import ExecutionsFold, MissingRow
 from projections.history import Before, ChainRow, ClosedChainRow, History, HistoryFold
-from projections.sessions import Blind, Sessions, SessionsFold
+from projections.sessions import Blind, Listening, Sessions, SessionsFold
 from projections.statements import Full, Statements
 from projections.subscription import (
     Place,
@@ -35,6 +35,10 @@ WAITING_EVENTS_MAX: Final = 1_000
 ACCOUNTS_KEPT_MAX: Final = 64
 """Accounts of which the open holes are remembered in order."""
 _KINDS: Final = {"sequence": 0, "chain": 1, "blind": 2, "fills": 3}
+
+
+Logins: TypeAlias = dict[str, set[str]]
+"""The logins by which each account was heard."""
 
 
 class SequenceRow(Struct):
@@ -267,12 +271,13 @@ class GapsFold:
 
     def rows(self, account: str | None = None, open_only: bool = False) -> list[Gap]:
         """As `Gaps.rows`."""
-        self.settle()
-        return _gaps(self._own, self.history, self._sessions, account, open_only)
+        return self.with_logins(account, open_only)[0]
 
-    def logins(self, account: str | None = None) -> dict[str, set[str]]:
-        """As `Gaps.logins`."""
-        return _logins(self._sessions, account)
+    def with_logins(self, account: str | None = None, open_only: bool = False) -> tuple[list[Gap], Logins]:
+        """As `Gaps.with_logins`."""
+        self.settle()
+        heard = self._sessions.listening(account)
+        return _gaps(self._own, self.history, heard, account, open_only), _logins(heard)
 
 
 class Gaps:
@@ -306,23 +311,28 @@ class Gaps:
 
     def folded(self, account: str | None = None, open_only: bool = False) -> list[Gap]:
         """The gaps as far as `projections` have come."""
-        return _gaps(self._fold, self.history.fold, self.sessions.fold, account, open_only)
+        return self.with_logins(account, open_only)[0]
 
-    def logins(self, account: str | None = None) -> dict[str, set[str]]:
+    def logins(self, account: str | None = None) -> Logins:
         """The logins each account (or the one named) was heard through, as far as `projections` have come."""
-        return _logins(self.sessions.fold, account)
+        return _logins(self.sessions.fold.listening(account))
+
+    def with_logins(self, account: str | None = None, open_only: bool = False) -> tuple[list[Gap], Logins]:
+        """Both, for which the sessions are read once."""
+        heard = self.sessions.fold.listening(account)
+        return _gaps(self._fold, self.history.fold, heard, account, open_only), _logins(heard)
 
 
-def _logins(sessions: SessionsFold, account: str | None) -> dict[str, set[str]]:
-    return {each.account: {one.account for one in each.sessions} for each in sessions.listening(account)}
+def _logins(heard: Sequence[Listening]) -> Logins:
+    return {each.account: {one.account for one in each.sessions} for each in heard}
 
 
 def _gaps(
-    own: _Fold, history: HistoryFold, sessions: SessionsFold, account: str | None, open_only: bool
+    own: _Fold, history: HistoryFold, heard: Sequence[Listening], account: str | None, open_only: bool
 ) -> list[Gap]:
     gaps = [*own.rows(account), *map(_chain_gap, history.open(account))]
     gaps += map(_chain_gap, history.closed(account))
-    gaps += [_blind_gap(blind) for each in sessions.listening(account) for blind in each.blind]
+    gaps += [_blind_gap(blind) for each in heard for blind in each.blind]
     kept = [gap for gap in gaps if gap.state == "open" or not open_only]
     return sorted(kept, key=lambda gap: (gap.state != "open", gap.account, _KINDS[gap.kind], gap.version))
 

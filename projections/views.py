@@ -211,8 +211,8 @@ class Views:
             every = [*breaks.projections, *balances.projections]
             position = max(each.subscription.position for each in every)
             catch_up(self._ledger, every, upto=position)  # in memory, where one is behind the others
-            gaps = balances.gaps.folded()
-            held = judged(balances.fold, gaps, balances.gaps.logins(), None)
+            gaps, logins = balances.gaps.with_logins()
+            held = judged(balances.fold, gaps, logins, None)
             found = breaks.folded(gaps)
         _keep(shown.balances, {(row.account, row.asset_id): _balance(row) for row in held})
         _number(shown.gaps, map(_gap, gaps))

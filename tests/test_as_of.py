@@ -74,7 +74,7 @@ class _Refold:
         if at_ns is not None:
             ever = by_account(self._ever(account, known) if over else gaps.rows(account))
             later = {name: Later(at_ns, ever[name], nexts.get(name, at_ns)) for name in {*ever}}
-        return judged(fold, gaps.rows(account), gaps.logins(account), account, later=later)
+        return judged(fold, *gaps.with_logins(account), account, later=later)
 
     def _ever(self, account: str | None, known: int | None) -> Sequence[Gap]:
         gaps = GapsFold(fills=False)

@@ -44,7 +44,8 @@ CATCH_UP: Final = 2_000
 """Frames that are there to be caught up with, for each round of the effort."""
 
 _ALL: Final = tuple(KINDS)
-_HEAVY: Final = ("Gaps", "Breaks", "Orders")
+_HEAVY: Final = ("Gaps", "Orders")
+"""Half of the work: a process of its own."""
 SIDES: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "Balances": (("Balances",),),
     "all ten projections": (_ALL,),

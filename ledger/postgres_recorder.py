@@ -44,11 +44,9 @@ _SETTINGS: Final = (
     f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'"
 )
 _CREATE: Final = (
-    # Every index costs as much as a row, and so does every row: the seal is in the event's, and the order of frames
-    # (`row_id`), which is asked for only by who reads all, has no index.
-    "ALTER TABLE stored_events ADD COLUMN IF NOT EXISTS seal BYTEA",
-    'CREATE TABLE IF NOT EXISTS evidence (row_id BIGSERIAL, session TEXT COLLATE "C" NOT NULL, '
-    "ordinal BIGINT NOT NULL, payload BYTEA NOT NULL, PRIMARY KEY (session, ordinal))",
+    "ALTER TABLE stored_events ADD COLUMN IF NOT EXISTS seal BYTEA",  # a table of its own would double what is written
+    'CREATE TABLE IF NOT EXISTS evidence (row_id BIGSERIAL PRIMARY KEY, session TEXT COLLATE "C" NOT NULL, '
+    "ordinal BIGINT NOT NULL, payload BYTEA NOT NULL, UNIQUE (session, ordinal))",
     'CREATE TABLE IF NOT EXISTS natural_keys (account TEXT COLLATE "C" NOT NULL, at_ns BIGINT NOT NULL, '
     'key TEXT COLLATE "C" NOT NULL, PRIMARY KEY (account, at_ns, key))',
     "CREATE TABLE IF NOT EXISTS ledger_schema (version BIGINT NOT NULL)",

@@ -24,7 +24,7 @@ Definitions: TypeAlias = Callable[[str], list[tuple[Any, ...]]]
 """How a table is defined (`ledger.rows.Engine.definition`)."""
 _DEFINITIONS: Final[dict[str, set[tuple[str, str]]]] = {
     "stored_events": {("constraint", "PRIMARY KEY (originator_id, originator_version)")},
-    "evidence": {("constraint", "PRIMARY KEY (session, ordinal)")},
+    "evidence": {("constraint", "PRIMARY KEY (row_id)"), ("constraint", "UNIQUE (session, ordinal)")},
     "natural_keys": {("constraint", "PRIMARY KEY (account, at_ns, key)")},
 }
 

@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -52,6 +53,19 @@ def closing(code: int, reason: str = "") -> bytes:
 def numbered(first: int, last: int) -> bytes:
     """Messages `#first` to `#last - 1`."""
     return b"".join(text(b"#%d" % number) for number in range(first, last))
+
+
+def secured(sock: socket.socket, tls: ssl.SSLContext, *, shake: bool = True) -> ssl.SSLSocket:
+    """A server's socket with TLS. Where the client has reset it already, ssl raises and leaves open what it made
+    (`SSLSocket._create` of Python 3.11): here it is closed."""
+    try:
+        return tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=shake)
+    except OSError as error:
+        for level, _ in traceback.walk_tb(error.__traceback__):
+            made = level.f_locals.get("self")
+            if isinstance(made, ssl.SSLSocket):
+                made.close()
+        raise
 
 
 class Peer:
@@ -214,7 +228,7 @@ class Server:
             sock.settimeout(PATIENCE_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_side=True)
+                sock = secured(sock, self._tls)
             self._open.append(sock)
             self._script(Peer(sock))
         except OSError:

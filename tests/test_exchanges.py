@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import hmac
 import http.client
 import json
+import select
 import socket
 import ssl
+import struct
 import time
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -22,6 +26,7 @@ from eth_account.messages import encode_defunct
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests.blast import secured
 from tests.exchanges import BitoPro, Cascade, DeltaDefi, Exchange, KrakenPrime, Pacifica
 
 WALLET: Final = Account.from_key(hashlib.sha256(b"the owner of a test").digest())
@@ -733,6 +738,21 @@ def test_tls_is_spoken_to_who_trusts_us_and_not_to_others(
             connect(exchange.ws + target, proxy=None)
         mute = socket.create_connection(("127.0.0.1", exchange.port))
     mute.close()
+
+
+def test_who_is_gone_before_tls_leaves_nothing_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # with a reset
+        select.select([accepted], [], [], 5)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(ConnectionResetError):
+                secured(accepted, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            gc.collect()
+        assert not caught
 
 
 def test_compression_is_spoken_when_switched_on() -> None:

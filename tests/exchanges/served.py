@@ -37,6 +37,8 @@ from wsproto.events import (
 from wsproto.extensions import PerMessageDeflate
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from tests.blast import secured
+
 WRITE_BYTES: Final = 65536
 PATIENCE_S: Final = 5.0
 GOODBYE_S: Final = 1.0
@@ -208,7 +210,7 @@ class Served:
     def _shaken(self, tls: ssl.SSLContext) -> socket.socket:
         """The socket after the TLS handshake, which may be given up at any time."""
         self._sock.setblocking(False)
-        sock = tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        sock = secured(self._sock, tls, shake=False)
         self._sock = sock
         while not self._over:
             try:

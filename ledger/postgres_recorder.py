@@ -1,4 +1,4 @@
-"""eventsourcing's recorder for PostgreSQL with our tables beside its own, and how to connect.
+"""eventsourcing's recorder for PostgreSQL with our tables and a column beside its own, and how to connect.
 
 Knows rows and URLs; knows no event and no rule.
 """
@@ -44,7 +44,7 @@ _SETTINGS: Final = (
     f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'"
 )
 _CREATE: Final = (
-    "ALTER TABLE stored_events ADD COLUMN IF NOT EXISTS seal BYTEA",  # a table of its own would double what is written
+    "ALTER TABLE stored_events ADD COLUMN IF NOT EXISTS seal BYTEA",  # a table costs each a row and an index entry more
     'CREATE TABLE IF NOT EXISTS evidence (row_id BIGSERIAL PRIMARY KEY, session TEXT COLLATE "C" NOT NULL, '
     "ordinal BIGINT NOT NULL, payload BYTEA NOT NULL, UNIQUE (session, ordinal))",
     'CREATE TABLE IF NOT EXISTS natural_keys (account TEXT COLLATE "C" NOT NULL, at_ns BIGINT NOT NULL, '

@@ -54,7 +54,7 @@ PATIENCE_S: Final = 30.0
 """How long what may pass is tried again."""
 RETRY_S: Final = 0.2
 READER_S: Final = 1.0
-"""The least that is waited for a connection to read with."""
+"""How long a connection to read with is waited for at a time: who has to end is not held up longer."""
 LEASE_S: Final = 15.0
 """How long a lease that was lost with its connection is asked for again."""
 TEXT_BYTES_MAX: Final = 500
@@ -394,9 +394,8 @@ class Postgres:
             raise Closed(f"{self.name}: the ledger is closed")
         pool = self._datastore.pool
         pool.open()
-        patience_s = min(PATIENCE_S, max(READER_S, self._end - time.monotonic()))
         with (
-            pool.connection(patience_s) as connection,
+            pool.connection(READER_S) as connection,
             connection.cursor(binary=True, row_factory=tuple_row) as cursor,
         ):
             yield cursor

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from ledger import Ledger
-from ledger.errors import LeaseLost
+from ledger.errors import LeaseLost, StoreError
 from ledger.events import SessionClosed, SessionOpened
 from ledger.venues import bitopro as venue
 from projections import Gaps
@@ -159,6 +161,34 @@ def test_follow_keeps_projections_caught_up_until_it_is_told_to_stop(schemas: Sc
             assert out.splitlines()[-1] == "32 events folded; caught up to position 32 of 32"
 
 
+def test_what_is_tried_again_already_is_given_up_too() -> None:
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = Postmaster(folder)
+        with Ledger(server.url) as ledger:
+            ledger.select("SELECT 1")
+            server.kill()
+            raised: list[Exception] = []
+
+            def tried(work: Callable[[], object]) -> None:
+                try:
+                    while True:  # the server's children outlive it for a moment
+                        work()
+                except StoreError as error:
+                    raised.append(error)
+
+            works = (lambda: ledger.select("SELECT 1"), lambda: ledger.write([]))
+            threads = [threading.Thread(target=tried, args=(work,), daemon=True) for work in works]
+            for each in threads:
+                each.start()
+            time.sleep(1.0)
+            assert not raised
+            ledger.give_up_at(time.monotonic())
+            for each in threads:
+                each.join(5.0)
+            assert [False, False] == [each.is_alive() for each in threads]
+            assert 2 == len(raised)
+
+
 def test_who_has_to_end_while_the_server_is_away_ends_and_says_what_is_lost(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
         server = Postmaster(folder)
@@ -169,6 +199,6 @@ def test_who_has_to_end_while_the_server_is_away_ends_and_says_what_is_lost(tmp_
             time.sleep(1.0)
             server.kill()
             time.sleep(1.0)
-            code, out, err = process.end(signal.SIGTERM, within_s=DRAIN_S + 7.0)
+            code, out, err = process.end(signal.SIGTERM, within_s=DRAIN_S + 12.0)  # not the 30 s of patience
     assert (code, err) == (1, "")
     assert re.search(rf"{MAIN}  .*\d+ frames received are not stored: ", out), out

@@ -159,9 +159,6 @@ class Recorder(SQLiteApplicationRecorder):
             _SEALS,
         ]
 
-    def give_up_at(self, moment: float | None) -> None:
-        """Nothing: what fails in a file is not tried again."""
-
     def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
         """All rows in one transaction; `committing` is called when all that is left to do is the commit."""
         pool = self.datastore.pool

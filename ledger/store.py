@@ -117,7 +117,6 @@ class Store:
         self.name: Final = self._engine.name
         self.in_file: Final = self._engine.FILE
         self._mapper: Final = EventMapper()
-        self._events_sql: Final = self._engine.EVENTS
 
     def close(self) -> None:
         """Close every connection and let the next writer in."""
@@ -236,7 +235,7 @@ class Store:
     def account(self, name: str) -> Account:
         """An account as far as its stored events brought it."""
         head = self.select(
-            f"{self._events_sql} WHERE originator_id=? ORDER BY originator_version DESC LIMIT 1", (name,)
+            f"{self._engine.EVENTS} WHERE originator_id=? ORDER BY originator_version DESC LIMIT 1", (name,)
         )
         newest_ns = self.select("SELECT max(at_ns) FROM natural_keys WHERE account=?", (name,))
         version, sealed = (head[0][1], head[0][5]) if head else (0, None)
@@ -313,7 +312,7 @@ class Store:
         last = 1 << 62 if upto is None else upto
         where = "WHERE originator_id=? AND originator_version>? AND originator_version<=?"
         rows = self.select(
-            f"{self._events_sql} {where} ORDER BY originator_version LIMIT ?",
+            f"{self._engine.EVENTS} {where} ORDER BY originator_version LIMIT ?",
             (account, after, last, PAGE_EVENTS_MAX),
         )
         return [Sealed(*row) for row in rows]

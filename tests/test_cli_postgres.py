@@ -141,7 +141,8 @@ def test_a_feed_runs_into_postgresql(
 
 def test_the_demo_shows_where_it_wrote_and_no_password(schemas: Schemas, tmp_path: Path) -> None:
     url = schemas.url()
-    said = f"{url.replace('//postgres@', '//postgres:hunter2@')}&password=hunter3&application_name=demo"
+    secret = "password=hunter3&ssl%70assword=hunter4"
+    said = f"{url.replace('//postgres@', '//postgres:hunter2@')}&{secret}&application_name=demo"
     assert "hunter2" in said
     ran = run(tmp_path, "demo", "--db", said)
     assert (ran.code, ran.err) == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -124,6 +125,19 @@ async def test_two_feeds_of_one_account_are_refused() -> None:
     with Ledger() as ledger, pytest.raises(BadLogin, match="two feeds of one account: speaking:main"):
         async with live(ledger, speaking(), speaking()):
             pytest.fail("must not run")
+
+
+@pytest.mark.parametrize("raised", [None, ValueError("the host's own")])
+async def test_a_ledger_is_patient_again_when_its_feeds_have_ended(
+    raised: ValueError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float | None] = []
+    monkeypatch.setattr(Ledger, "give_up_at", lambda _, moment: told.append(moment))
+    with Ledger() as ledger, suppress(ValueError):
+        async with live(ledger):
+            if raised is not None:
+                raise raised
+    assert [False, True] == [moment is None for moment in told]
 
 
 async def test_what_the_body_raises_comes_out_as_it_is() -> None:

@@ -126,10 +126,11 @@ async def live(ledger: Ledger, *feeds: Feed, drain_s: float = DRAIN_S) -> AsyncG
                     raise
                 finally:
                     running.stop()
-            ledger.give_up_at(None)
     except BaseExceptionGroup:
         if raised is None or isinstance(raised, anyio.get_cancelled_exc_class()):
             raise
+    finally:
+        ledger.give_up_at(None)  # it may outlive its feeds
     if raised is not None:
         raise raised  # as it was, not in a group
     lost = sum(feed.health.unstored for feed in feeds)

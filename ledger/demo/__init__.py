@@ -17,7 +17,7 @@ from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ledger.console import fields, out, progress, table
 from ledger.counterparts import DEMO_LOGINS
@@ -85,7 +85,10 @@ def _without_password(db: str) -> str:
         return db
     said = urlsplit(db)
     user, at, host = said.netloc.rpartition("@")
-    options = "&".join(each for each in said.query.split("&") if not each.startswith("password="))
+    secret = ("password", "sslpassword")
+    options = "&".join(
+        each for each in said.query.split("&") if unquote(each.partition("=")[0]) not in secret
+    )
     return shlex.quote(said._replace(netloc=f"{user.partition(':')[0]}{at}{host}", query=options).geturl())
 
 

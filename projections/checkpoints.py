@@ -34,7 +34,7 @@ EVENTS_APART: Final = 64
 """How many events of an account lie between two checkpoints. Another number is another `Checkpoints.version`."""
 FOLDS_KEPT_MAX: Final = 16
 """Accounts whose folds are remembered until their next checkpoint."""
-RECENT_EVENTS_MAX: Final = 4_096
+RECENT_EVENTS_MAX: Final = FOLDS_KEPT_MAX * EVENTS_APART
 """Events that are remembered until their account's next checkpoint; where there are more, they are read again."""
 
 Written: TypeAlias = list[tuple[str, list[tuple[Any, ...]], list[tuple[Any, ...]]]]

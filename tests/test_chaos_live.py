@@ -36,6 +36,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[report
     hurry(monkeypatch)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("number", range(ROUNDS))
 async def test_what_went_through_is_stored_and_the_end_is_the_truth(
     number: int, anyio_backend_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

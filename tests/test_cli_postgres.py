@@ -7,14 +7,21 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 
 from ledger import Ledger
 from ledger import run as run_module
-from ledger.cli import main
+from ledger.cli import VENUES, main, seals
+from ledger.cli.options import PROJECTIONS
+from ledger.memory import TABLE, remember, row_of
+from projections import catch_up
+from tests import tampering
 from tests.databases import Schemas
+from tests.scripted import delta, feed, says
 from tests.terminal import run
 from tests.test_run import DEMO, TAPES, served
 
@@ -121,6 +128,126 @@ def test_what_is_fed_again_is_known_and_a_checkpoint_is_signed_and_holds(
         ledger.write([("DELETE FROM stored_events WHERE notification_id>?", [(ledger.position() - 1,)])])
     bad = command("verify", "--db", url, "--json", *held)
     assert (1, True) == (bad.code, bool(json.loads(bad.out)))
+
+
+@pytest.fixture
+def whole(new_schema: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A ledger of every kind of event with every projection stored, and what conversations remember."""
+    monkeypatch.setattr(seals, "VENUES", {**VENUES, tampering.LATER.NAME: tampering.LATER})
+    with Ledger(new_schema) as ledger:
+        tampering.record(ledger)
+        catch_up(ledger, [kind(ledger) for kind in PROJECTIONS])
+        remember(ledger, [row_of("a:b", b"123")])
+    return new_schema
+
+
+def other(random: Random, cell: Any) -> Any:
+    """A cell with one bit flipped, or of a text one character: no text that is no text is in PostgreSQL."""
+    if isinstance(cell, bool):
+        return not cell
+    if not isinstance(cell, str):
+        return tampering.flipped(random, cell)
+    at = random.randrange(len(cell))
+    return f"{cell[:at]}{'1' if cell[at] == '0' else '0'}{cell[at + 1 :]}"
+
+
+def test_a_cell_changed_in_what_projections_stored_or_conversations_remember_is_found(
+    whole: str, command: Command
+) -> None:
+    assert (0, "") == command("verify", "--db", whole)[::2]
+    random, missed, tried = Random(7), [], set[str]()
+    with psycopg.connect(whole, autocommit=True) as server:
+        columns: dict[str, list[str]] = {}
+        for table, column in server.execute(
+            "SELECT table_name, column_name FROM information_schema.columns JOIN information_schema.tables "
+            "USING (table_schema, table_name) WHERE table_schema=current_schema() AND table_type='BASE TABLE'"
+        ):
+            columns.setdefault(table, []).append(column)
+        for table in sorted(set(columns) - {*tampering.TABLES, "ledger_schema"}):
+            column = random.choice(columns[table])
+            sql = f"SELECT ctid, {column} FROM {table} WHERE {column} IS NOT NULL AND {column}::text<>''"
+            cells = server.execute(sql.encode()).fetchall()
+            if not cells:
+                continue
+            place, cell = random.choice(cells)
+            change = f"UPDATE {table} SET {column}=%s WHERE ctid=%s RETURNING ctid".encode()
+            try:
+                moved = server.execute(change, [other(random, cell), place]).fetchone()
+            except psycopg.Error:  # a constraint or a type that does not take it
+                continue
+            tried.add(table)
+            said = command("verify", "--db", whole)
+            if (said.code, said.err) != (1, ""):
+                missed.append((table, column, cell, said))
+            assert moved is not None
+            server.execute(change, [cell, moved[0]])
+    assert [] == missed
+    assert len(tried) > 10
+    assert (0, "") == command("verify", "--db", whole)[::2]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM projection_positions WHERE name='balances'",
+        "UPDATE projection_positions SET version=99 WHERE name='balances'",
+        "UPDATE projection_positions SET position=9999 WHERE name='balances'",
+        "ALTER TABLE balances ADD COLUMN more TEXT",
+        f"UPDATE {TABLE} SET account='a:c'",
+    ],
+)
+def test_rows_of_a_projection_whose_place_is_gone_are_a_finding(
+    whole: str, command: Command, statement: str
+) -> None:
+    with psycopg.connect(whole) as server:
+        server.execute(statement.encode())
+    said = command("verify", "--db", whole)
+    assert (1, "") == (said.code, said.err)
+    assert "1 finding" in said.out
+
+
+def test_a_ledger_whose_projections_lag_behind_raises_no_alarm(whole: str, command: Command) -> None:
+    with Ledger(whole) as ledger:
+        feed(ledger, says(delta(999, {"A": "1"})), session="later")
+    assert (0, "") == command("verify", "--db", whole)[::2]
+    with psycopg.connect(whole) as server:  # as another version would have left it
+        server.execute(
+            "UPDATE projection_positions SET version=version-1 WHERE name='balances' AND version>1"
+        )
+    assert (0, "") == command("verify", "--db", whole)[::2]
+
+
+def test_a_changed_event_is_named_and_nothing_is_signed(whole: str, command: Command, tmp_path: Path) -> None:
+    assert 0 == command("keygen").code
+    with psycopg.connect(whole) as server:
+        server.execute("UPDATE stored_events SET state=state || '\\xc0' WHERE notification_id=2")
+    said = command("verify", "--db", whole)
+    assert (1, "") == (said.code, said.err)
+    assert said.out.splitlines()[-1].endswith("first bad event: scripted:main version 2 (position 2)")
+    said = command("checkpoint", "--db", whole, "--out", "new")
+    assert (1, False, 1) == (said.code, (tmp_path / "new").exists(), len(said.err.splitlines()))
+
+
+@pytest.mark.parametrize("forged", ["edited", "other key", "not one"])
+def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(
+    whole: str, command: Command, tmp_path: Path, forged: str
+) -> None:
+    assert 0 == command("keygen", "--name", "ours").code
+    assert 0 == command("checkpoint", "--db", whole).code
+    note = tmp_path / "postgres.checkpoint"
+    if forged == "edited":
+        note.write_bytes(note.read_bytes().replace(b"scripted", b"scribbled", 1))
+    elif forged == "not one":
+        note.write_bytes(b"\xff")
+    else:
+        assert 0 == command("keygen", "--key", "k", "--public-key", "p", "--name", "ours").code
+        assert 0 == command("checkpoint", "--db", whole, "--key", "k", "--out", "theirs").code
+        note.write_bytes((tmp_path / "theirs").read_bytes())
+    held = ("--checkpoint", str(note), "--public-key", "accountledger.pub")
+    said = command("verify", "--db", whole, "--json", *held)
+    assert (1, ["checkpoint"]) == (said.code, [each["what"] for each in json.loads(said.out)])
+    said = command("checkpoint", "--db", whole)
+    assert (2, 1) == (said.code, len(said.err.splitlines()))
 
 
 def test_a_feed_runs_into_postgresql(

@@ -1,4 +1,7 @@
-"""keygen, checkpoint, verify and quarantine retry, as a user runs them."""
+"""keygen, checkpoint, verify and quarantine retry, as a user runs them.
+
+What is about files and what is beside them is marked `sqlite`; `test_cli_postgres` has those commands on a server.
+"""
 
 from __future__ import annotations
 
@@ -75,6 +78,7 @@ def change(folder: Path, *statements: str) -> None:
         store.commit()
 
 
+@pytest.mark.sqlite
 def test_a_key_is_made_once_and_the_private_one_is_for_its_owner(tmp_path: Path) -> None:
     ran = run(tmp_path, "keygen", "--name", "ledger.example")
     assert (0, "") == (ran.code, ran.err)
@@ -90,6 +94,7 @@ def test_a_key_is_made_once_and_the_private_one_is_for_its_owner(tmp_path: Path)
     assert (2, before) == (run(tmp_path, "keygen").code, private.read_bytes())
 
 
+@pytest.mark.sqlite
 def test_a_clean_ledger_verifies_with_its_checkpoint(folder: Path) -> None:
     assert (0, "") == verify(folder)[::2]
     ran = verify(folder, *CHECKED)
@@ -98,6 +103,7 @@ def test_a_clean_ledger_verifies_with_its_checkpoint(folder: Path) -> None:
     assert [] == findings(folder, *CHECKED)
 
 
+@pytest.mark.sqlite
 def test_the_checkpoint_is_a_signed_note_beside_the_ledger_or_where_it_is_wanted(folder: Path) -> None:
     note = (folder / "a.db.checkpoint").read_text()
     name = (folder / "accountledger.pub").read_text().partition("+")[0]
@@ -113,6 +119,7 @@ def test_the_checkpoint_is_a_signed_note_beside_the_ledger_or_where_it_is_wanted
     assert 2 == run(folder, "checkpoint", "--db", "a.db", "--key", "accountledger.pub").code
 
 
+@pytest.mark.sqlite
 def test_a_ledger_that_went_on_verifies_with_its_old_checkpoint_and_makes_a_new_one(folder: Path) -> None:
     ingest(folder, "2.ndjson", OTHER)
     assert 0 == verify(folder, *CHECKED).code
@@ -122,6 +129,7 @@ def test_a_ledger_that_went_on_verifies_with_its_old_checkpoint_and_makes_a_new_
     assert 0 == verify(folder, *CHECKED).code
 
 
+@pytest.mark.sqlite
 def test_an_old_backup_is_found_out_and_no_checkpoint_is_signed_over_it(folder: Path) -> None:
     shutil.copy(folder / "a.db", folder / "old.db")
     ingest(folder, "2.ndjson", OTHER)
@@ -136,6 +144,7 @@ def test_an_old_backup_is_found_out_and_no_checkpoint_is_signed_over_it(folder: 
     assert "not signed" in ran.err
 
 
+@pytest.mark.sqlite
 def test_a_changed_event_is_named_and_nothing_is_signed(folder: Path) -> None:
     change(folder, "UPDATE stored_events SET state=replace(state, '1', '2') WHERE rowid=2")
     ran = verify(folder)
@@ -148,6 +157,7 @@ def test_a_changed_event_is_named_and_nothing_is_signed(folder: Path) -> None:
     assert 1 == len(ran.err.splitlines())
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("forged", ["edited", "other key", "not one"])
 def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(folder: Path, forged: str) -> None:
     note = folder / "a.db.checkpoint"
@@ -166,6 +176,7 @@ def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(folder: Path, forge
     assert (2, 1) == (ran.code, len(ran.err.splitlines()))
 
 
+@pytest.mark.sqlite
 def test_the_options_of_a_checkpoint_go_together_and_bad_ones_are_told_in_a_line(folder: Path) -> None:
     for args in (
         ["--checkpoint", "a.db.checkpoint"],
@@ -179,6 +190,7 @@ def test_the_options_of_a_checkpoint_go_together_and_bad_ones_are_told_in_a_line
         assert (folder / "accountledger.key").read_text()[-40:].strip() not in ran.err
 
 
+@pytest.mark.sqlite
 def test_what_is_no_ledger_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("text")
     (tmp_path / "empty.db").write_bytes(b"")
@@ -190,6 +202,7 @@ def test_what_is_no_ledger_is_told_in_a_line(tmp_path: Path) -> None:
             assert (2, "", 1) == (ran.code, ran.out, len(ran.err.splitlines())), (name, command, ran)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("version", ["v0.1.0", "v0.2.0"])
 def test_a_ledger_of_an_old_version_is_sealed_when_it_is_first_written_to(
     tmp_path: Path, version: str
@@ -203,6 +216,7 @@ def test_a_ledger_of_an_old_version_is_sealed_when_it_is_first_written_to(
     assert [("frame", 1)] == [(finding["what"], finding["version"]) for finding in findings(tmp_path)]
 
 
+@pytest.mark.sqlite
 def test_a_killed_sealing_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(GOLDEN / "v0.2.0.sql", tmp_path / "a.db")
 
@@ -218,6 +232,7 @@ def test_a_killed_sealing_is_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         assert ["frame"] == [finding.what for finding in ledger.verify()]  # made up, as above
 
 
+@pytest.mark.sqlite
 def test_seals_that_were_thrown_away_are_a_finding(folder: Path) -> None:
     """A ledger that had seals is damaged without them; one of 0.2.0 never had any."""
     change(folder, "DROP TABLE seals")
@@ -227,6 +242,7 @@ def test_seals_that_were_thrown_away_are_a_finding(folder: Path) -> None:
     assert ["missing"] == [finding["what"] for finding in findings(folder, *CHECKED)]
 
 
+@pytest.mark.sqlite
 def test_no_file_is_written_over(folder: Path) -> None:
     """Not the ledger itself, and not a key."""
     before = (folder / "a.db").read_bytes()
@@ -277,6 +293,7 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.sqlite
 def test_a_bit_flipped_in_what_projections_stored_or_conversations_remember_is_found(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +331,7 @@ def test_a_bit_flipped_in_what_projections_stored_or_conversations_remember_is_f
     assert [] == missed
 
 
+@pytest.mark.sqlite
 def test_a_bit_flipped_anywhere_in_the_header_is_found_or_harmless_and_never_a_traceback(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,6 +349,7 @@ def test_a_bit_flipped_anywhere_in_the_header_is_found_or_harmless_and_never_a_t
     assert {0, 1} == codes
 
 
+@pytest.mark.sqlite
 def test_a_ledger_cut_off_anywhere_is_found(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clean = whole.read_bytes()
     for size in (512, 4096, 5000, 8192, len(clean) // 2, len(clean) - 4096, len(clean) - 1):
@@ -341,6 +360,7 @@ def test_a_ledger_cut_off_anywhere_is_found(whole: Path, capsys: pytest.CaptureF
         assert code in (0, 1, 2), err
 
 
+@pytest.mark.sqlite
 def test_rows_of_a_projection_whose_place_is_gone_are_a_finding(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,6 +382,7 @@ def test_rows_of_a_projection_whose_place_is_gone_are_a_finding(
         whole.write_bytes(clean)
 
 
+@pytest.mark.sqlite
 def test_a_ledger_whose_projections_lag_behind_raises_no_alarm(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -447,9 +468,10 @@ def test_what_reads_today_and_says_nothing_new_is_known_and_stays_listed(
         assert 0 == called(capsys, "verify", "--db", db).code
 
 
-def test_a_retry_of_nothing_and_of_an_account_that_is_not_there(folder: Path) -> None:
-    ran = run(folder, "quarantine", "--db", "a.db", "retry")
+def test_a_retry_of_nothing_and_of_an_account_that_is_not_there(tmp_path: Path) -> None:
+    ingest(tmp_path, "1.ndjson", FRAME)
+    ran = run(tmp_path, "quarantine", "--db", "a.db", "retry")
     assert (0, "no quarantined frames\n", "") == (ran.code, ran.out, ran.err)
-    assert "[]\n" == run(folder, "quarantine", "--db", "a.db", "retry", "--json").out
-    assert 2 == run(folder, "quarantine", "--db", "a.db", "retry", "bitopro:none").code
-    assert 2 == run(folder, "quarantine", "--db", "a.db", "retry", "bitopro:main", "more").code
+    assert "[]\n" == run(tmp_path, "quarantine", "--db", "a.db", "retry", "--json").out
+    assert 2 == run(tmp_path, "quarantine", "--db", "a.db", "retry", "bitopro:none").code
+    assert 2 == run(tmp_path, "quarantine", "--db", "a.db", "retry", "bitopro:main", "more").code

@@ -20,6 +20,7 @@ import pytest
 from ledger import Ledger
 from ledger.events import SessionClosed, SessionOpened
 from projections import Balances
+from tests import terminal
 from tests.exchanges import BitoPro, Cascade, DeltaDefi, Exchange, KrakenPrime, Pacifica
 from tests.feeding import WALLET, events
 from tests.terminal import run
@@ -102,7 +103,16 @@ class Process:
     def __init__(self, folder: Path, *args: str, **environ: str) -> None:
         self.began = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ledger", "run", "FEEDS.toml", "--db", "a.db", *args],
+            [
+                sys.executable,
+                "-m",
+                "ledger",
+                "run",
+                "FEEDS.toml",
+                "--db",
+                terminal.place(folder / "a.db"),
+                *args,
+            ],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **ENVIRON, **environ},
             stdout=subprocess.PIPE,
@@ -293,6 +303,20 @@ def rows(folder: Path, name: str) -> list[tuple[Any, ...]]:
         return [(row.account, row.asset_id, row.total, row.available) for row in Balances(ledger).rows()]
 
 
+def stored_in(folder: Path, when: str) -> dict[str, bytes]:
+    """Every byte of the ledger: its files, or where it has none every cell of its tables."""
+    if files := {f"{each.name} {when}": each.read_bytes() for each in folder.glob("a.db*")}:
+        assert f"a.db-wal {when}" in files or when == "at the end"
+        return files
+    with Ledger(folder / "a.db", read_only=True) as ledger:
+        tables = ledger.select(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema=current_schema()"
+        )
+        assert ("stored_events",) in tables
+        names = [str(name) for (name,) in tables]
+        return {f"{name} {when}": repr(ledger.select(f"SELECT * FROM {name}")).encode() for name in names}
+
+
 @pytest.mark.parametrize("loud", ["PYTHONDEVMODE", "logging"])
 def test_no_secret_is_shown_or_kept_and_the_tapes_make_the_same_ledger(loud: str, tmp_path: Path) -> None:
     environ = {"PYTHONDEVMODE": "1"} if loud == "PYTHONDEVMODE" else {}
@@ -313,15 +337,11 @@ def test_no_secret_is_shown_or_kept_and_the_tapes_make_the_same_ledger(loud: str
         cascade.send_all(f'{{"token":"{cascade.tokens[0]}"}}')
         cascade.send_all(f'{{"signature":"{WALLET.key.hex()}"}}')
         time.sleep(0.5)
-        during = [*tmp_path.glob("a.db*")]
-        kept = {path.name: path.read_bytes() for path in during}
-        assert "a.db-wal" in kept
+        kept = stored_in(tmp_path, "while it ran")
         code, out, err = process.end(signal.SIGTERM)
     assert code == 1, out + err  # what was repeated is in quarantine
-    kept |= {"out": out.encode(), "err": err.encode()}
-    kept |= {
-        path.name: path.read_bytes() for path in [*tmp_path.glob("a.db*"), *(tmp_path / "tapes").iterdir()]
-    }
+    kept |= {"out": out.encode(), "err": err.encode()} | stored_in(tmp_path, "at the end")
+    kept |= {path.name: path.read_bytes() for path in (tmp_path / "tapes").iterdir()}
     for name, secret in [*ENVIRON.items(), ("TOKEN", cascade.tokens[0])]:
         for spelled in spellings(secret):
             shown = [place for place, content in kept.items() if spelled in content]

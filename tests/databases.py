@@ -240,7 +240,7 @@ def route(monkeypatch: pytest.MonkeyPatch, schemas: Schemas) -> None:
     def routed(place: str | Path | None, *, read_only: bool) -> Engine:
         if isinstance(place, str) and place.startswith(store.URLS):
             return straight(place, read_only=read_only)
-        if place is not None and (re.search(r"/fold\.db$", str(place)) or "/refused" in str(place)):
+        if place is not None and (re.search(r"[/-]fold\.db$", str(place)) or "/refused" in str(place)):
             return straight(place, read_only=read_only)  # what a command folds again, beside the ledger
         if place is not None and read_only and not schemas.has(place):
             raise NoSuchLedger(f"{place}: there is no ledger here")

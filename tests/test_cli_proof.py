@@ -19,13 +19,13 @@ import pytest
 
 from ledger import Frame, Ledger
 from ledger.cli import VENUES, main, seals
-from ledger.cli.options import PROJECTIONS
+from ledger.cli.options import PROJECTIONS, bring_up_all
 from ledger.events import BalanceSnapshot, Statement
 from ledger.memory import TABLE, remember, row_of
 from ledger.venues import bitopro
 from projections import catch_up
 from tests import tampering
-from tests.scripted import delta, feed, says
+from tests.scripted import delta, feed, imported, says
 from tests.tampering import LATER, flipped, image
 from tests.terminal import Ran, run
 from tests.test_decoding import Changed, ada, each
@@ -395,6 +395,20 @@ def test_a_ledger_whose_projections_lag_behind_raises_no_alarm(
         )
         store.commit()
     assert (0, "") == called(capsys, "verify", "--db", whole)[::2]
+
+
+@pytest.mark.parametrize("command", ["verify", "replay"])
+def test_a_history_that_lags_behind_raises_no_alarm_where_checkpoints_need_more_of_it(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a process leaves it that is killed between taking frames in and catching up."""
+    rows = [imported(at, "1", str(at), key=f"r{at}") for at in range(1, 200)]
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, *map(says, rows[:100]), session="caught up")
+        bring_up_all(ledger)
+        feed(ledger, *map(says, rows[100:]), session="later")
+    code, out, err = called(capsys, command, "--db", tmp_path / "a.db")
+    assert (0, "") == (code, err), out
 
 
 # Second chance -------------------------------------------------------------------------------------------------------

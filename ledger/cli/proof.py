@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -21,6 +22,7 @@ from ledger.cli.options import (
 from ledger.console import out, progress, table
 from ledger.ledger import Ledger
 from projections import Projection, compare
+from projections.checkpoints import Checkpoints
 from projections.subscription import BATCH_EVENTS_MAX, Place, frame_of
 
 DIFFERENCES_SHOWN_MAX: Final = 20
@@ -32,13 +34,8 @@ DIFFERENCES_SHOWN_MAX: Final = 20
 @click.option("--rebuild", is_flag=True, help="Keep the fresh fold in place of the stored one.")
 def replay(db: str, account: str | None, rebuild: bool) -> int:
     """Fold every projection again from zero and compare with the stored one. Exit code 1: they differ."""
-    with (
-        reading(db, account) as (ledger, account),
-        tempfile.TemporaryDirectory() as folder,
-        Ledger(f"{folder}/fold.db") as scratch,
-    ):
-        stored = [projection(ledger) for projection in PROJECTIONS]
-        folded = [projection(ledger, scratch) for projection in PROJECTIONS]
+    with reading(db, account) as (ledger, account), from_zero(ledger) as made:
+        stored, folded = [projection(ledger) for projection in PROJECTIONS], [each for each, _ in made]
         with progress("replay", ledger.position()) as advance:
             events = refold(ledger, stored, folded, account, advance)
         summary: list[dict[str, Any]] = []
@@ -76,6 +73,22 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
         verdict = "every projection equals the stored one"
     click.echo(f"{events} events replayed: {verdict}")
     return FINDINGS if differences else DONE
+
+
+@contextmanager
+def from_zero(ledger: Ledger) -> Generator[list[tuple[Projection, Ledger]]]:
+    """Every projection with nothing folded, and the scratch ledger its rows are kept in.
+
+    Checkpoints have one of their own: as far as they need histories they bring them there, and a history beside them is
+    to stop where the stored one did.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Ledger(f"{folder}/fold.db") as scratch,
+        Ledger(f"{folder}/checkpoints-fold.db") as apart,
+    ):
+        places = [apart if projection is Checkpoints else scratch for projection in PROJECTIONS]
+        yield [(kind(ledger, place), place) for kind, place in zip(PROJECTIONS, places, strict=True)]
 
 
 def refold(

@@ -24,7 +24,7 @@ from ledger.cli.options import (
     json_option,
     replaceable,
 )
-from ledger.cli.proof import refold
+from ledger.cli.proof import from_zero, refold
 from ledger.console import printable, progress, show
 from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
 from ledger.findings import Finding, first_bad, weight
@@ -245,13 +245,12 @@ def _findings(ledger: Ledger, note: Path | None, key: PublicKey | None) -> Itera
 
 def _projected(ledger: Ledger) -> Iterator[Finding]:
     """What the projections stored, beside a fold from zero."""
-    with tempfile.TemporaryDirectory() as folder, Ledger(f"{folder}/fold.db") as scratch:
+    with from_zero(ledger) as made:
         yield from _places(ledger)
         stored = [projection(ledger) for projection in PROJECTIONS]
-        folded = [projection(ledger, scratch) for projection in PROJECTIONS]
         with progress("projections", ledger.position()) as advance:
-            refold(ledger, stored, folded, None, advance)
-        for one, other in zip(stored, folded, strict=True):
+            refold(ledger, stored, [each for each, _ in made], None, advance)
+        for one, (other, scratch) in zip(stored, made, strict=True):
             if not one.subscription.position:
                 continue  # not stored, or by another version
             for table in one.tables:

@@ -39,7 +39,7 @@ from ledger.findings import Finding
 from ledger.notes import Checkpoint
 from ledger.rows import Cell, Change, Evidence, Once, Rows, Wait
 from ledger.seal import Sealed
-from ledger.store import READERS, URLS, Store
+from ledger.store import READERS, Store, is_url
 from ledger.store import recorded as read
 from ledger.venue import Frame, Venue
 from ledger.verify import Reader, stand, verify
@@ -102,7 +102,7 @@ class Ledger:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False) -> None:
-        place = path if path is None or str(path).startswith(URLS) else Path(path)
+        place = path if path is None or is_url(str(path)) else Path(path)
         self._store: Final = Store(place if place is None else str(place), read_only=read_only)
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._leases: set[str] = set()

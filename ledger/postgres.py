@@ -125,6 +125,9 @@ class Postgres:
         found = connection.execute("SELECT current_schema()").fetchone()
         if found is None or found[0] is None:
             raise NoSuchLedger(f"{self.name}: the schema of its search_path is not there")
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise StoreError(f"{self.name}: a database in {encoding}; a ledger wants one in UTF8")
         return str(found[0])
 
     def _lacks_nothing(self, connection: Connection) -> None:
@@ -144,7 +147,20 @@ class Postgres:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (held,))
             if not self._is_made(connection):
+                self._refuse_others(connection)
                 connection.execute(query(self._recorder.script()))
+
+    def _refuse_others(self, connection: Connection) -> None:
+        """Raise StoreError where a table of a name that is to be made is there, and it is no ledger's."""
+        sql = (
+            "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))"
+        )
+        there = {name for (name,) in connection.execute(sql)}
+        if "ledger_schema" not in there and (others := sorted(there & set(TABLES))):
+            raise StoreError(
+                f"{self.name}: there is a table {others[0]} that is not the ledger's: rename it, or give the ledger a "
+                "schema of its own"
+            )
 
     def _is_made(self, connection: Connection) -> bool:
         found = connection.execute(

@@ -41,7 +41,10 @@ ledger. Of secrets it may know (PGPASSWORD, PGPASSFILE)."""
 _SETTINGS: Final = (
     f"SET lock_timeout = '{LOCK_S}s'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; "
     "SET tcp_keepalives_count = 3; SET client_min_messages = warning; "
-    f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'"
+    f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'; "
+    # The schemas behind the first one are somebody else's: no name of ours is looked for there.
+    "SELECT set_config('search_path', quote_ident(found), false) FROM current_schema() AS found "
+    "WHERE found IS NOT NULL"
 )
 _CREATE: Final = (
     "ALTER TABLE stored_events ADD COLUMN IF NOT EXISTS seal BYTEA",  # a table costs each a row and an index entry more
@@ -134,6 +137,7 @@ def parameters(url: str) -> dict[str, Any]:
         **KEEPALIVE,
         "application_name": "accountledger",
         **said,
+        "client_encoding": "UTF8",  # our arrays are: no environment, role or database says otherwise
     }
 
 

@@ -5,6 +5,7 @@ Knows events and their seals; knows no venue and no rule. What a database is, `l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -28,6 +29,8 @@ RUN_EVENTS_MAX: Final = 50
 """Decoded at once where all are read: so many stay in the processor's cache, a page of them does not."""
 URLS: Final = ("postgresql://", "postgres://")
 """How the place of a ledger in PostgreSQL begins."""
+_URL: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
+"""How any URL begins: what is one is no file, and may hold a password."""
 
 UTF8_BYTES_MAX: Final = 4
 """Of one character."""
@@ -91,9 +94,17 @@ class _NoTranscoder(Transcoder):
         raise NotImplementedError("events are decoded by msgspec")
 
 
+def is_url(place: str) -> bool:
+    """Whether a place is a URL, and not a file."""
+    return _URL.match(place) is not None
+
+
 def engine_of(place: str | Path | None, *, read_only: bool) -> Engine:
-    """The database at a place: a file, the URL of a PostgreSQL database, or None for memory."""
-    if isinstance(place, str) and place.startswith(URLS):
+    """The database at a place: a file, the URL of a PostgreSQL database, or None for memory. Raises StoreError for any
+    other URL, and says nothing of what is in it."""
+    if isinstance(place, str) and is_url(place):
+        if not place.startswith(URLS):
+            raise StoreError("not the URL of a PostgreSQL database: postgresql://user@host:port/database")
         try:
             from ledger.postgres import Postgres
         except ImportError as error:

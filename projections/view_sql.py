@@ -15,6 +15,8 @@ from projections.view_columns import AMOUNT, FLAG, INTEGER, TEXT, TIME, VIEWS, C
 VERSION: Final = 1
 """Of the views and the rows of their own (`projections.views`), kept like that of a projection; where the stored one is
 another, both are made again. Change it with anything that changes either."""
+MARK: Final = "made by accountledger"
+"""The comment of a table that a projection made on a server: any other is somebody's, and never dropped."""
 RENAMED: Final = {"order_rows": "orders", "fill_rows": "fills", "quarantine_rows": "quarantine"}
 """Tables, and what versions before 0.5.0 called them: the views have these names now."""
 STATEMENT_TIMEOUT_S: Final = 60
@@ -54,11 +56,27 @@ def relations(database: Database) -> dict[str, str]:
     return {str(name): str(kind) for name, kind in database.select(sql)}
 
 
-def dropping(database: Database, found: dict[str, str]) -> list[Change]:
-    """The statements that drop the views there are. PostgreSQL remembers who might read them."""
+def foreign(database: Database) -> set[str]:
+    """The tables and views that are not known to be a ledger's: on a server, where others' may stand beside them, tables
+    without its mark, and views of none of its tables. A file is a ledger's own."""
+    if not on_server(database):
+        return set()
+    return {str(name) for (name,) in database.select(_FOREIGN)}
+
+
+def _refusal(name: str) -> StoreError:
+    return StoreError(
+        f"there is a table or view {name} that is not the ledger's: rename it, or give the ledger a schema of its own"
+    )
+
+
+def dropping(database: Database, found: dict[str, str], others: set[str]) -> list[Change]:
+    """The statements that drop the views there are, but those of `others`. PostgreSQL remembers who might read them."""
     server = on_server(database)
     # On a server another process may make them at this moment, and be done before it is our turn.
-    names = [view.name for view in VIEWS if found.get(view.name) == "view" or server]
+    names = [
+        view.name for view in VIEWS if view.name not in others and (found.get(view.name) == "view" or server)
+    ]
     drops: list[Change] = [(f"DROP VIEW IF EXISTS {name}", [()]) for name in names]
     return [(_READERS, [()]), (_REMEMBER, [()]), *drops] if server else drops
 
@@ -66,35 +84,44 @@ def dropping(database: Database, found: dict[str, str]) -> list[Change]:
 def emptying(database: Database, tables: Sequence[Table[Any]], *, before: Cell, now: int) -> list[Change]:
     """The statements that make a projection's tables anew, which it had made as of a version `before` (None: never).
     Where views are of them, tables of this version stay, and only their rows go; of others the views go too, until
-    they are made again."""
-    found = relations(database)
+    they are made again. Raises StoreError where a table or view of somebody else's has the name of one that was never
+    made."""
+    found, others, server = relations(database), foreign(database), on_server(database)
+    for table in tables:
+        if before is None and table.name in others:
+            raise _refusal(table.name)
     shown = bool(TABLES & {table.name for table in tables}) and any(
-        found.get(view.name) == "view" for view in VIEWS
+        found.get(view.name) == "view" and view.name not in others for view in VIEWS
     )
     if shown and before == now:
         return [
             change for each in tables for change in ((each.create, [()]), (f"DELETE FROM {each.name}", [()]))
         ]
-    changes = dropping(database, found) if shown else []
+    changes = dropping(database, found, others) if shown else []
     for table in tables:
         former = RENAMED.get(table.name, "")
-        if found.get(former) == "table" and before is not None and not on_server(database):
+        if found.get(former) == "table" and before is not None and not server:
             changes.append((f"DROP TABLE {former}", [()]))  # ours: of before there were ledgers on a server
         changes += [(f"DROP TABLE IF EXISTS {table.name}", [()]), (table.create, [()])]
+        if server:
+            changes.append((f"COMMENT ON TABLE {table.name} IS {_quoted(MARK)}", [()]))
     return changes
 
 
 def making(database: Database) -> list[Change]:
     """The statements that make the views, in place of those there are. Raises StoreError where a table of somebody
     else's has a view's name."""
-    found = relations(database)
+    found, others = relations(database), foreign(database)
     taken = [view.name for view in VIEWS if found.get(view.name) == "table"]
     if taken:
         raise StoreError(
             f"no view can be made: there is a table {taken[0]} that is not the ledger's; rename it"
         )
+    for view in VIEWS:
+        if view.name in others:
+            raise _refusal(view.name)
     server = on_server(database)
-    changes = [*dropping(database, found), *((sql_of(view, server=server), [()]) for view in VIEWS)]
+    changes = [*dropping(database, found, others), *((sql_of(view, server=server), [()]) for view in VIEWS)]
     if server:
         changes += [(_READERS, [()]), (_comments(), [()]), (_REGRANT, [()])]
     return changes
@@ -102,8 +129,8 @@ def making(database: Database) -> list[Change]:
 
 def is_made(database: Database) -> bool:
     """Whether the views are there. They are of the version of the rows they are of: with those, they go."""
-    found = relations(database)
-    return all(found.get(view.name) == "view" for view in VIEWS)
+    found, others = relations(database), foreign(database)
+    return all(found.get(view.name) == "view" and view.name not in others for view in VIEWS)
 
 
 def sql_of(view: View, *, server: bool) -> str:
@@ -146,6 +173,16 @@ def _with_fraction(stamp: str, ns: str, padded: str) -> str:
     )
 
 
+_HERE: Final = "relnamespace = to_regnamespace(quote_ident(current_schema()))"
+_FOREIGN: Final = (
+    f"WITH ours AS (SELECT oid FROM pg_class WHERE {_HERE} "
+    f"AND (obj_description(oid, 'pg_class') = '{MARK}' OR relname IN ('stored_events', 'projection_positions'))), "
+    "read AS (SELECT ev_class AS oid FROM pg_rewrite AS rule JOIN pg_depend AS uses "
+    "ON uses.classid = 'pg_rewrite'::regclass AND uses.objid = rule.oid "
+    "WHERE uses.refclassid = 'pg_class'::regclass AND uses.refobjid IN (SELECT oid FROM ours)) "
+    f"SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND {_HERE} "
+    "AND oid NOT IN (SELECT oid FROM ours UNION SELECT oid FROM read)"
+)
 _NAMES: Final = ", ".join(f"'{view.name}'" for view in VIEWS)
 _READERS: Final = "CREATE TABLE IF NOT EXISTS view_readers (name TEXT, role TEXT, PRIMARY KEY (name, role))"
 _REMEMBER: Final = (

@@ -28,6 +28,7 @@ from ledger.postgres_recorder import Recorder
 from ledger.store import Store
 from projections import Balances
 from projections.orders import Orders
+from projections.views import Views
 from tests import databases, scripted
 from tests.databases import STORED, Schemas, fewer_examples, route
 from tests.scripted import MAIN, delta, feed, fill, order, says, snapshot
@@ -160,6 +161,129 @@ def test_what_cannot_be_opened_is_told_in_one_line_without_the_password(
     assert 'database "elsewhere" does not exist' in failed(other)
     for wrong in ("postgresql://u:secret@[h/db", "postgresql://u:secret@h/db?nonsense=secret"):
         assert "not the URL of a PostgreSQL database" in failed(wrong)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:secret@h/db",
+        "Postgresql://u:secret@h/db",
+        " postgresql://u:secret@h/db",
+        "mysql://u:secret@h/db",
+    ],
+)
+def test_a_url_of_something_else_is_no_file_and_shows_no_password(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "not the URL of a PostgreSQL database" in failed(url)
+    for args in (["balances", "--db", url], ["copy", "--from", url, "--to", url]):
+        with pytest.raises(SystemExit) as ended:
+            main(args)
+        said = capsys.readouterr()
+        assert (2, "", 1) == (ended.value.code, said.out, said.err.count("\n"))
+        assert "secret" not in said.err
+
+
+def test_names_are_stored_as_they_are_whatever_encoding_somebody_wishes(
+    new_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    for url in (new_schema, f"{new_schema}&client_encoding=SQL_ASCII"):
+        with Ledger(url) as ledger:
+            feed(ledger, says(delta(1, {"☃": "1.50"}), account="scripted:höst"), session=url[-9:])
+            assert {"scripted:höst", MAIN} == {each.account for each in ledger.replay()}
+            assert "1.50" == Balances(ledger).rows("scripted:höst")[0].total
+            assert [] == list(ledger.verify())
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres_server: str, encoding: str) -> None:
+    name = f"d{uuid4().hex}"
+    with closing(psycopg.connect(postgres_server, autocommit=True)) as server:
+        server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
+        try:
+            url = urlsplit(with_password(postgres_server))._replace(path=f"/{name}").geturl()
+            assert f"a database in {encoding}; a ledger wants one in UTF8" in failed(url)
+        finally:
+            server.execute(f"DROP DATABASE {name}".encode())
+
+
+# Whose tables they are ----------------------------------------------------------------------------------------------
+
+
+OTHERS = ("accounts", "sessions", "history", "balances")
+
+
+def theirs(server: psycopg.Connection[Any]) -> list[Any]:
+    return [
+        *(server.execute(f"SELECT what FROM {name}".encode()).fetchall() for name in OTHERS),
+        server.execute("SELECT answer FROM gaps").fetchall(),
+    ]
+
+
+def test_what_is_somebody_elses_stays_and_is_told_by_name(new_schema: str) -> None:
+    with psycopg.connect(new_schema, autocommit=True) as server:
+        for name in OTHERS:
+            server.execute(f"CREATE TABLE {name} (what text)".encode())
+            server.execute(f"INSERT INTO {name} VALUES ('precious')".encode())
+        server.execute("CREATE VIEW gaps AS SELECT 42 AS answer")
+        before = theirs(server)
+        with Ledger(new_schema) as ledger:
+            feed(ledger, says(delta(1, {"A": "1"})))
+            with pytest.raises(StoreError, match=r"a table or view (balances|history|sessions) that is not"):
+                Balances(ledger).rows()
+            with pytest.raises(StoreError, match="that is not the ledger's: rename it"):
+                Views(ledger)
+            assert before == theirs(server)
+            for name in OTHERS:
+                server.execute(f"ALTER TABLE {name} RENAME TO their_{name}".encode())
+            assert ["1"] == [row.total for row in Balances(ledger).rows()]
+            with pytest.raises(StoreError, match="a table or view gaps that is not the ledger's"):
+                Views(ledger)
+            assert [(42,)] == server.execute("SELECT * FROM gaps").fetchall()
+            server.execute("ALTER VIEW gaps RENAME TO their_gaps")
+            Views(ledger).bring_up()
+            assert [(1,)] == server.execute("SELECT count(*) FROM current_balances").fetchall()
+
+
+@pytest.mark.parametrize("name", ["stored_events", "evidence", "natural_keys"])
+def test_no_ledger_is_made_over_a_table_of_one_of_its_names(new_schema: str, name: str) -> None:
+    with psycopg.connect(new_schema, autocommit=True) as server:
+        server.execute(f"CREATE TABLE {name} (mine text)".encode())
+        assert f"there is a table {name} that is not the ledger's" in failed(with_password(new_schema))
+        assert [("mine",)] == server.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema()"
+        ).fetchall()
+
+
+def test_a_projection_whose_place_is_gone_is_made_anew_over_its_own_table(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})))
+        assert ["1"] == [row.total for row in Balances(ledger).rows()]
+        ledger.write([("DELETE FROM projection_positions", [()]), ("UPDATE balances SET total='2'", [()])])
+    with Ledger(new_schema) as ledger:
+        assert ["1"] == [row.total for row in Balances(ledger).rows()]
+
+
+def test_a_ledger_with_another_behind_it_in_the_search_path_is_one_of_its_own(schemas: Schemas) -> None:
+    url, behind = schemas.url("one"), schemas.url("behind")
+    both = f"{url},{behind.partition('search_path%3D')[2]}"
+    try:
+        with Ledger(behind) as ledger:
+            feed(ledger, says(delta(1, {"A": "1"})))
+            Views(ledger).bring_up()
+        assert "there is no ledger here" in failed(with_password(both), read_only=True)
+        with Ledger(both) as ledger:
+            feed(ledger, says(delta(1, {"B": "2"})))
+            Views(ledger).bring_up()
+            assert ["B"] == [row.asset_id for row in Balances(ledger).rows()]
+        for place, asset in ((behind, "A"), (both, "B"), (url, "B")):
+            with Ledger(place, read_only=True) as ledger:
+                assert [asset] == [row.asset_id for row in Balances(ledger).rows()]
+                assert [(asset,)] == ledger.select("SELECT asset_id FROM current_balances")
+                assert [] == list(ledger.verify())
+    finally:
+        schemas.forget()
 
 
 def test_a_server_that_is_not_there_or_says_nothing_is_told_in_seconds() -> None:
@@ -323,7 +447,7 @@ def test_of_hypothesis_the_first_few_examples_are_tried_and_of_many_cases_the_fi
     assert 93 == len(tried)
 
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-k", "postgres"]
-    files = [f"tests/{name}.py" for name in ("test_history_upto", "test_ledger", "test_live", "test_view")]
+    files = [f"tests/{name}.py" for name in ("test_history_upto", "test_kill", "test_ledger", "test_view")]
     done = subprocess.run(
         [*command, *files], cwd=databases.HERE.parent, capture_output=True, text=True, timeout=60
     )

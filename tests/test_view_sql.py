@@ -278,7 +278,7 @@ def test_postgresql_keeps_what_each_view_and_column_means(new_schema: str) -> No
             "SELECT c.relname::text, coalesce(a.attname::text, ''), d.description FROM pg_description AS d "
             "JOIN pg_class AS c ON c.oid = d.objoid LEFT JOIN pg_attribute AS a "
             "ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0 "
-            "WHERE c.relnamespace = current_schema()::regnamespace"
+            "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'v'"
         )
     wanted = {(view.name, "", view.meaning) for view in VIEWS}
     wanted |= {(view.name, each.name, each.meaning) for view in VIEWS for each in view.columns}

@@ -15,7 +15,7 @@ from ledger.copying import copy as copy_events
 from ledger.errors import Corrupt
 from ledger.ledger import Ledger
 from ledger.memory import remember, remembered
-from ledger.store import URLS
+from ledger.store import is_url
 
 _PLACE: Final = click.Path(dir_okay=False)
 
@@ -33,7 +33,7 @@ def copy(source: str, target: str, as_json: bool) -> int:
     the root over all seals must be the same. Interrupted or killed, it goes on where it stopped when run again; so it
     does when the source has grown. Exit code 1: something is wrong with what is stored.
     """
-    if not (source.startswith(URLS) or target.startswith(URLS)) and is_same_file(Path(source), Path(target)):
+    if not (is_url(source) or is_url(target)) and is_same_file(Path(source), Path(target)):
         raise click.UsageError(f"{target}: a ledger is not copied to where it is")
     with Ledger(source, read_only=True) as one, Ledger(target) as other:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Final
 
 from msgspec import Struct
@@ -127,8 +127,8 @@ class SessionsFold:
     to it."""
 
     def __init__(self, database: Database | None) -> None:
-        self._sessions: Final = Table(database, "sessions", SessionRow, key=2)
-        self._channels: Final = Table(database, "session_channels", ChannelRow, key=3)
+        self._sessions: Final = Table(database, "sessions", SessionRow, key=2, index="session")
+        self._channels: Final = Table(database, "session_channels", ChannelRow, key=3, index="session")
         self._statements: Final = Statements(database, "session_pages")
         self.tables: Final[tuple[Table[Any], ...]] = (
             self._sessions,
@@ -199,33 +199,34 @@ class SessionsFold:
             row.stated_ns = max(row.stated_ns or 0, time_of(event))
         self._channels.put(row)
 
-    def sessions(self) -> dict[str, Session]:
-        """Every session by its id."""
-        heard: dict[str, tuple[int, int, int]] = {}
-        for row in self._channels.rows():
-            last_ns, ordinal, quarantined = heard.get(row.session, (0, 0, 0))
-            heard[row.session] = (
-                max(last_ns, row.last_ns),
-                max(ordinal, row.last_ordinal),
-                quarantined + row.quarantined,
-            )
-        return {
-            row.session: _session(row, *heard.get(row.session, (0, 0, 0))) for row in self._sessions.rows()
-        }
+    def sessions(self, login: str | None = None) -> dict[str, Session]:
+        """Every session, or those of a login, by id."""
+        if login is None:
+            return _sessions(self._sessions.rows(), self._channels.rows())
+        rows = [*self._sessions.rows(login)]
+        return _sessions(rows, self._channels.among("session", [row.session for row in rows]))
 
     def listening(self, account: str | None = None) -> list[Listening]:
         """How each account was heard, by account; also logins that were told nothing."""
-        sessions = self.sessions()
         channels: dict[str, list[ChannelRow]] = defaultdict(list)
-        logins: dict[str, set[str]] = defaultdict(set)
-        through: set[str] = set()
         for row in self._channels.rows(account):
             channels[row.account].append(row)
+        if account is None:
+            sessions = self.sessions()
+        else:  # of the logins it was heard through, and no other
+            names = {row.session for row in channels.get(account, ())}
+            through = {row.account for row in self._sessions.among("session", sorted(names))}
+            sessions = {}
+            for login in through | {account}:
+                sessions |= self.sessions(login)
+        logins: dict[str, set[str]] = defaultdict(set)
+        heard: set[str] = set()
+        for row in chain.from_iterable(channels.values()):
             if row.session in sessions:
                 logins[row.account].add(sessions[row.session].account)
-                through.add(sessions[row.session].account)
+                heard.add(sessions[row.session].account)
         for session in sessions.values():
-            if session.account == account or (account is None and session.account not in through):
+            if session.account == account or (account is None and session.account not in heard):
                 logins[session.account].add(session.account)
         of: dict[str, list[Session]] = defaultdict(list)
         for session in sorted(sessions.values(), key=lambda each: (each.opened_ns, each.session)):
@@ -240,7 +241,7 @@ class Sessions:
     """Every session, and when each account was listened to. Catches up when read."""
 
     name = "sessions"
-    version = 2
+    version = 3
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
@@ -252,13 +253,26 @@ class Sessions:
     def rows(self, account: str | None = None) -> list[Session]:
         """The sessions of a login, or all, by login and time."""
         self.subscription.catch_up()
-        found = [each for each in self.fold.sessions().values() if account in (None, each.account)]
+        found = self.fold.sessions(account).values()
         return sorted(found, key=lambda each: (each.account, each.opened_ns, each.session))
 
     def listening(self, account: str | None = None) -> list[Listening]:
         """How each account was heard, by account."""
         self.subscription.catch_up()
         return self.fold.listening(account)
+
+
+def _sessions(rows: Iterable[SessionRow], channels: Iterable[ChannelRow]) -> dict[str, Session]:
+    """Sessions by id, of their rows and of what was heard in them."""
+    heard: dict[str, tuple[int, int, int]] = {}
+    for row in channels:
+        last_ns, ordinal, quarantined = heard.get(row.session, (0, 0, 0))
+        heard[row.session] = (
+            max(last_ns, row.last_ns),
+            max(ordinal, row.last_ordinal),
+            quarantined + row.quarantined,
+        )
+    return {row.session: _session(row, *heard.get(row.session, (0, 0, 0))) for row in rows}
 
 
 def _session(row: SessionRow, last_ns: int, last_ordinal: int, quarantined: int) -> Session:

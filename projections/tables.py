@@ -107,7 +107,10 @@ class Table(Generic[R]):
     is taken.
     """
 
-    def __init__(self, database: Database | None, name: str, row: type[R], *, key: int) -> None:
+    def __init__(
+        self, database: Database | None, name: str, row: type[R], *, key: int, index: str | None = None
+    ) -> None:
+        """`index`: a field that `among` looks for."""
         shape = _shape(name, row, key)
         self.name: Final = name
         self.key: Final = shape.key
@@ -122,6 +125,10 @@ class Table(Generic[R]):
         self._whole: set[str] = set()
         self._dirty: dict[tuple[Cell, ...], R] = {}
         self.create: Final = shape.create
+        self.index: Final = (
+            None if index is None else f"CREATE INDEX IF NOT EXISTS {name}_by_{index} ON {name} ({index})"
+        )
+        """The statement that makes the index, if there is to be one."""
         self.insert: Final = shape.insert
         self._select = shape.select
 
@@ -225,6 +232,24 @@ class Table(Generic[R]):
                 yield stored
         for key in merged[at:]:
             yield from _alive(changed[key])
+
+    def among(self, field: str, values: Sequence[str]) -> list[R]:
+        """The rows of any account of which a field is one of the values, in key order."""
+        wanted = set(values)
+        if self._database is None:
+            return [row for row in self._remembered(None) if getattr(row, field) in wanted]
+        found: dict[tuple[Cell, ...], R] = {}
+        for start in range(0, len(values), FETCHED_MAX):
+            asked = values[start : start + FETCHED_MAX]
+            marks = ", ".join("?" * len(asked))
+            for stored in self._database.select(f"{self._select} WHERE {field} IN ({marks})", asked):
+                found[stored[: self._width]] = self._load(stored)
+        for key in self._dirty:
+            found.pop(key, None)
+            row = self._cache[str(key[0])][key]
+            if row is not None and getattr(row, field) in wanted:
+                found[key] = copy.copy(row)
+        return [found[key] for key in sorted(found, key=_sortable)]
 
     def _remembered(self, account: str | None) -> Iterator[R]:
         """All rows there are, where none are stored."""

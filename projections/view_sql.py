@@ -57,8 +57,8 @@ def relations(database: Database) -> dict[str, str]:
 
 
 def foreign(database: Database) -> set[str]:
-    """The tables and views that are not known to be a ledger's: on a server, where others' may stand beside them, tables
-    without its mark, and views of none of its tables. A file is a ledger's own."""
+    """The tables and views that are not known to be a ledger's: on a server, where others' may stand beside them,
+    tables without its mark, and views of none of its tables. A file is a ledger's own."""
     if not on_server(database):
         return set()
     return {str(name) for (name,) in database.select(_FOREIGN)}
@@ -103,6 +103,8 @@ def emptying(database: Database, tables: Sequence[Table[Any]], *, before: Cell, 
         if found.get(former) == "table" and before is not None and not server:
             changes.append((f"DROP TABLE {former}", [()]))  # ours: of before there were ledgers on a server
         changes += [(f"DROP TABLE IF EXISTS {table.name}", [()]), (table.create, [()])]
+        if table.index is not None:
+            changes.append((table.index, [()]))
         if server:
             changes.append((f"COMMENT ON TABLE {table.name} IS {_quoted(MARK)}", [()]))
     return changes

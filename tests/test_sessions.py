@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ledger import Ledger
 from ledger.events import Asked, Event
 from ledger.ledger import Arrival
 from projections import Coverage, Coverages, Sessions, compare
 from projections.sessions import SessionsFold
+from projections.tables import Table
 from tests.scripted import MAIN, VENUE, delta, order, says, snapshot
 
 S = 1_000_000_000
@@ -37,6 +40,67 @@ def covered(ledger: Ledger, account: str | None = None) -> Coverage:
 
 def since(intervals: Any) -> list[tuple[int, ...]]:
     return [tuple((at - T0) // S for at in each[:2]) for each in intervals]
+
+
+def logins(ledger: Ledger) -> list[str]:
+    """Three logins, of which two are told things of one account and one is told nothing; all accounts."""
+    shared, other = "scripted:shared", "scripted:other"
+    for number, (login, accounts) in enumerate(
+        (("one", [shared, other]), ("two", [shared]), ("two", [other]), ("one", []), ("three", []))
+    ):
+        with ledger.intake(
+            VENUE, login, session=f"s{number}", opened_ns=T0 + number * S, now_ns=lambda: T0 + 99 * S
+        ) as intake:
+            for at, account in enumerate(accounts):
+                intake.receive(says(delta(None, {"A": str(number)}), account=account), T0 + number * S + at)
+    return [shared, other, "scripted:one", "scripted:two", "scripted:three", "scripted:nobody"]
+
+
+def test_one_account_is_told_of_as_among_all(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        accounts = logins(ledger)
+        memory = SessionsFold(None)
+        for recorded in ledger.replay():
+            memory.apply(recorded)
+        stored = Sessions(ledger)
+        every = stored.listening()
+        for account in accounts:
+            found = stored.listening(account)
+            assert memory.listening(account) == found
+            if account not in (
+                "scripted:one",
+                "scripted:two",
+            ):  # among all, those only others were told of through
+                assert [each for each in every if each.account == account] == found, account
+            assert [each for each in stored.rows() if each.account == account] == stored.rows(account)
+    with Ledger(tmp_path / "a.db", read_only=True) as ledger:
+        assert every == Sessions(ledger).listening()
+
+
+def test_what_is_read_of_an_account_does_not_grow_with_the_sessions_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = [0]
+    load = Table._load
+
+    def counted(self: Any, stored: Any) -> Any:
+        read[0] += 1
+        return load(self, stored)
+
+    monkeypatch.setattr(Table, "_load", counted)
+    with Ledger(tmp_path / "a.db") as ledger:
+        logins(ledger)
+        found: list[int] = []
+        for number in range(2):
+            for at in range(30 * number):
+                with ledger.intake(VENUE, "busy", session=f"b{at}", opened_ns=T0) as intake:
+                    intake.receive(says(delta(None, {"A": "1"}), account="scripted:busy"), T0)
+            sessions = Sessions(ledger)
+            sessions.subscription.catch_up()
+            read[0] = 0
+            assert sessions.listening("scripted:shared")
+            found.append(read[0])
+        assert found[0] == found[1] > 0
 
 
 # Sessions

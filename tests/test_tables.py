@@ -72,6 +72,8 @@ class Model:
 
     def check(self, made: Table[Row], account: str) -> None:
         assert in_order(self.seen) == list(made.rows())
+        named = {key: row for key, row in self.seen.items() if key[1] in ("10", "ß")}
+        assert in_order(named) == made.among("name", ["ß", "10", "no"])
         of_account = {key: row for key, row in self.seen.items() if key[0] == account}
         assert in_order(of_account) == list(made.rows(account))
 

@@ -17,7 +17,7 @@ from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 from ledger.account import Account, Keyed, Recorded
 from ledger.errors import Corrupt, ReadOnly, StoreError, Unstorable
 from ledger.events import TOPICS, Event, ids, keyed_ns, opened_key
-from ledger.rows import Cell, Change, Engine, Evidence, Once, Rows, Wait
+from ledger.rows import Cell, Change, Engine, Evidence, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite import SQLite
 from ledger.view import View
@@ -128,13 +128,14 @@ class Store:
         evidence: Sequence[Evidence],
         before: Mapping[str, bytes] | None = None,
         committing: Callable[[], object] = lambda: None,
-        lease: str | None = None,
+        lease: Lease | None = None,
     ) -> dict[str, bytes]:
         """Store events, their seals, their natural keys and the frames they were made from: all of it, durably, or
         nothing. `before` are the seals that the accounts go on from, if known; the new ones are returned. `committing`
         is called when all that is left to do is the commit.
 
-        Raises Conflict where an account was appended to by somebody else, LeaseLost where `lease` is another's.
+        Raises Conflict where an account was appended to by somebody else, LeaseLost where `lease` is another's, or
+        was since.
         """
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
@@ -277,11 +278,15 @@ class Store:
         """Try what may pass again until then at most; None: as long as ever."""
         self._engine.give_up_at(moment)
 
-    def lease(self, name: str) -> bool:
-        """Take the right to something that one process does at a time, unless another has it."""
+    def lease(self, name: str) -> Lease | None:
+        """Take the right to something that one process does at a time; None where another has it."""
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
         return self._engine.lease(name)
+
+    def keep(self, lease: Lease) -> None:
+        """See that a lease is ours still. Raises LeaseLost where another process has it, or had it since."""
+        self._engine.keep(lease)
 
     def release(self, name: str) -> None:
         """Let another process have it."""

@@ -10,7 +10,7 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── Conflict             somebody else appended to the account first; nothing of the batch is stored
 │   │   └── Overtaken        somebody else moved a projection's place first; nothing of the batch is written
 │   ├── LeaseLost            another process feeds the account, or has since; nothing of the batch is stored
-│   ├── Unstorable           an id that is too long for the database; the frame that says it is quarantined
+│   ├── Unstorable           an id or a number that no database holds, or not this one; its frame is quarantined
 │   ├── Unsealed             a ledger of a version before seals, opened to read only
 │   └── Corrupt              a stored event cannot be read, or the file is damaged
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another

@@ -5,6 +5,7 @@ Knows events and their seals; knows no venue and no rule. What a database is, `l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -16,7 +17,7 @@ from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from ledger.account import Account, Keyed, Recorded
 from ledger.errors import Corrupt, ReadOnly, StoreError, Unstorable
-from ledger.events import TOPICS, Event, ids, keyed_ns, opened_key
+from ledger.events import TOPICS, Event, ids, keyed_ns, numbers, opened_key
 from ledger.rows import Cell, Change, Engine, Evidence, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite import SQLite
@@ -33,6 +34,11 @@ UTF8_BYTES_MAX: Final = 4
 """Of one character."""
 _LONG_TEXT: Final = (b"\xda", b"\xdb")
 """What a text of more than 255 bytes begins with in msgpack."""
+
+NUMBER_MAX: Final = (1 << 63) - 1
+"""Of the numbers that a database holds."""
+_MAYBE_WIDE: Final = re.compile(rb"\xcf[\x80-\xff]").search
+"""Finds what a number beyond that begins with in msgpack; it may be part of something else."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
@@ -145,7 +151,7 @@ class Store:
             account, version, event = each.account, each.version, each.event
             topic, state = _topics[type(event)], _encode(event)
             heads[account] = head = seal(heads[account], leaf(version, topic, state))
-            self._refuse_long_ids(account, event, state)
+            self._refuse(account, event, state)
             rows.events += (account, version, topic, state)
             rows.seals.append(head)
             if event.key:
@@ -170,8 +176,14 @@ class Store:
     def check(self, account: str, event: Event) -> None:
         """Raise whatever it is that keeps an event from being stored and read back."""
         stored = self._mapper.to_stored_event(Recorded(account.encode().decode(), 1, event))
-        self._refuse_long_ids(account, event, stored.state)
+        self._refuse(account, event, stored.state)
         self._mapper.to_domain_event(stored)
+
+    def _refuse(self, account: str, event: Event, state: bytes) -> None:
+        """Raise Unstorable for what the database cannot hold, here or in a projection: a number, or an id."""
+        if _MAYBE_WIDE(state) is not None and (most := max(numbers(event))) > NUMBER_MAX:
+            raise Unstorable(f"a number out of range: {most}; a database takes {NUMBER_MAX}")
+        self._refuse_long_ids(account, event, state)
 
     def _refuse_long_ids(self, account: str, event: Event, state: bytes) -> None:
         """Raise Unstorable for an id that an index of the database cannot hold, here or in a projection."""

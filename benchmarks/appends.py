@@ -23,7 +23,7 @@ from benchmarks.server import DURABLE, Place, Server, connected
 from benchmarks.stock import Stock
 from ledger import Ledger
 from ledger.ledger import BATCH_FRAMES_MAX
-from ledger.rows import Rows
+from ledger.rows import Lease, Rows
 
 APPEND: Final = "accountledger, append of the rows"
 INGEST: Final = "accountledger, from the frames"
@@ -214,7 +214,7 @@ class _Rehearsal(Ledger):
         self.seen: list[Rows] = []
         store = self._store._engine.insert
 
-        def watched(rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
+        def watched(rows: Rows, committing: Callable[[], object], lease: Lease | None = None) -> None:
             self.seen.append(rows)
             store(rows, committing, lease)
 

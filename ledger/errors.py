@@ -9,8 +9,8 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── ReadOnly             the ledger was opened read_only
 │   ├── Conflict             somebody else appended to the account first; nothing of the batch is stored
 │   │   └── Overtaken        somebody else moved a projection's place first; nothing of the batch is written
-│   ├── LeaseLost            another process feeds the account now; nothing of the batch is stored
-│   ├── Unstorable           an id that is too long for the database; the frame that says it is quarantined
+│   ├── LeaseLost            another process feeds the account, or has since; nothing of the batch is stored
+│   ├── Unstorable           an id or a number that no database holds, or not this one; its frame is quarantined
 │   ├── Unsealed             a ledger of a version before seals, opened to read only
 │   └── Corrupt              a stored event cannot be read, or the file is damaged
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
@@ -66,7 +66,8 @@ class Unstorable(StoreError):  # noqa: N818 - named after what it says of the ev
 
 
 class LeaseLost(StoreError):  # noqa: N818
-    """The right to feed an account was lost, and another process has it. Nothing of the batch is stored."""
+    """The right to feed an account was lost: another process has it, or had it since. Nothing of the batch is stored,
+    nor of any later one of that intake: who takes the lease anew (`Ledger.lease`) opens another."""
 
 
 class Unsealed(StoreError):  # noqa: N818

@@ -278,6 +278,27 @@ def ids(event: Event) -> Iterator[str]:
         yield from event.removed if isinstance(event, BalanceDelta) else ()
 
 
+_NUMBERS: Final = (
+    "created_ns",
+    "updated_ns",
+    "time_ns",
+    "frames",
+    "recorded",
+    "duplicates",
+    "control",
+    "quarantined",
+)
+
+
+def numbers(event: Event) -> Iterator[int]:
+    """The numbers of an event: times, and what is counted."""
+    source = event.source
+    yield from (source.ordinal, source.received_ns, source.time_ns or 0, source.sequence or 0)
+    yield from (source.late_ns or 0, 0 if source.asked is None else source.asked.at_ns)
+    for name in _NUMBERS:
+        yield getattr(event, name, None) or 0
+
+
 def opened_key(session: str) -> str:
     """The natural key of a session's opening: there is one."""
     return f"session:{session}:opened"

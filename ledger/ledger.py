@@ -37,7 +37,7 @@ from ledger.events import (
 )
 from ledger.findings import Finding
 from ledger.notes import Checkpoint
-from ledger.rows import Cell, Change, Evidence, Once, Rows, Wait
+from ledger.rows import Cell, Change, Evidence, Lease, Once, Rows, Wait
 from ledger.seal import Sealed
 from ledger.store import READERS, Store, is_url
 from ledger.store import recorded as read
@@ -105,7 +105,7 @@ class Ledger:
         place = path if path is None or is_url(str(path)) else Path(path)
         self._store: Final = Store(place if place is None else str(place), read_only=read_only)
         self._accounts: OrderedDict[str, Account] = OrderedDict()
-        self._leases: set[str] = set()
+        self._leases: dict[str, Lease] = {}
         self._writing = threading.Lock()
         self._aside: Final = ThreadPoolExecutor(1, f"{self.name} commits")  # no thread before it is used
         self._open = True
@@ -299,17 +299,19 @@ class Ledger:
         self._store.give_up_at(moment)
 
     def lease(self, account: str) -> bool:
-        """Take the right to feed an account, unless another process has it: what an intake of it records then raises
-        LeaseLost should another process have it by then. It ends with `release` and with the process. In a file it is
-        had at once: one process writes."""
-        if not self._store.lease(account):
+        """Take the right to feed an account, unless another process has it: what an intake opened then records raises
+        LeaseLost should another process have it by then, or have had it since, for good. It ends with `release` and
+        with the process; a connection that broke costs nothing if nobody else took it meanwhile. In a file it is had at
+        once: one process writes."""
+        lease = self._store.lease(account)
+        if lease is None:
             return False
-        self._leases.add(account)
+        self._leases[account] = lease
         return True
 
     def release(self, account: str) -> None:
         """Let another process feed an account."""
-        self._leases.discard(account)
+        self._leases.pop(account, None)
         self._store.release(account)
 
     @contextmanager
@@ -360,10 +362,10 @@ class Ledger:
         self,
         frames: Sequence[Taken],
         committing: Callable[[], object] = lambda: None,
-        lease: str | None = None,
+        lease: Lease | None = None,
     ) -> Done:
         """Record the statements of a batch in one commit; what was recorded before is refused. `committing` is called
-        when all that is left to do is the commit. Raises LeaseLost where `lease` is another process's."""
+        when all that is left to do is the commit. Raises LeaseLost where `lease` is another process's, or was since."""
         with self._writing:
             if not self._open:
                 raise Closed(f"{self.name}: the ledger is closed")
@@ -378,7 +380,7 @@ class Ledger:
                     stored = self._known_places([frame for frame, _ in frames if frame is not None])
             return self._append(frames, committing, lease, stored)
 
-    def _record_aside(self, frames: Sequence[Taken], lease: str | None) -> Future[Done]:
+    def _record_aside(self, frames: Sequence[Taken], lease: Lease | None) -> Future[Done]:
         """Record a batch; back when all that is left to do is the commit, which goes on in a thread of its own: the
         disk needs no interpreter. The result says when it is durable."""
         committing = threading.Event()
@@ -396,7 +398,7 @@ class Ledger:
         self,
         frames: Sequence[Taken],
         committing: Callable[[], object],
-        lease: str | None,
+        lease: Lease | None,
         stored: Set[int],
     ) -> Done:
         """Of the frames those `stored`, by their ordinals, came to be so meanwhile."""
@@ -504,7 +506,7 @@ class Intake:
                 f"{ledger.name}: session {session} is recorded of another login than {self.account}: "
                 "two recordings share one session name. Give this one a name of its own"
             )
-        self._lease: Final = self.account if self.account in ledger._leases else None
+        self._lease: Final = ledger._leases.get(self.account)
         ledger._record([(None, [(self.account, opened)])], lease=self._lease)
 
     def __enter__(self) -> Self:
@@ -564,6 +566,12 @@ class Intake:
             if last is not None:
                 self._recorded(last, partial(self._record, last.taken), tally)
         return tally
+
+    def keep(self) -> None:
+        """See that the account is still ours to feed, where the intake was opened under a lease (`Ledger.lease`). For
+        who receives nothing for long. Raises LeaseLost."""
+        if self._lease is not None:
+            self._ledger._store.keep(self._lease)
 
     def _frame(self, payload: bytes, ordinal: int, received_ns: int, asked: Asked | None) -> Frame:
         payload = memoryview(payload).tobytes()  # a copy of what may be a buffer; of a text TypeError

@@ -47,7 +47,7 @@ from ledger.postgres_recorder import (
     place_of,
 )
 from ledger.postgres_view import PostgresView, words
-from ledger.rows import Cell, Change, Once, Rows, Wait
+from ledger.rows import Cell, Change, Lease, Once, Rows, Wait
 from ledger.view import View
 
 PATIENCE_S: Final = 30.0
@@ -59,6 +59,10 @@ LEASE_S: Final = 15.0
 """How long a lease that was lost with its connection is asked for again."""
 TEXT_BYTES_MAX: Final = 500
 """Of a text in an index, of which there may be five: an entry is at most 2,704 bytes (PostgreSQL manual, 65.1)."""
+LEASES: Final = (
+    "CREATE TABLE IF NOT EXISTS ledger_leases (name TEXT NOT NULL PRIMARY KEY, token INTEGER NOT NULL)"
+)
+"""Made with the first lease. A token is raised by whoever takes the lease after another."""
 CHANNEL: Final = "stored_events"
 """Notified of each append, also by stock eventsourcing."""
 
@@ -104,6 +108,8 @@ class Postgres:
         self._writer: Connection | None = None
         self._held: Final[set[str]] = set()
         """The leases that the writer's connection holds."""
+        self._tokens: Final[dict[str, int]] = {}
+        """Of each lease taken, the last token it was had with."""
         self._closed = False
         self._end = math.inf
         """When nothing is tried again any more (`time.monotonic`)."""
@@ -276,23 +282,54 @@ class Postgres:
             self._writer = self._connect()
         return self._writer
 
-    def lease(self, name: str) -> bool:
+    def lease(self, name: str) -> Lease | None:
         """A lock of the writer's own session: it is gone with the connection that appends (PostgreSQL manual, section
-        13.3.5, advisory locks)."""
+        13.3.5, advisory locks). Whoever loses it so can tell by the token whether another had it meanwhile."""
 
-        def take(connection: Connection) -> bool:
-            return self._hold(connection, name)
+        def take(connection: Connection) -> Lease | None:
+            def tell() -> None:
+                self._tokens[name] = self._raised(connection, name)
+
+            return Lease(name, self._tokens[name]) if self._hold(connection, name, tell) else None
 
         return self._patiently(take)
 
-    def _hold(self, connection: Connection, name: str) -> bool:
+    def keep(self, lease: Lease) -> None:
+        """See that it is ours still, whatever became of the connection."""
+
+        def look(connection: Connection) -> bool:
+            connection.execute("SELECT 1")  # whether it is there
+            self._keep(connection, lease)
+            return True
+
+        self._patiently(look)
+
+    def _hold(self, connection: Connection, name: str, check: Callable[[], None]) -> bool:
+        """Have the lock; it is given back where `check`, which is called under it, raises."""
         if name not in self._held:
             sql = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
             found = connection.execute(sql, (self._lease_of(name),)).fetchone()
             if found is None or not found[0]:
                 return False
             self._held.add(name)
+            try:
+                check()
+            except BaseException:
+                self.release(name)
+                raise
         return True
+
+    def _raised(self, connection: Connection, name: str) -> int:
+        """The token, under the lock: a higher one, unless the last one was given to us."""
+        if not self.columns("ledger_leases"):
+            self.write([(LEASES, [()])])
+        sql = (
+            "INSERT INTO ledger_leases AS l (name, token) VALUES (%s, 1) ON CONFLICT (name) "
+            "DO UPDATE SET token = l.token + (l.token <> %s)::int RETURNING token"
+        )
+        found = connection.execute(sql, (told(name), self._tokens.get(name, 0))).fetchone()
+        assert found is not None
+        return int(found[0])
 
     def _lease_of(self, name: str) -> str:
         assert self._datastore is not None
@@ -307,14 +344,24 @@ class Postgres:
                     sql = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
                     self._writer.execute(sql, (self._lease_of(name),))
 
-    def _keep(self, connection: Connection, name: str) -> None:
-        """Have the lease; after a break it has to be taken again. Raises LeaseLost where another has it. Its own old
-        session may hold it until the server has noticed that nobody is there."""
+    def _keep(self, connection: Connection, lease: Lease) -> None:
+        """Have the lease; after a break it has to be taken again. Raises LeaseLost where another has it, or had it
+        since. Its own old session may hold it until the server has noticed that nobody is there."""
+        lost = LeaseLost(f"{self.name}: another process feeds {lease.name} now, or has since we did")
+
+        def check() -> None:
+            sql = "SELECT token FROM ledger_leases WHERE name = %s"
+            if connection.execute(sql, (told(lease.name),)).fetchone() != (lease.token,):
+                raise lost
+
         until = time.monotonic() + LEASE_S
-        while not self._hold(connection, name):
+        while not self._hold(connection, lease.name, check):
+            check()
             if time.monotonic() > min(until, self._end):
-                raise LeaseLost(f"{self.name}: another process feeds {name} now")
+                raise lost
             time.sleep(RETRY_S)
+        if self._tokens[lease.name] != lease.token:
+            raise lost  # it was had anew
 
     @contextmanager
     def following(self) -> Generator[Wait]:
@@ -350,7 +397,7 @@ class Postgres:
             if listening is not None:
                 listening.close()
 
-    def insert(self, rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
+    def insert(self, rows: Rows, committing: Callable[[], object], lease: Lease | None = None) -> None:
         """All rows in one transaction, and one round trip."""
 
         def stored(connection: Connection) -> bool | None:

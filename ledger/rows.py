@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -38,6 +38,13 @@ class Rows(msgspec.Struct):
     """Account, instant, natural key."""
 
 
+class Lease(NamedTuple):
+    """The right to something that one process does at a time; whoever takes it after another has a higher token."""
+
+    name: str
+    token: int
+
+
 class Engine(Protocol):
     """A database that holds a ledger. SQL comes with `?` for parameters and SQLite's types (TEXT, INTEGER, BLOB);
     everything else in it is what both databases understand."""
@@ -65,14 +72,19 @@ class Engine(Protocol):
         """In which the database's errors become ours."""
         ...
 
-    def insert(self, rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
+    def insert(self, rows: Rows, committing: Callable[[], object], lease: Lease | None = None) -> None:
         """All rows in one transaction; `committing` is called when all that is left to do is the commit. Raises
-        LeaseLost where a `lease` is asked for that another process has."""
+        LeaseLost where a `lease` is asked for that another process has, or had since it was taken."""
         ...
 
-    def lease(self, name: str) -> bool:
-        """Take the right to something that one process does at a time, unless another has it. It ends with `release`,
-        and with the process, however that ends."""
+    def lease(self, name: str) -> Lease | None:
+        """Take the right to something that one process does at a time; None where another has it. It ends with
+        `release`, and with the process, however that ends."""
+        ...
+
+    def keep(self, lease: Lease) -> None:
+        """See that it is ours still; after a broken connection it is taken again. Raises LeaseLost where another
+        process has it, or had it since."""
         ...
 
     def release(self, name: str) -> None:

@@ -34,7 +34,7 @@ from eventsourcing.sqlite import (
 )
 
 from ledger.errors import Closed, Conflict, Corrupt, LedgerBusy, NoSuchLedger, Overtaken, StoreError, Unsealed
-from ledger.rows import Cell, Change, Once, Rows, Wait
+from ledger.rows import Cell, Change, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.view import SQLiteView, View
 
@@ -327,15 +327,18 @@ class SQLite:
     def give_up_at(self, moment: float | None) -> None:
         """Nothing: what fails in a file is not tried again."""
 
-    def insert(self, rows: Rows, committing: Callable[[], object], lease: str | None = None) -> None:
+    def insert(self, rows: Rows, committing: Callable[[], object], lease: Lease | None = None) -> None:
         """All rows in one transaction. No lease is lost: one process writes."""
         with self.errors():
             self._recorder.insert(rows, committing)
         self._notice.ring()
 
-    def lease(self, name: str) -> bool:
-        """True: one process writes."""
-        return True
+    def lease(self, name: str) -> Lease:
+        """It is had at once: one process writes."""
+        return Lease(name, 1)
+
+    def keep(self, lease: Lease) -> None:
+        """Nothing to be done."""
 
     def release(self, name: str) -> None:
         """Nothing to be done."""

@@ -17,8 +17,8 @@ from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from ledger.account import Account, Keyed, Recorded
 from ledger.errors import Corrupt, ReadOnly, StoreError, Unstorable
-from ledger.events import TOPICS, Event, ids, keyed_ns, opened_key
-from ledger.rows import Cell, Change, Engine, Evidence, Once, Rows, Wait
+from ledger.events import TOPICS, Event, ids, keyed_ns, numbers, opened_key
+from ledger.rows import Cell, Change, Engine, Evidence, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite import SQLite
 from ledger.view import View
@@ -36,6 +36,11 @@ UTF8_BYTES_MAX: Final = 4
 """Of one character."""
 _LONG_TEXT: Final = (b"\xda", b"\xdb")
 """What a text of more than 255 bytes begins with in msgpack."""
+
+NUMBER_MAX: Final = (1 << 63) - 1
+"""Of the numbers that a database holds."""
+_MAYBE_WIDE: Final = re.compile(rb"\xcf[\x80-\xff]").search
+"""Finds what a number beyond that begins with in msgpack; it may be part of something else."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
@@ -139,13 +144,14 @@ class Store:
         evidence: Sequence[Evidence],
         before: Mapping[str, bytes] | None = None,
         committing: Callable[[], object] = lambda: None,
-        lease: str | None = None,
+        lease: Lease | None = None,
     ) -> dict[str, bytes]:
         """Store events, their seals, their natural keys and the frames they were made from: all of it, durably, or
         nothing. `before` are the seals that the accounts go on from, if known; the new ones are returned. `committing`
         is called when all that is left to do is the commit.
 
-        Raises Conflict where an account was appended to by somebody else, LeaseLost where `lease` is another's.
+        Raises Conflict where an account was appended to by somebody else, LeaseLost where `lease` is another's, or
+        was since.
         """
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
@@ -155,7 +161,7 @@ class Store:
             account, version, event = each.account, each.version, each.event
             topic, state = _topics[type(event)], _encode(event)
             heads[account] = head = seal(heads[account], leaf(version, topic, state))
-            self._refuse_long_ids(account, event, state)
+            self._refuse(account, event, state)
             rows.events += (account, version, topic, state)
             rows.seals.append(head)
             if event.key:
@@ -180,8 +186,14 @@ class Store:
     def check(self, account: str, event: Event) -> None:
         """Raise whatever it is that keeps an event from being stored and read back."""
         stored = self._mapper.to_stored_event(Recorded(account.encode().decode(), 1, event))
-        self._refuse_long_ids(account, event, stored.state)
+        self._refuse(account, event, stored.state)
         self._mapper.to_domain_event(stored)
+
+    def _refuse(self, account: str, event: Event, state: bytes) -> None:
+        """Raise Unstorable for what the database cannot hold, here or in a projection: a number, or an id."""
+        if _MAYBE_WIDE(state) is not None and (most := max(numbers(event))) > NUMBER_MAX:
+            raise Unstorable(f"a number out of range: {most}; a database takes {NUMBER_MAX}")
+        self._refuse_long_ids(account, event, state)
 
     def _refuse_long_ids(self, account: str, event: Event, state: bytes) -> None:
         """Raise Unstorable for an id that an index of the database cannot hold, here or in a projection."""
@@ -288,11 +300,15 @@ class Store:
         """Try what may pass again until then at most; None: as long as ever."""
         self._engine.give_up_at(moment)
 
-    def lease(self, name: str) -> bool:
-        """Take the right to something that one process does at a time, unless another has it."""
+    def lease(self, name: str) -> Lease | None:
+        """Take the right to something that one process does at a time; None where another has it."""
         if self.read_only:
             raise ReadOnly(f"{self.name}: opened with read_only=True")
         return self._engine.lease(name)
+
+    def keep(self, lease: Lease) -> None:
+        """See that a lease is ours still. Raises LeaseLost where another process has it, or had it since."""
+        self._engine.keep(lease)
 
     def release(self, name: str) -> None:
         """Let another process have it."""

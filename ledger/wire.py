@@ -232,13 +232,18 @@ def holds_only(payload: bytes, strings: int) -> bool:
     return payload.count(_QUOTE) == 2 * strings and _BACKSLASH not in payload
 
 
-def unique_keys(payload: bytes, counts: Mapping[bytes, int]) -> None:
+def unique_keys(payload: bytes, counts: Mapping[bytes, int] | None = None) -> None:
     """Raise Malformed if a JSON object in the payload has one key twice (parsers silently keep the last).
 
     `counts` says how often each quoted key must stand in the payload if none is doubled: counting bytes is cheap. Only
     when a count is off, or an escape could hide a key, is the payload read again by a parser that sees every pair.
+    Without `counts` it always is.
     """
-    if _BACKSLASH not in payload and all(payload.count(key) == count for key, count in counts.items()):
+    if (
+        counts is not None
+        and _BACKSLASH not in payload
+        and all(payload.count(key) == count for key, count in counts.items())
+    ):
         return
     try:
         json.loads(payload, object_pairs_hook=_pairs, parse_int=str, parse_float=str)

@@ -20,7 +20,7 @@ from ledger.events import known_ns, time_of
 from projections.checkpoints import Checkpoints, Folds, is_said
 from projections.completeness import Later
 from projections.gaps import Gap, Gaps
-from projections.holdings import HeldRow, Holding, by_account, holdings, judged
+from projections.holdings import ByAccount, HeldRow, by_account, judged
 from projections.tables import Cell, Scratch
 from projections.unread import NewestRow, Unread, UnreadRow
 
@@ -51,7 +51,7 @@ class Moment(Struct, frozen=True):
         )
 
 
-class AsOf:
+class AsOf(ByAccount):
     """Balances as of a moment; indexed like Balances."""
 
     def __init__(self, folds: Folds, unread: Unread, account: str | None, later: Mapping[str, Later]) -> None:
@@ -59,9 +59,6 @@ class AsOf:
         self._gaps, self._logins = folds.gaps.with_logins(account)
         self._unread: Final = unread
         self._later: Final = later
-
-    def __getitem__(self, account: str) -> dict[str, Holding]:
-        return holdings(self.rows(account))
 
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held at that moment, by account and asset id."""

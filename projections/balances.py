@@ -17,7 +17,7 @@ from projections.as_of import EVER, AsOf, Moment, Past
 from projections.balances_fold import BalancesFold
 from projections.checkpoints import Checkpoints
 from projections.gaps import Gap, Gaps
-from projections.holdings import HeldRow, Holding, holdings, judged
+from projections.holdings import ByAccount, HeldRow, judged
 from projections.subscription import Projection, Subscription, catch_up
 from projections.tables import Database
 
@@ -25,9 +25,10 @@ ACCOUNTS_KEPT_MAX: Final = 64
 """Accounts of which the gaps are remembered until something is recorded."""
 
 
-class Balances:
+class Balances(ByAccount):
     """Current balances: `balances["bitopro:main"]["ADA"].available`. Catches up when read.
 
+    Accounts of which something is held are in it (`in`, `for`, in order); of another there is nothing, and no error.
     Assets are found by their id, and by the venue's label where it is unambiguous.
     """
 
@@ -54,9 +55,6 @@ class Balances:
     def projections(self) -> tuple[Projection, ...]:
         """This one, and those whose rows its verdicts rest on: they are caught up together."""
         return (self, *self.gaps.projections)
-
-    def __getitem__(self, account: str) -> dict[str, Holding]:
-        return holdings(self.rows(account))
 
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held, by account and asset id."""

@@ -5,8 +5,9 @@ Knows folded rows, gaps and breaks; folds nothing.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from msgspec import Struct
@@ -42,6 +43,24 @@ class Holding(Struct, frozen=True):
     completeness: str = UNPROVABLE
     """`proven`, `consistent`, `unprovable` or `gap` (`projections.completeness`)."""
     reason: str = ""
+
+
+class ByAccount(ABC):
+    """Balances by account: `held["bitopro:main"]["ADA"].available`. An account of which nothing is held is empty, and
+    not in it; the others come in order."""
+
+    @abstractmethod
+    def rows(self, account: str | None = None) -> list[HeldRow]:
+        """The balances held, by account and asset id."""
+
+    def __getitem__(self, account: str) -> dict[str, Holding]:
+        return holdings(self.rows(account))
+
+    def __contains__(self, account: str) -> bool:
+        return bool(self.rows(account))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(row.account for row in self.rows()))
 
 
 def by_account(gaps: Iterable[Gap]) -> defaultdict[str, list[Gap]]:

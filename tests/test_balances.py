@@ -60,6 +60,23 @@ def test_an_account_is_not_touched_by_another_ones_statement() -> None:
     assert {"B": "9"} == held(snapshot(1, {"A": "1"}), other, account="scripted:other")
 
 
+def test_the_accounts_of_which_something_is_held_are_in_it_in_order() -> None:
+    with Ledger() as ledger:
+        balances = Balances(ledger)
+        assert [] == list(balances)
+        for name in ("b", "c", "a", "gone"):
+            feed(ledger, says(snapshot(1, {"A": "1", "B": "2"}), account=f"scripted:{name}"), session=name)
+        feed(ledger, says(snapshot(2, {}), account="scripted:gone"), session="last")
+        held, before = balances.at(2), balances.at(1)
+        assert ["scripted:a", "scripted:b", "scripted:c"] == list(balances) == list(held)
+        assert [*list(held), "scripted:gone"] == list(before)
+        for mapping in (balances, held):
+            assert "scripted:b" in mapping
+            for name in ("scripted:gone", "scripted:never", MAIN):
+                assert name not in mapping
+                assert {} == mapping[name]
+
+
 def test_a_late_statement_is_kept_and_changes_nothing_newer() -> None:
     with Ledger() as ledger:
         feed(

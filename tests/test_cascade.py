@@ -304,6 +304,25 @@ def test_an_error_reply_may_leave_the_id_out_and_wins_over_a_result() -> None:
     assert "venue error 1: no" == event.reason
 
 
+REPLIES = [
+    b'{"jsonrpc":"2.0","result":{"message":"Subscribed"},"usIn":1,"id":2}',
+    b'{"jsonrpc":"2.0","error":{"code":-32602,"message":"no"},"id":"x"}',
+]
+
+
+@pytest.mark.parametrize("payload", REPLIES)
+def test_a_reply_that_says_a_member_twice_is_refused(payload: bytes) -> None:
+    for _, doubled in doublings(payload):
+        refused(doubled)
+
+
+def test_a_second_error_does_not_hide_the_first() -> None:
+    refused(
+        b'{"jsonrpc":"2.0","error":{"code":-32602,"message":"no"},"error":null,"result":{},"id":2}',
+        "duplicated key 'error'",
+    )
+
+
 def test_a_bare_text_is_a_refusal_by_rest() -> None:
     ((account, event),) = cascade.decode(frame(b'"Order not found"'))
     assert isinstance(event, FrameQuarantined)
@@ -329,6 +348,9 @@ def test_another_push_is_named_as_unknown(name: str) -> None:
         b'{"data":{}}',
         push()[:-1] + b',"jsonrpc":"2.0"}',
         push()[:-1] + b',"jsonrpc":"2.0","result":{}}',
+        push().replace(b'"type":"Balance Update"', b'"jsonrpc":"2.0","result":{}'),
+        push().replace(b'"type":"Balance Update"', b'"jsonrpc":"2.0","error":{"code":1,"message":"no"}'),
+        b'{"jsonrpc":"2.0","result":{},"type":"Balance Update"}',
         b'{"account":"0x1","subaccountIndex":0,"balance":"1"}',
     ],
 )

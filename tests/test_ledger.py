@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger import (
     Closed,
@@ -53,6 +54,7 @@ from ledger.ledger import (
     Arrival,
 )
 from ledger.store import PAGE_EVENTS_MAX
+from projections import Balances, Quarantine, Views
 
 T = 1_790_000_000_000_000_000
 MAIN = "plain:main"
@@ -754,6 +756,26 @@ def test_in_a_list_of_batches_what_cannot_be_stored_costs_its_own_frame_only(led
     expected = ["" if n == at else f"fill:{n}" for n in range(2 * BATCH_FRAMES_MAX + 1)]
     assert expected == keys(ledger)
     assert_whole(ledger)
+
+
+@pytest.mark.parametrize("field", ["sequence", "time_ns"])
+def test_a_number_that_no_projection_could_store_costs_its_own_frame_only(ledger: Ledger, field: str) -> None:
+    class Counting(Plain):
+        def decode(self, frame: Frame) -> Sequence[Statement]:
+            source = replace(
+                frame.source("plain", "words"), **{field: int(frame.payload), "subscription": "s"}
+            )
+            balances = (Balance("EUR", "EUR", frame.payload.decode()),)
+            return [(frame.account, BalanceDelta(source, f"k{frame.ordinal}", balances))]
+
+    said = [1, 2**63, 2**64, -(2**63), 2**63 - 1]
+    with ledger.intake(Counting(), "main") as intake:
+        intake.receive_all(arrivals(*map(str, said)))
+    assert (3, 2) == (intake.tally.recorded, intake.tally.quarantined)
+    assert f"a number out of range: {2**63}" in Quarantine(ledger).rows()[0].reason
+    Views(ledger).bring_up()
+    assert 2**63 - 1 == Balances(ledger)[MAIN]["EUR"].total
+    assert not list(ledger.verify([Counting()]))
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()])

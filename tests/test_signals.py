@@ -120,6 +120,9 @@ class Process:
             text=True,
         )
 
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def end(self, number: signal.Signals | None = None, within_s: float = EXIT_S) -> tuple[int, str, str]:
         """Send it a signal, if any, and wait for its end: exit code, output, error output."""
         if number is not None:

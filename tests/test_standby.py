@@ -112,9 +112,97 @@ def test_a_writer_that_lost_its_lease_cannot_append(
             intake.receive(frame("main", 2))
         assert second.position() == before
         second.release(MAIN)
-        assert 1 == intake.receive(frame("main", 2)).recorded  # nobody has it: it is had again
+        with pytest.raises(LeaseLost):  # nobody has it, but another had it since
+            intake.receive(frame("main", 2))
+        assert first.lease(MAIN)
+        with pytest.raises(LeaseLost):
+            intake.close()
+        with first.intake(venue, "main") as anew:
+            assert 1 == anew.receive(frame("main", 2)).recorded
         assert not second.lease(MAIN)
-        intake.close()
+
+
+def lock_lost(url: str) -> None:
+    """End the connections that hold a lease."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+        until = time.monotonic() + 5
+        while connection.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").fetchone():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def test_a_writer_whose_lease_another_had_meanwhile_never_appends_under_it_again(schemas: Schemas) -> None:
+    url = schemas.url()
+    with Ledger(url) as first, Ledger(url) as second:
+        assert first.lease(MAIN)
+        intake = first.intake(venue, "main")
+        intake.receive(frame("main", 1))
+        lock_lost(url)
+        assert second.lease(MAIN)
+        with second.intake(venue, "main") as other:
+            other.receive(frame("main", 2))
+        second.release(MAIN)
+        refused: list[Callable[[], object]] = [
+            lambda: intake.receive(frame("main", 3)),
+            intake.keep,
+            intake.close,
+        ]
+        for work in refused:
+            with pytest.raises(LeaseLost, match=f"another process feeds {MAIN} now, or has since we did"):
+                work()
+        with pytest.raises(LeaseLost):
+            first.intake(venue, "main")  # under the lease that is lost
+        assert second.lease(MAIN)  # who was refused holds nothing
+        second.release(MAIN)
+        opened, one, *others = first.replay(MAIN)
+        assert {intake.session} == {each.event.source.session for each in (opened, one)}
+        assert {other.session} == {each.event.source.session for each in others}
+        assert 3 == len(others)
+
+
+def test_a_lease_that_nobody_else_had_is_had_again_whatever_became_of_the_connection(
+    schemas: Schemas,
+) -> None:
+    url = schemas.url()
+    with Ledger(url) as first, Ledger(url) as second:
+        assert first.lease(MAIN)
+        with first.intake(venue, "main") as intake:
+            look: list[Callable[[], object]] = [lambda: None, intake.keep, lambda: first.lease(MAIN)]
+            for number, again in enumerate(look):
+                lock_lost(url)
+                again()
+                assert 1 == intake.receive(frame("main", number)).recorded
+                assert not second.lease(MAIN)
+        first.release(MAIN)
+        assert second.lease(MAIN)
+
+
+@pytest.mark.parametrize("pace_s", [0.02, 3600.0], ids=["frames come", "nothing comes"])
+def test_a_leader_that_slept_while_another_took_over_stands_by(
+    schemas: Schemas, tmp_path: Path, pace_s: float
+) -> None:
+    url = schemas.url()
+    with bitopro() as exchange, pushing(exchange, pace_s):
+        write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
+        first = Process(tmp_path, "--db", url)
+        exchange.until(lambda: bool(exchange.live), 15)
+        time.sleep(0.5)
+        second = Process(tmp_path, "--db", url)
+        first.signal(signal.SIGSTOP)
+        lock_lost(url)
+        exchange.until(lambda: len(exchange.connections) == 2, TAKEOVER_S)
+        first.signal(signal.SIGCONT)
+        exchange.until(lambda: not exchange.connections[0].open, TAKEOVER_S)
+        time.sleep(1.5)
+        assert len(exchange.connections) == 2
+        assert "standby: another process feeds this account" in first.end(signal.SIGTERM)[1]
+        assert second.end(signal.SIGTERM)[0] == 0
+    with Ledger(url, read_only=True) as ledger:
+        sessions = [each.event.source.session for each in ledger.replay(MAIN)]
+        assert sessions == sorted(sessions, key=list(dict.fromkeys(sessions)).index)  # one after the other
+        assert len(set(sessions)) == 2
+        assert not list(ledger.verify([venue]))
 
 
 def test_a_writer_whose_connection_was_cut_goes_on_and_holds_its_lease(schemas: Schemas) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from re import escape
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -21,7 +21,8 @@ from ledger import (
     Recorded,
     StoreError,
 )
-from ledger.events import BalanceDelta, Event, FrameQuarantined, SessionOpened, Source
+from ledger.errors import Unstorable
+from ledger.events import TOPICS, BalanceDelta, Event, FrameQuarantined, SessionOpened, Source, numbers
 from ledger.sqlite import KEYS_ASKED_MAX, TABLES
 from ledger.store import PAGE_EVENTS_MAX, Store
 
@@ -201,6 +202,59 @@ def test_an_event_that_cannot_be_encoded_stores_nothing(store: Store) -> None:
     with pytest.raises(OverflowError):
         store.append([event(1), Recorded(ACCOUNT, 2, SessionOpened(huge, "k"))], [("s", 1, b"x")])
     assert [[], [], []] == contents(store)
+
+
+@pytest.mark.parametrize("field", ["ordinal", "received_ns", "time_ns", "sequence", "late_ns"])
+@pytest.mark.parametrize("number", [-(2**63), 2**63 - 1, 2**63, 2**64 - 1])
+def test_an_event_with_a_number_that_no_database_holds_stores_nothing(
+    store: Store, field: str, number: int
+) -> None:
+    wide = msgspec.structs.replace(event(2).event.source, **{field: number})
+    said = SessionOpened(wide, "\u03c0" * 20)  # bytes that could be the beginning of such a number
+    if number < 2**63:
+        store.check(ACCOUNT, said)
+        store.append([event(1), Recorded(ACCOUNT, 2, said)], [])
+        assert said == store.events(ACCOUNT)[1].event
+        return
+    for refused in (
+        lambda: store.check(ACCOUNT, said),
+        lambda: store.append([event(1), Recorded(ACCOUNT, 2, said)], [("s", 1, b"x")]),
+    ):
+        with pytest.raises(
+            Unstorable, match=f"a number out of range: {number}; a database takes {2**63 - 1}"
+        ):
+            refused()
+    assert [[], [], []] == contents(store)
+
+
+def test_every_number_of_an_event_is_looked_at() -> None:
+    for kind in TOPICS.values():
+        made = planted(kind, iter(range(1, 100)))
+        assert sorted(each for each in numbers(made) if each) == sorted(integers(made))
+
+
+def planted(kind: Any, count: Iterator[int]) -> Any:
+    """A struct with another number in each of its fields that may hold one."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name in kind.__struct_fields__:
+        kinds = get_args(hints[name]) or (hints[name],)
+        struct = next(
+            (each for each in kinds if isinstance(each, type) and issubclass(each, msgspec.Struct)), None
+        )
+        if int in kinds:
+            values[name] = next(count)
+        elif struct is not None:
+            values[name] = planted(struct, count)
+        else:
+            values[name] = None
+    return kind(**values)
+
+
+def integers(value: Any) -> list[int]:
+    if isinstance(value, msgspec.Struct):
+        return [each for name in value.__struct_fields__ for each in integers(getattr(value, name))]
+    return [value] if isinstance(value, int) else []
 
 
 def test_statements_of_a_projection_are_written_all_or_not_at_all(store: Store) -> None:

@@ -71,6 +71,8 @@ DRAIN_S: Final = 5.0
 """How long a stopping feed may take to store what it received (s)."""
 STORE_RETRY_S: Final = 0.2
 STORE_RETRY_S_MAX: Final = 5.0
+KEEP_S: Final = 1.0
+"""How often it is looked whether the account is still ours to feed (s)."""
 
 T = TypeVar("T")
 
@@ -223,6 +225,8 @@ class Session:
         self._listening = True
         tasks.start_soon(self._pump, connection)
         tasks.start_soon(self._watch, connection)
+        if not self._ledger.in_file:
+            tasks.start_soon(self._keep)
 
     async def _pump(self, connection: Connection) -> None:
         """Store what comes; what is stored is heard. Nothing more is taken while the conversation digests."""
@@ -243,6 +247,13 @@ class Session:
             if silent_s >= PING_S and now - pinged_at >= PING_S:
                 pinged_at = now
                 await connection.ping()
+
+    async def _keep(self) -> None:
+        """Find out that another process feeds the account, also where nothing comes that could not be stored."""
+        assert self._intake is not None
+        while True:
+            await anyio.sleep(KEEP_S)
+            await self._in_thread(self._intake.keep)
 
     async def _ask(self, request: Request, stack: AsyncExitStack) -> Reply:
         self._redaction.add_headers(request.headers)

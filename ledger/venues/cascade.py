@@ -149,13 +149,14 @@ def _unusual(frame: Frame) -> Sequence[Statement]:
     message = wire.decode(_MESSAGE, frame.payload)
     if isinstance(message, str):  # REST answers an error with a bare JSON string
         return _refusal(frame, frame.source(NAME, "rest"), f"venue error: {message}")
-    pushed = message.type is not UNSET and bool(bytes(message.data))
-    if pushed and message.jsonrpc is UNSET:
+    named, filled = message.type is not UNSET, bool(bytes(message.data))
+    if named and filled and message.jsonrpc is UNSET:
         if message.type != "Balance Update":
             raise Malformed(f"unknown type {str(message.type)[:80]!r}")
         return _balance(frame, message.data)
-    if message.jsonrpc is UNSET or pushed:
+    if message.jsonrpc is UNSET or named or filled:
         raise Malformed("neither a push (type, data) nor a reply (jsonrpc)")
+    wire.unique_keys(frame.payload)  # a second error, or result, may take the first away
     if message.error is not None:
         said = None if message.id is None else str(message.id)
         source = frame.source(NAME, "jsonrpc", message_id=said)

@@ -87,10 +87,10 @@ def run(
     paint: Callable[[list[Result]], list[Path]] | None,
 ) -> None:
     """Measure, print a table for each with its claims, draw it, and write the JSON."""
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    out = Console(width=width, highlight=False, markup=False)
+    piped = not sys.stdout.isatty()
+    out = Console(width=PIPE_WIDTH if piped else None, highlight=False, markup=False)
     before = report.machine()
-    out.print(report.machine_line(before), soft_wrap=True)
+    out.print(report.machine_line(before), soft_wrap=piped)
     results: list[Result] = []
     for name in names:
         module = import_module(f"benchmarks.{name}")
@@ -106,7 +106,7 @@ def run(
     if len(names) > 1:
         out.print(report.claims_table(told(results), "all claims"))
     out.print(f"claims: {count_text(told(results))}")
-    out.print(f"load at the end {report.load_text(report.machine())}", soft_wrap=True)
+    out.print(f"load at the end {report.load_text(report.machine())}", soft_wrap=piped)
     if path is not None:
         report.write_json(path, before, effort is QUICK, results)
 

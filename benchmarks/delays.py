@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import median, quantiles
 
-from rich.table import Table
-
 from benchmarks.claims import bound_text
 from benchmarks.measure import Claim, Result, Run, Spread
+from benchmarks.tables import Fitted
 
 
 class Delays(Run, frozen=True, kw_only=True):
@@ -70,9 +69,9 @@ def is_of(result: Result) -> bool:
     return isinstance(result.runs[0], Delays)
 
 
-def table(results: Iterable[Result], title: str) -> Table:
+def table(results: Iterable[Result], title: str) -> Fitted:
     """A row per side, under the case."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made = Fitted(title)
     made.add_column("", overflow="fold")
     for name in ("times", "a commit", "p50 ms", "p99 ms", "p99.9 ms", "max ms"):
         made.add_column(name, justify="right", no_wrap=True)

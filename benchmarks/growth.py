@@ -16,13 +16,13 @@ from typing import Final
 
 import msgspec
 from rich.console import Group
-from rich.table import Table
 
 from benchmarks import report
 from benchmarks.claims import faster
 from benchmarks.measure import Claim, Effort, Result, Run, Spread, Unequal
 from benchmarks.soak import YOUNG, Raced, Sample, Seen, Wrong
 from benchmarks.stream import progress
+from benchmarks.tables import Fitted
 
 MIB: Final = 1 << 20
 MILLION: Final = 1_000_000
@@ -80,7 +80,7 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 def table(results: list[Result]) -> Group:
     """The appends, then the soak: every fifth sample."""
-    made = Table(title="growth: soak", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made = Fitted("growth: soak")
     for name in (
         "events",
         "events/s",
@@ -88,7 +88,7 @@ def table(results: list[Result]) -> Group:
         "resident MiB",
         "open files",
         "log MiB",
-        "reads beside it",
+        "reads",
     ):
         made.add_column(name, justify="right", no_wrap=True)
     notes: list[str] = []

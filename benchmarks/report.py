@@ -116,6 +116,15 @@ def claims_table(claims: Sequence[Told], title: str) -> Fitted:
     return made
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError where it is plain already that no JSON can be written there."""
+    if path.is_fifo():
+        return  # who reads it would take this for its end
+    with path.open("ab", buffering=0) as file:
+        if path.is_char_device():
+            file.write(b"\n")  # only so a full one tells; JSON may begin with it
+
+
 def write_json(path: Path, before: Machine, quick: bool, results: Iterable[Result]) -> None:
     """One JSON object: the machine before and after, every result, and every claim with its verdict."""
     results = list(results)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -114,6 +116,47 @@ def test_an_unknown_benchmark_or_folder_is_bad_usage_told_in_one_line(
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
         assert captured.out == ""
+
+
+@pytest.mark.parametrize("path", ["/proc/figures.json", "/dev/full"])
+def test_json_that_cannot_be_written_is_told_in_one_line_before_anything_is_measured(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_measured", lambda *_: pytest.fail("it was measured"))
+    assert run("decode", "--quick", "--json", path) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(("error", "code"), [(Unequal("not the same"), 1), (KeyboardInterrupt(), 130)])
+def test_what_ends_the_last_benchmark_leaves_the_json_of_those_before_it(
+    error: BaseException, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(_: Effort) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "BENCHMARKS", ("decode", "ingest"))
+    monkeypatch.setattr(ingest, "ingest", ends)
+    path = tmp_path / "figures.json"
+    assert run("--quick", "--json", str(path)) == code
+    told: dict[str, Any] = json.loads(path.read_bytes())
+    assert {"decode"} == {result["benchmark"] for result in told["results"]}
+    assert len(told["claims"]) == 4
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_is_no_file_is_given_the_json_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "BENCHMARKS", ("decode", "ingest"))
+    path, read = tmp_path / "pipe", list[bytes]()
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
+    reader.start()
+    assert run("--quick", "--json", str(path)) == 0
+    reader.join()
+    told: dict[str, Any] = json.loads(read[0])
+    assert {"decode", "ingest"} == {result["benchmark"] for result in told["results"]}
 
 
 @pytest.mark.usefixtures("tiny")

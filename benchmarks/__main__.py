@@ -103,7 +103,7 @@ def run(
         out.print()
         out.print(report.claims_table(told(found), f"{name}: claims"))
         if paint is not None:
-            out.print(f"\ndrawn: {', '.join(map(str, paint(found)))}", soft_wrap=True)
+            out.print(f"\ndrawn: {', '.join(map(str, paint(found))) or 'nothing'}", soft_wrap=True)
         results += found
         if path is not None and (path.is_file() or name == names[-1]):  # what is no file is written once
             report.write_json(path, before, effort is QUICK, results)

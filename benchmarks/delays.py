@@ -65,8 +65,8 @@ def told(claim: Claim) -> str:
 
 
 def is_of(result: Result) -> bool:
-    """Whether a result tells delays."""
-    return isinstance(result.runs[0], Delays)
+    """Whether a result tells delays: any, or nothing else."""
+    return all(isinstance(run, Delays) or run.per_s is None for run in result.runs)
 
 
 def table(results: Iterable[Result], title: str) -> Fitted:
@@ -79,13 +79,16 @@ def table(results: Iterable[Result], title: str) -> Fitted:
     for result in results:
         made.add_row(result.case, *[""] * 7, style="bold")
         for run in result.runs:
-            assert isinstance(run, Delays)
-            made.add_row(
-                f"  {run.side}",
-                f"{run.frames:,}",
-                "" if run.per_commit is None else f"{run.per_commit:.1f}",
-                *(f"{each:,.2f}" for each in (run.p50_ms, run.p99_ms, run.p999_ms, run.max_ms)),
-                run.note,
-            )
+            made.add_row(f"  {run.side}", *_figures(run), run.note)
         made.add_section()
     return made
+
+
+def _figures(run: Run) -> tuple[str, ...]:
+    if not isinstance(run, Delays):
+        return ("",) * 6
+    return (
+        f"{run.frames:,}",
+        "" if run.per_commit is None else f"{run.per_commit:.1f}",
+        *(f"{each:,.2f}" for each in (run.p50_ms, run.p99_ms, run.p999_ms, run.max_ms)),
+    )

@@ -78,7 +78,8 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     """Draw the results of one benchmark: a file named after it, and more where its figures are not of one kind."""
     kinds: dict[Kind, list[Result]] = {}
     for result in results:
-        kinds.setdefault(_kind(result), []).append(result)
+        if any(run.per_s is not None for run in result.runs):
+            kinds.setdefault(_kind(result), []).append(result)
     paths: list[Path] = []
     for kind, those in kinds.items():
         path = folder / f"{results[0].benchmark}{f'-{kind.name}' if paths else ''}.svg"

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -91,6 +92,9 @@ def test_all_runs_every_benchmark_and_tells_the_versions_the_cpus_the_load_and_a
     for said in ("CPUs, load", f"msgspec {msgspec.__version__}", "ccxt 4.", "orjson 3.", "load at the end"):
         assert said in printed
     assert told["before"]["cpus"] >= 1
+    for name in ("fastapi", "uvicorn", "psycopg", "matplotlib", "trio-websocket", "websockets"):
+        assert told["before"]["versions"][name] == version(name)
+        assert f"{name} {version(name)}, " in printed
     assert told["after"]["sqlite"] in printed
     assert [claim["text"] for claim in told["claims"]] == [
         line.split("  ")[0] for line in printed[printed.index("all claims") :].splitlines()[2:10]

@@ -121,7 +121,8 @@ def _told(effort: Effort) -> Iterator[Seen]:
             str(effort.soak_events),
             str(effort.rounds),
         ]
-        with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
+        # In a session of its own it hears no Ctrl-C: that is for us, who end it.
+        with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, start_new_session=True) as process:
             assert process.stdout is not None
             try:
                 for line in process.stdout:

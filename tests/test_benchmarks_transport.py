@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from io import StringIO
@@ -91,6 +95,27 @@ def test_without_a_web_framework_the_rows_of_its_hosts_say_so(
     assert 2 * len(hosts) == waits.count(NOT_INSTALLED)
     assert NOT_INSTALLED not in fast
     assert transport.cases(TINY) == len(transport.LOADS) + len(hosts) + throughput.cases(transport.SIDES)
+
+
+def test_an_interrupt_from_the_keyboard_ends_all_in_one_line() -> None:
+    command = [sys.executable, "-m", "benchmarks", "transport", "--quick"]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(
+        command,
+        cwd=root,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as ran:
+        venue = Path(f"/proc/{ran.pid}/task/{ran.pid}/children")
+        until_s = time.monotonic() + 30
+        while not venue.read_text() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        os.killpg(ran.pid, signal.SIGINT)
+        _, said = ran.communicate()
+    assert (130, "python -m benchmarks: interrupted") == (ran.returncode, said.strip())
 
 
 def test_a_ratio_below_what_was_asked_for_falls_short() -> None:

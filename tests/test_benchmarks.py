@@ -16,10 +16,11 @@ import msgspec
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import claims, decode, ingest, pictures, rows, samples
+from benchmarks import claims, decode, growth, ingest, pictures, rows, samples
 from benchmarks.delays import delays
 from benchmarks.extras import NOT_INSTALLED
 from benchmarks.measure import Absent, Claim, Effort, Result, Run, Side, Spread, Unequal, race, repeated
+from benchmarks.soak import Sample
 
 TINY: Final = Effort(2, 1_000, ((1, 2), (256, 1)), 200, 2)
 
@@ -237,6 +238,67 @@ def test_delays_and_speeds_of_one_benchmark_are_drawn_apart(tmp_path: Path) -> N
     assert "p99 a tick" in text_of(paths[0])
     assert "how fast" in text_of(paths[1])
     assert "how long" not in text_of(paths[1])
+
+
+def test_a_ratio_between_others_than_accountledger_is_not_called_its_speed(tmp_path: Path) -> None:
+    def result(case: str, ours: str, its: str) -> Result:
+        runs = (Run(ours, Spread(4, 3, 5), None, None), Run(its, Spread(2, 1, 3), None, Spread(2, 1, 3)))
+        return Result("race", case, "units", None, runs)
+
+    appends, writers = pictures.draw(
+        [result("appends", "accountledger, append", "COPY"), result("writers", "2 writers", "1 writer")],
+        tmp_path,
+    )
+    assert "accountledger's speed as a multiple" in text_of(appends)
+    assert "accountledger" not in text_of(writers)
+    for said in ("writers:", "2 writers", "speed of the one named at the left"):
+        assert said in text_of(writers)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.5, 12.0, {"0.5", "1", "2", "5", "10"}),
+        (0.9, 1.1, {"0.9", "1", "1.1"}),
+        (0.3, 5e6, {"1", "1,000,000"}),
+    ],
+)
+def test_the_labels_of_an_axis_are_plain_numbers(
+    low: float, high: float, labels: set[str], tmp_path: Path
+) -> None:
+    runs = (
+        Run("accountledger", Spread(1, 1, 1), None, None),
+        Run("its", Spread(1, 1, 1), None, Spread(low, low, high)),
+    )
+    [path] = pictures.draw([Result("race", "case", "units", None, runs)], tmp_path)
+    figure = pictures._drawn([Result("race", "case", "units", None, runs)], pictures.RATIO)
+    figure.canvas.draw()
+    [axes] = figure.axes
+    assert labels <= {each.get_text() for each in axes.get_xticklabels()}
+    assert [] == [*axes.get_xticklabels(minor=True)]
+    assert "mathdefault" not in text_of(path)
+    assert "×" not in text_of(path)
+
+
+def test_a_long_text_under_an_axis_is_not_cut(tmp_path: Path) -> None:
+    runs = (
+        Run("2 writers", Spread(1, 1, 1), None, None),
+        Run("1 writer", Spread(1, 1, 1), None, Spread(1, 0.5, 2)),
+    )
+    figure = pictures._drawn([Result("race", "a long name " * 9, "units", None, runs)], pictures.BESIDE)
+    figure.canvas.draw()
+    box = figure.axes[0].xaxis.label.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_the_memory_of_a_soak_is_drawn_by_its_events(tmp_path: Path) -> None:
+    samples = [
+        Sample(at * 100_000, (80 + at) << 20, 9, 1 << 20, at * 2.0, at * 1.0, 0, at) for at in range(1, 31)
+    ]
+    [path] = pictures.draw([growth._soak(samples, 3_000_000)], tmp_path)
+    assert "MiB resident, by million events" in text_of(path)
+    line: Any = pictures._memory([growth._soak(samples, 3_000_000)], pictures.MEMORY).axes[0].get_lines()[0]
+    assert (0.1, 81.0) == (line.get_xdata()[0], line.get_ydata()[0])
 
 
 def text_of(path: Path) -> str:

@@ -108,7 +108,7 @@ def test_balances_are_folded_alone_or_with_what_their_verdicts_rest_on(
 
 
 def test_only_a_verify_with_venues_finds_a_frame_that_is_decoded_otherwise_now(ledger: Ledger) -> None:
-    other = SimpleNamespace(NAME=bitopro.NAME, decode=lambda frame: [])
+    other: Any = SimpleNamespace(NAME=bitopro.NAME, decode=lambda frame: [])
     replay.verify(ledger)
     with pytest.raises(Unequal, match="bitopro"):
         replay.verify(ledger, [other])

@@ -76,8 +76,11 @@ def command(which: str, path: Path | None, folder: Path | None, quick: bool) -> 
     """
     if path is not None and not path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.absolute().parent}", param_hint="--json")
+    paint = None if folder is None else _painter(folder)
+    if path is not None:
+        report.check_writable(path)
     names = list(BENCHMARKS) if which == "all" else [which]
-    run(names, QUICK if quick else FULL, path, None if folder is None else _painter(folder))
+    run(names, QUICK if quick else FULL, path, paint)
 
 
 def run(
@@ -86,11 +89,11 @@ def run(
     path: Path | None,
     paint: Callable[[list[Result]], list[Path]] | None,
 ) -> None:
-    """Measure, print a table for each with its claims, draw it, and write the JSON."""
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    out = Console(width=width, highlight=False, markup=False)
+    """Measure, print a table for each with its claims, draw it, and write the JSON of all so far."""
+    piped = not sys.stdout.isatty()
+    out = Console(width=PIPE_WIDTH if piped else None, highlight=False, markup=False)
     before = report.machine()
-    out.print(report.machine_line(before), soft_wrap=True)
+    out.print(report.machine_line(before), soft_wrap=piped)
     results: list[Result] = []
     for name in names:
         module = import_module(f"benchmarks.{name}")
@@ -100,15 +103,15 @@ def run(
         out.print()
         out.print(report.claims_table(told(found), f"{name}: claims"))
         if paint is not None:
-            out.print(f"\ndrawn: {', '.join(map(str, paint(found)))}", soft_wrap=True)
+            out.print(f"\ndrawn: {', '.join(map(str, paint(found))) or 'nothing'}", soft_wrap=True)
         results += found
+        if path is not None and (path.is_file() or name == names[-1]):  # what is no file is written once
+            report.write_json(path, before, effort is QUICK, results)
     out.print()
     if len(names) > 1:
         out.print(report.claims_table(told(results), "all claims"))
     out.print(f"claims: {count_text(told(results))}")
-    out.print(f"load at the end {report.load_text(report.machine())}", soft_wrap=True)
-    if path is not None:
-        report.write_json(path, before, effort is QUICK, results)
+    out.print(f"load at the end {report.load_text(report.machine())}", soft_wrap=piped)
 
 
 def _measured(name: str, module: ModuleType, effort: Effort) -> list[Result]:

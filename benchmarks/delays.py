@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import median, quantiles
 
-from rich.table import Table
-
 from benchmarks.claims import bound_text
 from benchmarks.measure import Claim, Result, Run, Spread
+from benchmarks.tables import Fitted
 
 
 class Delays(Run, frozen=True, kw_only=True):
@@ -66,13 +65,13 @@ def told(claim: Claim) -> str:
 
 
 def is_of(result: Result) -> bool:
-    """Whether a result tells delays."""
-    return isinstance(result.runs[0], Delays)
+    """Whether a result tells delays: any, or nothing else."""
+    return all(isinstance(run, Delays) or run.per_s is None for run in result.runs)
 
 
-def table(results: Iterable[Result], title: str) -> Table:
+def table(results: Iterable[Result], title: str) -> Fitted:
     """A row per side, under the case."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made = Fitted(title)
     made.add_column("", overflow="fold")
     for name in ("times", "a commit", "p50 ms", "p99 ms", "p99.9 ms", "max ms"):
         made.add_column(name, justify="right", no_wrap=True)
@@ -80,13 +79,16 @@ def table(results: Iterable[Result], title: str) -> Table:
     for result in results:
         made.add_row(result.case, *[""] * 7, style="bold")
         for run in result.runs:
-            assert isinstance(run, Delays)
-            made.add_row(
-                f"  {run.side}",
-                f"{run.frames:,}",
-                "" if run.per_commit is None else f"{run.per_commit:.1f}",
-                *(f"{each:,.2f}" for each in (run.p50_ms, run.p99_ms, run.p999_ms, run.max_ms)),
-                run.note,
-            )
+            made.add_row(f"  {run.side}", *_figures(run), run.note)
         made.add_section()
     return made
+
+
+def _figures(run: Run) -> tuple[str, ...]:
+    if not isinstance(run, Delays):
+        return ("",) * 6
+    return (
+        f"{run.frames:,}",
+        "" if run.per_commit is None else f"{run.per_commit:.1f}",
+        *(f"{each:,.2f}" for each in (run.p50_ms, run.p99_ms, run.p999_ms, run.max_ms)),
+    )

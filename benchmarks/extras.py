@@ -10,8 +10,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
-PACKAGES: Final = ("ccxt", "orjson", "pydantic")
-"""Of the alternatives, as their versions are told."""
+PACKAGES: Final = (
+    *("trio-websocket", "websockets", "psycopg"),
+    *("ccxt", "orjson", "pydantic", "fastapi", "uvicorn", "matplotlib"),
+)
+"""What is measured or measured beside, and draws: their versions are told."""
 NOT_INSTALLED: Final = "not installed: pip install accountledger[bench]"
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any, Final
+from uuid import UUID
 
 START_MS: Final = 1_793_695_201_000
 """When the venues begin to speak: 2026-11-03T08:40:01Z."""
@@ -32,12 +34,13 @@ def deltadefi_balance(n: int, entries: int) -> bytes:
     return f'{{"type":"Account","sub_type":"balance","balance":[{rows}]}}'.encode()
 
 
-def deltadefi_order(n: int, *, agrees: bool = False) -> bytes:
+def deltadefi_order(n: int, *, agrees: bool = False, scattered: bool = False) -> bytes:
     """An order with one execution. Where it agrees, as much of it was executed as the execution says: none is missing,
-    and two of its amounts are alike."""
-    order_id, account_id, at = _uuid(n, 1), _uuid(0, 2), _moment(n)
+    and two of its amounts are alike. Ids rise, or are scattered as random ones are."""
+    uuid = _scattered_uuid if scattered else _uuid
+    order_id, account_id, at = uuid(n, 1), _uuid(0, 2), _moment(n)
     fill = {
-        "id": _uuid(n, 3),
+        "id": uuid(n, 3),
         "order_id": order_id,
         "account_id": account_id,
         "execution_price": _text(n, 1),
@@ -46,7 +49,7 @@ def deltadefi_order(n: int, *, agrees: bool = False) -> bytes:
         "commission_unit": "lovelace",
         "commission": _text(n, 4),
         "role": "maker",
-        "counter_party_order_id": _uuid(n, 4),
+        "counter_party_order_id": uuid(n, 4),
         "created_at": at,
     }
     order = {
@@ -149,6 +152,10 @@ def _units(number: int) -> str:
 
 def _uuid(n: int, kind: int) -> str:
     return f"{kind:08x}-0000-4000-8000-{n:012x}"
+
+
+def _scattered_uuid(n: int, kind: int) -> str:
+    return str(UUID(bytes=blake2b(b"%d %d" % (n, kind), digest_size=16).digest(), version=4))
 
 
 def _json(message: dict[str, Any]) -> bytes:

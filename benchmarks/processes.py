@@ -17,8 +17,14 @@ class Process:
         command = [sys.executable, "-m", module, *map(str, args)]
         root = Path(__file__).parent.parent
         self._module = module
+        # In a session of its own it hears no Ctrl-C: that is for us, who end it.
         self._process = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     def __enter__(self) -> Self:

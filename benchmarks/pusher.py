@@ -58,7 +58,10 @@ def pusher() -> Generator[str]:
     """The venue, running; its address."""
     command = [sys.executable, "-m", "benchmarks.pusher"]
     root = Path(__file__).parent.parent
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+    # In a session of its own it hears no Ctrl-C: that is for us, who end it.
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stdin=subprocess.PIPE, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         try:
             yield f"ws://127.0.0.1:{int(process.stdout.readline())}/push"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +23,8 @@ from benchmarks.decode import OURS
 from benchmarks.measure import Claim, Effort, Result, Side, Unequal, race
 from benchmarks.stock_replay import Stock, held
 from benchmarks.stream import fill, progress
-from ledger import Ledger
-from ledger.cli.options import PROJECTIONS
+from ledger import Ledger, Venue
+from ledger.cli.options import PROJECTIONS, VENUES
 from ledger.verify import STEP_EVENTS
 from projections import Balances, catch_up
 from projections.tables import Scratch
@@ -39,7 +39,10 @@ SELECT: Final = (
     "SELECT originator_id, originator_version, topic, state, rowid FROM stored_events ORDER BY rowid"
 )
 BARE: Final = "bare SELECT"
+ALONE: Final = f"{OURS}: Balances"
+JUDGED: Final = f"{ALONE}, and what their verdicts rest on"
 VERIFY: Final = "Ledger.verify"
+DECODED: Final = "Ledger.verify with the venues"
 LEAN: Final = "stock repository.get, amounts as text"
 STOCK: Final = "stock repository.get, Decimals"
 
@@ -68,13 +71,16 @@ def table(results: list[Result]) -> Group:
     return Group(report.table(rates), "", delays.table(waits, "replay: moments, and starts"))
 
 
-def fold(ledger: Ledger) -> None:
-    """All balances, from zero, into a database of their own. Raises Unequal where they do not get to the end."""
+def fold(ledger: Ledger, *, judged: bool = False) -> None:
+    """All balances, from zero, into a database of their own; `judged`: with what their verdicts rest on. Raises Unequal
+    where they do not get to the end."""
     with Scratch() as scratch:
         balances = Balances(ledger, scratch)
-        catch_up(ledger, [balances])
-        if balances.subscription.position != ledger.position():
-            raise Unequal(f"the balances reach {balances.subscription.position}, not the end of the ledger")
+        folded = balances.projections if judged else (balances,)
+        catch_up(ledger, folded)
+        for each in folded:
+            if each.subscription.position != ledger.position():
+                raise Unequal(f"{each.name} reach {each.subscription.position}, not the end of the ledger")
 
 
 def fold_all(ledger: Ledger) -> None:
@@ -86,10 +92,11 @@ def fold_all(ledger: Ledger) -> None:
         raise Unequal("not every projection reached the end of the ledger")
 
 
-def verify(ledger: Ledger) -> None:
-    """Everything hashed again. Raises Unequal where not every event was, or something is wrong with one."""
+def verify(ledger: Ledger, venues: Iterable[Venue] = ()) -> None:
+    """Everything hashed again, and with venues decoded again. Raises Unequal where not every event was, or something is
+    wrong with one."""
     checked: list[int] = []
-    for finding in ledger.verify(advance=checked.append):
+    for finding in ledger.verify(venues=venues, advance=checked.append):
         raise Unequal(finding.sentence())
     if ledger.position() - sum(checked) >= STEP_EVENTS:  # what is left of a step is not told
         raise Unequal(f"verify checked {sum(checked)} of {ledger.position()} events")
@@ -154,9 +161,11 @@ def _balances(ledger: Ledger, path: Path, folder: Path, effort: Effort) -> Resul
             check_stock(ledger, each, stocked)
         told = f"{stocked:,} events"
         sides = (
-            Side(f"{OURS}: Balances", lambda: fold(ledger), events),
+            Side(ALONE, lambda: fold(ledger), events),
+            Side(JUDGED, lambda: fold(ledger, judged=True), events, "not claimed"),
             Side("Ledger.replay alone", lambda: deque(ledger.replay(), maxlen=0), events),
-            Side(VERIFY, lambda: verify(ledger), events),
+            Side(VERIFY, lambda: verify(ledger), events, "decodes no frame and folds nothing again"),
+            Side(DECODED, lambda: verify(ledger, VENUES.values()), events, "not claimed"),
             Side(BARE, lambda: bare_select(path, events), events),
             Side(LEAN, lean.get, stocked, told),
             Side(STOCK, stock.get, stocked, told),
@@ -170,14 +179,15 @@ def _balances(ledger: Ledger, path: Path, folder: Path, effort: Effort) -> Resul
 
 
 def _claimed(result: Result, events: int) -> Result:
-    what = f"replay of {events:,} events into all balances"
+    what = f"replay of {events:,} events into all balances, not what their verdicts rest on"
     if events < ASKED_EVENTS:
         what += f" (asked of {ASKED_EVENTS:,})"
     result = faster(result, BARE, f"{what}: our speed / that of a bare SELECT of the same rows", 0.35)
     result = faster(result, LEAN, f"{what}: our speed / that of stock repository.get", 12)
     beside = result.run(VERIFY).ours
     figure = None if beside is None else beside.median
-    claim = Claim(f"{what}: verify's time / ours", figure, 2.5, at_least=False)
+    text = f"{what}: time of verify, which decodes no frame and folds nothing again / ours"
+    claim = Claim(text, figure, 2.5, at_least=False)
     return structs.replace(result, claims=(*result.claims, claim))
 
 

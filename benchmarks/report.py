@@ -12,11 +12,11 @@ from tempfile import gettempdir
 
 import msgspec
 from msgspec import Struct
-from rich.table import Table
 
 from benchmarks.claims import Told, bound_text, told
 from benchmarks.extras import PACKAGES
 from benchmarks.measure import Result, Run, Spread
+from benchmarks.tables import Fitted
 
 
 class Machine(Struct, frozen=True):
@@ -80,12 +80,10 @@ def load_text(machine: Machine) -> str:
     return " ".join(f"{each:.2f}" for each in machine.load) or "unknown"
 
 
-def table(results: Sequence[Result]) -> Table:
+def table(results: Sequence[Result]) -> Fitted:
     """A row per side, under the case; what is claimed of it at the end."""
     unit = results[0].unit
-    made = Table(
-        title=results[0].benchmark, title_justify="left", title_style="bold", box=None, pad_edge=False
-    )
+    made = Fitted(results[0].benchmark)
     made.add_column("", overflow="fold")
     for name in (f"{unit}/s", "min-max", "MB/s", "CPU us", "our speed / its", "min-max", "by CPU"):
         made.add_column(name, justify="right", no_wrap=True)
@@ -98,9 +96,9 @@ def table(results: Sequence[Result]) -> Table:
     return made
 
 
-def claims_table(claims: Sequence[Told], title: str) -> Table:
+def claims_table(claims: Sequence[Told], title: str) -> Fitted:
     """What is to be shown, the worst figure of it, and whether that is enough."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made = Fitted(title)
     made.add_column("claim", overflow="fold")
     made.add_column("asked", no_wrap=True)
     made.add_column("figure", justify="right", no_wrap=True)
@@ -116,6 +114,15 @@ def claims_table(claims: Sequence[Told], title: str) -> Table:
             style=None if claim.verdict == "pass" else "bold",
         )
     return made
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError where it is plain already that no JSON can be written there."""
+    if path.is_fifo():
+        return  # who reads it would take this for its end
+    with path.open("ab", buffering=0) as file:
+        if path.is_char_device():
+            file.write(b"\n")  # only so a full one tells; JSON may begin with it
 
 
 def write_json(path: Path, before: Machine, quick: bool, results: Iterable[Result]) -> None:

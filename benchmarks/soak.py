@@ -1,8 +1,8 @@
 """One account written to for a long time, in a process of its own, whose memory is nobody else's.
 
 Knows a ledger and its balances, used as a backend uses them: frames in batches, a projection that follows on the same
-thread, a reader of the file beside it. At three points the append rate is raced against that of a young ledger. What is
-seen goes to standard output, a JSON object a line.
+thread, a reader of the file beside it. At three points the append rate is raced against that of a young ledger; at last
+that of fills, whose ids come in no order. What is seen goes to standard output, a JSON object a line.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Final, Self, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from benchmarks.frames import START_MS, amounts, bitopro_balance
+from benchmarks.frames import START_MS, amounts, bitopro_balance, deltadefi_order
 from benchmarks.measure import Result, Side, Unequal, race
-from ledger import Intake, Ledger
-from ledger.venues import bitopro
+from ledger import Intake, Ledger, Venue
+from ledger.venues import bitopro, deltadefi
 from projections import Balances
 
 ACCOUNT: Final = "bitopro:main"
@@ -37,6 +37,8 @@ READ_EVERY_S: Final = 0.1
 SAMPLES: Final = 60
 YOUNG: Final = 1_000
 """The version at which an account is young."""
+FILLS_EVENTS_MAX: Final = 1_000_000
+"""Of a ledger of fills: it takes a disk and a while of its own."""
 RACES: Final = ((256, 1, 8), (1, 8, 12))
 """Frames of a commit, commits of a slice, and how many times as many rounds: many short slices, in turn, tell a tenth
 where one wait for the disk is several times another."""
@@ -66,6 +68,8 @@ class Raced(Struct, frozen=True, tag=True):
 
     version: int
     result: Result
+    claimed: bool = True
+    """Whether what is claimed of appends speaks of it."""
 
 
 class Wrong(Struct, frozen=True, tag=True):
@@ -79,7 +83,10 @@ Arrivals: TypeAlias = list[tuple[bytes, int]]
 
 
 class Writer:
-    """One account of one ledger, and what it is told: every frame another."""
+    """One account of one ledger, and what it is told: every frame another. Here balances, whose keys rise with time."""
+
+    venue: Venue = bitopro
+    what = "balances"
 
     def __init__(self, path: Path) -> None:
         self.path: Final = path
@@ -92,7 +99,11 @@ class Writer:
     def make(self, frames: int) -> Arrivals:
         """The next frames."""
         first, self._made = self._made, self._made + frames
-        return [(bitopro_balance(n, ENTRIES), (START_MS + n) * 1_000_000) for n in range(first, self._made)]
+        return [(self.frame(n), (START_MS + n) * 1_000_000) for n in range(first, self._made)]
+
+    def frame(self, n: int) -> bytes:
+        """The `n`th."""
+        return bitopro_balance(n, ENTRIES)
 
     def write(self, arrivals: Arrivals) -> None:
         """One commit; from time to time the conversation ends before it, and another begins."""
@@ -114,10 +125,14 @@ class Writer:
         return self.ledger.position()
 
     def check(self) -> None:
-        """All that was made must be recorded, and the balances be those of the last frame. Raises Unequal."""
+        """All that was made must be recorded. Raises Unequal."""
         (stored,) = self.ledger.select("SELECT count(*) FROM evidence")[0]
         if stored != self._made:
             raise Unequal(f"{stored!r} of {self._made} frames became events")
+        self._check_state()
+
+    def _check_state(self) -> None:
+        """The balances must be those of the last frame."""
         held = Balances(self.ledger)[ACCOUNT].values()
         parts = " ".join(f"{each.total} {each.available} {each.staked}" for each in held)
         if amounts(parts.encode()) != amounts(bitopro_balance(self._made - 1, ENTRIES)):
@@ -131,17 +146,33 @@ class Writer:
     def _talk(self) -> Intake:
         at_ns = (START_MS + self._made) * 1_000_000
         self._talks += 1
-        return self.ledger.intake(bitopro, "main", session=f"soak-{self._talks}", opened_ns=at_ns)
+        return self.ledger.intake(self.venue, "main", session=f"soak-{self._talks}", opened_ns=at_ns)
 
     def _end(self) -> None:
         self._intake.close("end", (START_MS + self._made) * 1_000_000)
+
+
+class Trader(Writer):
+    """Orders with fills, whose ids are random: their keys come in no order, and each is looked for among all before."""
+
+    venue: Venue = deltadefi
+    what = "orders with fills of random ids"
+
+    def frame(self, n: int) -> bytes:
+        return deltadefi_order(n, agrees=True, scattered=True)
+
+    def _check_state(self) -> None:
+        """Each fill must have a key of its own."""
+        (keys,) = self.ledger.select("SELECT count(*) FROM natural_keys WHERE key LIKE 'fill:%'")[0]
+        if keys != self._made:
+            raise Unequal(f"{keys!r} fills of {self._made} orders with one")
 
 
 def soak(folder: Path, events: int, rounds: int, tell: Callable[[Seen], object]) -> None:
     """Write until the account has that many events, and tell how it goes. Raises Unequal.
 
     The append rate is raced at YOUNG events, where both sides are young (that is how far two equal ones differ), at a
-    third of them and at the end.
+    third of them and at the end; then that of fills.
     """
     writer = Writer(folder / "soak.db")
     writer.grow(YOUNG)
@@ -155,6 +186,12 @@ def soak(folder: Path, events: int, rounds: int, tell: Callable[[Seen], object])
                 tell(Raced(stage, result))
     writer.check()
     writer.close()
+    trader = Trader(folder / "fills.db")
+    trader.grow(min(events, FILLS_EVENTS_MAX))
+    for result in _races(trader, folder, rounds):
+        tell(Raced(trader.version, result, claimed=False))
+    trader.check()
+    trader.close()
 
 
 class _Soaked:
@@ -240,9 +277,9 @@ def _races(writer: Writer, folder: Path, rounds: int) -> list[Result]:
     results: list[Result] = []
     for frames, commits, times in RACES:
         with TemporaryDirectory(dir=folder) as place:
-            young = Writer(Path(place) / "young.db")
+            young = type(writer)(Path(place) / "young.db")
             young.grow(YOUNG)
-            case = f"append, batch {frames}, at version {writer.version:,}"
+            case = f"append, {writer.what}, batch {frames}, at version {writer.version:,}"
             sides = [
                 _side(
                     writer,
@@ -259,7 +296,7 @@ def _races(writer: Writer, folder: Path, rounds: int) -> list[Result]:
                     times * rounds + 1,
                 ),
             ]
-            size = len(bitopro_balance(0, ENTRIES))
+            size = len(writer.frame(0))
             results.append(race("growth", case, "frames", size, sides, times * rounds))
             young.check()
             young.close()

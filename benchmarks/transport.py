@@ -27,8 +27,9 @@ from rich.console import Group
 from benchmarks import delays, report, throughput
 from benchmarks.commits import COMMITS_MAX, FRAME, PACED, ROWS, commits
 from benchmarks.delays import Delays
+from benchmarks.extras import NOT_INSTALLED
 from benchmarks.frames import bitopro_balance
-from benchmarks.measure import NS, Claim, Effort, Result, Unequal
+from benchmarks.measure import NS, Claim, Effort, Result, Run, Unequal
 from benchmarks.pusher import ENTRIES, Load, address, pusher, sent_ns
 from ledger import Intake, Ledger, Tally, Venue
 from ledger.ledger import Arrival
@@ -70,6 +71,8 @@ HOSTS: Final = {
     "computes 200 ms": lambda: _compute(BLOCKS_S),
 }
 """What the host's blocking handler does: it lets other threads run, or it does not."""
+BACKGROUND: Final = "in the background thread"
+IN_LOOP: Final = "in its own loop"
 
 Seen: TypeAlias = list[tuple[int, list[bytes]]]
 """When frames were durable (`time.monotonic_ns`), and the frames; commit by commit."""
@@ -109,7 +112,7 @@ class _Clocked(Intake):
 
 def cases(effort: Effort) -> int:
     """How many results there will be."""
-    return len(LOADS) + has_hosts() * len(HOSTS) + throughput.cases(SIDES)
+    return len(LOADS) + len(HOSTS) + throughput.cases(SIDES)
 
 
 def has_hosts() -> bool:
@@ -118,15 +121,13 @@ def has_hosts() -> bool:
 
 
 def transport(effort: Effort) -> Iterator[Result]:
-    """Each transport under each load; a FastAPI host whose handler blocks, where FastAPI is installed; and as fast as
-    they go."""
+    """Each transport under each load; a FastAPI host whose handler blocks; and as fast as they go."""
     with pusher() as url, TemporaryDirectory() as folder:
         for case, (rate, burst) in LOADS.items():
             frames = max(burst, round(rate * TURN_S * effort.rounds) // burst * burst)
             yield _loaded(case, url, Load(rate, burst, frames), Path(folder), effort)
         frames = round(HOST_RATE * HOST_S * effort.rounds)
-        if has_hosts():
-            yield from _hosted(url, Load(HOST_RATE, 1, frames), Path(folder))
+        yield from _hosted(url, Load(HOST_RATE, 1, frames), Path(folder))
         yield from throughput.throughput(url, Path(folder), effort, SIDES)
 
 
@@ -241,14 +242,18 @@ def example(ledger: Ledger, feed: Feed, *, in_loop: bool, block: Callable[[], No
 
 def _hosted(url: str, load: Load, folder: Path) -> Iterator[Result]:
     """For each way to block: the feed in the background thread and in the host's loop, in turn."""
-    for case, block in HOSTS.items():
+    for what, block in HOSTS.items():
+        case = f"FastAPI whose handler {what} every {EVERY_S:g} s, {load.rate}/s"
+        if not has_hosts():
+            absent = [Run(side, None, None, None, note=NOT_INSTALLED) for side in (BACKGROUND, IN_LOOP)]
+            yield Result("transport", case, "frames", _bytes_each(), tuple(absent))
+            continue
         turns: dict[bool, list[Seen]] = {False: [], True: []}
         for turn in range(TURNS):
             for in_loop in (True, False) if turn % 2 == 0 else (False, True):
                 turns[in_loop].append(_host(url, load, folder, in_loop, block))
-        ours, theirs = _seen("in the background thread", turns[False]), _seen("in its own loop", turns[True])
+        ours, theirs = _seen(BACKGROUND, turns[False]), _seen(IN_LOOP, turns[True])
         ours = _noted(ours, verdict(theirs.p99_ms / ours.p99_ms))
-        case = f"FastAPI whose handler {case} every {EVERY_S:g} s, {load.rate}/s"
         yield Result("transport", case, "frames", _bytes_each(), (ours, theirs))
 
 

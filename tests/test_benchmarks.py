@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -13,10 +16,11 @@ import msgspec
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import claims, decode, ingest, pictures, rows, samples
+from benchmarks import claims, decode, growth, ingest, pictures, rows, samples
 from benchmarks.delays import delays
 from benchmarks.extras import NOT_INSTALLED
 from benchmarks.measure import Absent, Claim, Effort, Result, Run, Side, Spread, Unequal, race, repeated
+from benchmarks.soak import Sample
 
 TINY: Final = Effort(2, 1_000, ((1, 2), (256, 1)), 200, 2)
 
@@ -89,6 +93,9 @@ def test_all_runs_every_benchmark_and_tells_the_versions_the_cpus_the_load_and_a
     for said in ("CPUs, load", f"msgspec {msgspec.__version__}", "ccxt 4.", "orjson 3.", "load at the end"):
         assert said in printed
     assert told["before"]["cpus"] >= 1
+    for name in ("fastapi", "uvicorn", "psycopg", "matplotlib", "trio-websocket", "websockets"):
+        assert told["before"]["versions"][name] == version(name)
+        assert f"{name} {version(name)}, " in printed
     assert told["after"]["sqlite"] in printed
     assert [claim["text"] for claim in told["claims"]] == [
         line.split("  ")[0] for line in printed[printed.index("all claims") :].splitlines()[2:10]
@@ -114,6 +121,47 @@ def test_an_unknown_benchmark_or_folder_is_bad_usage_told_in_one_line(
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
         assert captured.out == ""
+
+
+@pytest.mark.parametrize("path", ["/proc/figures.json", "/dev/full"])
+def test_json_that_cannot_be_written_is_told_in_one_line_before_anything_is_measured(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_measured", lambda *_: pytest.fail("it was measured"))
+    assert run("decode", "--quick", "--json", path) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(("error", "code"), [(Unequal("not the same"), 1), (KeyboardInterrupt(), 130)])
+def test_what_ends_the_last_benchmark_leaves_the_json_of_those_before_it(
+    error: BaseException, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(_: Effort) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "BENCHMARKS", ("decode", "ingest"))
+    monkeypatch.setattr(ingest, "ingest", ends)
+    path = tmp_path / "figures.json"
+    assert run("--quick", "--json", str(path)) == code
+    told: dict[str, Any] = json.loads(path.read_bytes())
+    assert {"decode"} == {result["benchmark"] for result in told["results"]}
+    assert len(told["claims"]) == 4
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_is_no_file_is_given_the_json_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "BENCHMARKS", ("decode", "ingest"))
+    path, read = tmp_path / "pipe", list[bytes]()
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
+    reader.start()
+    assert run("--quick", "--json", str(path)) == 0
+    reader.join()
+    told: dict[str, Any] = json.loads(read[0])
+    assert {"decode", "ingest"} == {result["benchmark"] for result in told["results"]}
 
 
 @pytest.mark.usefixtures("tiny")
@@ -190,6 +238,67 @@ def test_delays_and_speeds_of_one_benchmark_are_drawn_apart(tmp_path: Path) -> N
     assert "p99 a tick" in text_of(paths[0])
     assert "how fast" in text_of(paths[1])
     assert "how long" not in text_of(paths[1])
+
+
+def test_a_ratio_between_others_than_accountledger_is_not_called_its_speed(tmp_path: Path) -> None:
+    def result(case: str, ours: str, its: str) -> Result:
+        runs = (Run(ours, Spread(4, 3, 5), None, None), Run(its, Spread(2, 1, 3), None, Spread(2, 1, 3)))
+        return Result("race", case, "units", None, runs)
+
+    appends, writers = pictures.draw(
+        [result("appends", "accountledger, append", "COPY"), result("writers", "2 writers", "1 writer")],
+        tmp_path,
+    )
+    assert "accountledger's speed as a multiple" in text_of(appends)
+    assert "accountledger" not in text_of(writers)
+    for said in ("writers:", "2 writers", "speed of the one named at the left"):
+        assert said in text_of(writers)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.5, 12.0, {"0.5", "1", "2", "5", "10"}),
+        (0.9, 1.1, {"0.9", "1", "1.1"}),
+        (0.3, 5e6, {"1", "1,000,000"}),
+    ],
+)
+def test_the_labels_of_an_axis_are_plain_numbers(
+    low: float, high: float, labels: set[str], tmp_path: Path
+) -> None:
+    runs = (
+        Run("accountledger", Spread(1, 1, 1), None, None),
+        Run("its", Spread(1, 1, 1), None, Spread(low, low, high)),
+    )
+    [path] = pictures.draw([Result("race", "case", "units", None, runs)], tmp_path)
+    figure = pictures._drawn([Result("race", "case", "units", None, runs)], pictures.RATIO)
+    figure.canvas.draw()
+    [axes] = figure.axes
+    assert labels <= {each.get_text() for each in axes.get_xticklabels()}
+    assert [] == [*axes.get_xticklabels(minor=True)]
+    assert "mathdefault" not in text_of(path)
+    assert "×" not in text_of(path)
+
+
+def test_a_long_text_under_an_axis_is_not_cut(tmp_path: Path) -> None:
+    runs = (
+        Run("2 writers", Spread(1, 1, 1), None, None),
+        Run("1 writer", Spread(1, 1, 1), None, Spread(1, 0.5, 2)),
+    )
+    figure = pictures._drawn([Result("race", "a long name " * 9, "units", None, runs)], pictures.BESIDE)
+    figure.canvas.draw()
+    box = figure.axes[0].xaxis.label.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_the_memory_of_a_soak_is_drawn_by_its_events(tmp_path: Path) -> None:
+    samples = [
+        Sample(at * 100_000, (80 + at) << 20, 9, 1 << 20, at * 2.0, at * 1.0, 0, at) for at in range(1, 31)
+    ]
+    [path] = pictures.draw([growth._soak(samples, 3_000_000)], tmp_path)
+    assert "MiB resident, by million events" in text_of(path)
+    line: Any = pictures._memory([growth._soak(samples, 3_000_000)], pictures.MEMORY).axes[0].get_lines()[0]
+    assert (0.1, 81.0) == (line.get_xdata()[0], line.get_ydata()[0])
 
 
 def text_of(path: Path) -> str:

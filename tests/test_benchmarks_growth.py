@@ -16,13 +16,15 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import growth, soak
+from benchmarks.frames import deltadefi_order
 from benchmarks.measure import Claim, Effort, Unequal
 from ledger import Intake, Tally
 from ledger.ledger import Arrival
+from projections import Fills
 
 EVENTS: Final = 6_000
 TINY: Final = Effort(2, 1_000, ((1, 2), (3, 2)), 200, 2, 10, 15_000)
-SOAK: Final = f"soak of {EVENTS:,} events: "
+SOAK: Final = f"soak of {EVENTS:,} events, one account with three assets: "
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,9 @@ def test_a_soak_tells_samples_all_the_way_and_a_race_at_each_stage(tmp_path: Pat
     seen: list[soak.Seen] = []
     soak.soak(tmp_path, EVENTS, 2, seen.append)
     samples = [each for each in seen if isinstance(each, soak.Sample)]
-    raced = [each for each in seen if isinstance(each, soak.Raced)]
+    *raced, many, one = [each for each in seen if isinstance(each, soak.Raced)]
+    assert [False] * 2 == [each.claimed for each in (many, one)]
+    assert all("fills of random ids" in each.result.case for each in (many, one))
     assert [soak.YOUNG] * 2 + [EVENTS // 3] * 2 + [EVENTS] * 2 == [each.version for each in raced]
     assert samples == sorted(samples, key=lambda each: (each.events, each.seconds))
     assert samples[0].events < EVENTS // 3 < samples[-1].events
@@ -130,7 +134,9 @@ def test_an_append_that_takes_longer_the_more_there_is_falls_short(
 
     monkeypatch.setattr(soak, "RACES", ((16, 2, 1),))
     taking(monkeypatch, slow)
-    of_appends = claims(tmp_path)[f"append rate at version {EVENTS:,} / that at version 1,000"]
+    of_appends = claims(tmp_path)[
+        f"append rate of balances, whose keys rise with time, at version {EVENTS:,} / that at version 1,000"
+    ]
     assert of_appends.verdict == "falls short"
 
 
@@ -141,6 +147,22 @@ def test_a_lost_frame_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     taking(monkeypatch, lose)
     with pytest.raises(Unequal):
         claims(tmp_path)
+
+
+def test_fills_have_ids_in_no_order_and_a_lost_one_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trader = soak.Trader(tmp_path / "fills.db")
+    trader.write(trader.make(100))
+    trader.check()
+    ids = [row.fill_id for row in sorted(Fills(trader.ledger).rows(), key=lambda row: row.time_ns or 0)]
+    assert 100 == len(set(ids))
+    assert ids != sorted(ids)
+    monkeypatch.setattr(soak.Trader, "frame", lambda _, n: deltadefi_order(1, scattered=True))
+    trader.write(trader.make(1))  # told again
+    with pytest.raises(Unequal, match="of 101"):
+        trader.check()
+    trader.close()
 
 
 def test_what_went_wrong_in_the_soak_ends_the_run() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -17,8 +18,10 @@ from benchmarks import moments, replay, stream
 from benchmarks.measure import Effort, Unequal
 from benchmarks.stock_replay import Stock
 from ledger import Ledger, Recorded
+from ledger.cli.options import VENUES
 from ledger.events import BalanceDelta, FrameQuarantined
-from projections import Accounts, Balances, Gaps, Sessions
+from ledger.venues import bitopro
+from projections import Accounts, Balances, Gaps, Projection, Sessions, catch_up
 from projections.as_of import AsOf
 
 TINY: Final = Effort(2, 1_000, ((1, 2), (3, 2)), 200, 2, 10)
@@ -81,8 +84,34 @@ def test_every_side_reads_every_event(ledger: Ledger, tmp_path: Path) -> None:
     replay.check_equal(ledger, path)
     replay.bare_select(path, ledger.position())
     replay.fold(ledger)
+    replay.fold(ledger, judged=True)
     replay.fold_all(ledger)
     replay.verify(ledger)
+    replay.verify(ledger, VENUES.values())
+
+
+def test_balances_are_folded_alone_or_with_what_their_verdicts_rest_on(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded: list[list[str]] = []
+
+    def watched(ledger: Ledger, projections: Sequence[Projection]) -> None:
+        folded.append([each.name for each in projections])
+        catch_up(ledger, projections)
+
+    monkeypatch.setattr(replay, "catch_up", watched)
+    replay.fold(ledger)
+    replay.fold(ledger, judged=True)
+    alone, judged = folded
+    assert ["balances"] == alone
+    assert {"balances", "gaps", "sessions"} <= set(judged)
+
+
+def test_only_a_verify_with_venues_finds_a_frame_that_is_decoded_otherwise_now(ledger: Ledger) -> None:
+    other: Any = SimpleNamespace(NAME=bitopro.NAME, decode=lambda frame: [])
+    replay.verify(ledger)
+    with pytest.raises(Unequal, match="bitopro"):
+        replay.verify(ledger, [other])
 
 
 def test_a_select_that_misses_events_is_found_out(
@@ -202,7 +231,7 @@ def test_a_start_that_folds_history_again_falls_short(
 
 
 def test_a_slow_verify_falls_short(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "verify", lambda ledger: time.sleep(2.0))
+    monkeypatch.setattr(replay, "verify", lambda ledger, venues=(): time.sleep(0 if venues else 2.0))
     result = replay._balances(ledger, tmp_path / "ledger.db", tmp_path, TINY)
     of_verify = [claim for claim in result.claims if "verify" in claim.text]
     assert ["falls short"] == [claim.verdict for claim in of_verify]
@@ -222,8 +251,10 @@ def test_replay_prints_rates_and_moments_with_their_claims(
     assert {"replay"} == {result["benchmark"] for result in told["results"]}
     assert [
         "accountledger: Balances",
+        replay.JUDGED,
         "Ledger.replay alone",
         replay.VERIFY,
+        replay.DECODED,
         replay.BARE,
         replay.LEAN,
         replay.STOCK,
@@ -234,6 +265,8 @@ def test_replay_prints_rates_and_moments_with_their_claims(
     assert [0.35, 12, 2.5, 5, 5, 1.5] == [claim["bound"] for claim in told["claims"]]
     assert all(claim["figure"] > 0 for claim in told["claims"])
     assert "(asked of 1,000,000)" in told["claims"][0]["text"]
+    assert "balances, not what their verdicts rest on" in told["claims"][0]["text"]
+    assert "verify, which decodes no frame and folds nothing again" in told["claims"][2]["text"]
 
 
 def _rows(ledger: Ledger) -> list[Any]:

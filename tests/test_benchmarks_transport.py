@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from rich.console import Console
 
 from benchmarks import __main__ as command
 from benchmarks import commits, delays, pusher, throughput, transport
+from benchmarks.extras import NOT_INSTALLED
 from benchmarks.frames import START_MS, bitopro_balance
-from benchmarks.measure import Claim, Effort, Result, Unequal
+from benchmarks.measure import Claim, Effort, Result, Run, Spread, Unequal
 from benchmarks.rows import contents
 from ledger import Ledger
 from ledger.venues import bitopro
@@ -70,6 +77,45 @@ def test_times_to_the_disk_and_messages_a_second_are_told_of_each_transport(
     assert claim["figure"] == pytest.approx(
         max(run["p99_ms"] for run in loads[0]["runs"][:2]) / loads[0]["runs"][2]["p99_ms"]
     )
+
+
+def test_without_a_web_framework_the_rows_of_its_hosts_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "find_spec", lambda name: None)
+    hosts = list(transport._hosted("ws://nowhere.invalid", pusher.Load(500, 1, 50), tmp_path))
+    assert len(transport.HOSTS) == len(hosts)
+    out = StringIO()
+    rates = Result("transport", "fast", "frames", None, (Run("side", Spread(1, 1, 1), None, None),))
+    Console(file=out, width=180, markup=False).print(transport.table([*hosts, rates]))
+    waits, _, fast = out.getvalue().partition("fast")
+    for host in hosts:
+        assert host.case in waits
+        assert [transport.BACKGROUND, transport.IN_LOOP] == [run.side for run in host.runs]
+    assert 2 * len(hosts) == waits.count(NOT_INSTALLED)
+    assert NOT_INSTALLED not in fast
+    assert transport.cases(TINY) == len(transport.LOADS) + len(hosts) + throughput.cases(transport.SIDES)
+
+
+def test_an_interrupt_from_the_keyboard_ends_all_in_one_line() -> None:
+    command = [sys.executable, "-m", "benchmarks", "transport", "--quick"]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(
+        command,
+        cwd=root,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as ran:
+        venue = Path(f"/proc/{ran.pid}/task/{ran.pid}/children")
+        until_s = time.monotonic() + 30
+        while not venue.read_text() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        os.killpg(ran.pid, signal.SIGINT)
+        _, said = ran.communicate()
+    assert (130, "python -m benchmarks: interrupted") == (ran.returncode, said.strip())
 
 
 def test_a_ratio_below_what_was_asked_for_falls_short() -> None:

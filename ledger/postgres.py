@@ -540,6 +540,7 @@ class Postgres:
             connection = self._connect()
             try:
                 connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                connection.execute(_NEVER_IDLE)
                 yield PostgresView(connection, self.name, self.definition)
             finally:
                 connection.close()
@@ -558,6 +559,8 @@ def _asked(sql: str, params: Sequence[Cell]) -> tuple[Any, list[Any]]:
     return spoken(sql), [told(cell) for cell in params]
 
 
+_NEVER_IDLE: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"
+"""Of a moment: who folds the ledger between two looks at it takes as long as that takes."""
 _COLUMNS: Final = (
     "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute AS a JOIN pg_class AS t ON t.oid = attrelid "
     "WHERE t.relname = %s AND t.relnamespace = to_regnamespace(quote_ident(current_schema())) "

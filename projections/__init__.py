@@ -13,6 +13,7 @@ from projections.holdings import Holding
 from projections.orders import Orders
 from projections.quarantine import Quarantine
 from projections.sessions import Listening, Session, Sessions
+from projections.stated import Stated
 from projections.subscription import Difference, Projection, Subscription, catch_up, compare, follow
 from projections.views import Views
 
@@ -38,6 +39,7 @@ __all__ = [
     "Quarantine",
     "Session",
     "Sessions",
+    "Stated",
     "Subscription",
     "Views",
     "catch_up",

@@ -193,7 +193,7 @@ class Breaks:
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
         self._ledger = ledger
-        self._balances: Final = Balances(ledger, database)
+        self.balances: Final = Balances(ledger, database)
         self._fold: Final = BreaksFold(database)
         self.tables: Final = self._fold.tables
         self.apply: Final = self._fold.apply
@@ -203,14 +203,14 @@ class Breaks:
     @property
     def projections(self) -> tuple[Projection, ...]:
         """This one, and those whose rows it reads: they are caught up together."""
-        return (self, *self._balances.projections)
+        return (self, *self.balances.projections)
 
     def rows(
         self, account: str | None = None, open_only: bool = False, *, now_ns: int | None = None
     ) -> list[Break]:
         """The breaks: open ones first, by account and time. `now_ns`: until when an open one ages, if not now."""
         catch_up(self._ledger, self.projections)
-        found = self.folded(self._balances.gaps.folded(account), account, now_ns=now_ns)
+        found = self.folded(self.balances.gaps.folded(account), account, now_ns=now_ns)
         return [each for each in found if each.state == "open" or not open_only]
 
     def folded(
@@ -218,7 +218,7 @@ class Breaks:
     ) -> list[Break]:
         """The breaks as far as `projections` have come, with the gaps that may explain them."""
         return told(
-            [*self._balances.fold.agreement.breaks.rows(account), *self._fold.rows(account)],
+            [*self.balances.fold.agreement.breaks.rows(account), *self._fold.rows(account)],
             gaps,
             time.time_ns() if now_ns is None else now_ns,
         )

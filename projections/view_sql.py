@@ -137,8 +137,13 @@ def is_made(database: Database) -> bool:
 
 def sql_of(view: View, *, server: bool) -> str:
     """How a database makes a view."""
+    return f"CREATE VIEW {view.name} AS {query_of(view, server=server)}"
+
+
+def query_of(view: View, *, server: bool) -> str:
+    """The query that a view is."""
     columns = ", ".join(f"{_expression(each, server=server)} AS {each.name}" for each in view.columns)
-    return f"CREATE VIEW {view.name} AS SELECT {columns} FROM {view.rows}"
+    return f"SELECT {columns} FROM {view.rows}"
 
 
 def _expression(column: Column, *, server: bool) -> str:

@@ -11,27 +11,31 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict, astuple
 
 from ledger import Ledger, Recorded
-from ledger.errors import Overtaken, ReadOnly
+from ledger.errors import Overtaken, ReadOnly, Unsealed
 from ledger.events import Amount
 from ledger.view import View
 from projections import view_sql
 from projections.balances import Balances
 from projections.breaks import Break, Breaks
 from projections.fills import Fills
-from projections.gaps import Gap
+from projections.gaps import Gap, Gaps
+from projections.history import History
 from projections.holdings import HeldRow, judged
 from projections.orders import Orders
 from projections.quarantine import Quarantine
+from projections.sessions import Sessions
 from projections.stated import Stated
 from projections.subscription import Projection, Subscription, catch_up, flush
 from projections.tables import Cell, Change, Database, Once, Table
+from projections.view_check import otherwise
 
 TELLINGS_MAX: Final = 100
 RESTS_S: Final = 1.0
@@ -39,6 +43,9 @@ REST: Final = 4
 """How long who tells them again and again rests at least, and how many times as long as it took."""
 OVERTAKEN_S: Final = 0.05
 """How often it is begun again because another process told the views meanwhile, and how long it waits before."""
+
+SAME_VERSION_MAX: Final = 1 << 24
+"""How many gaps or breaks of one version have numbers of their own."""
 
 S = TypeVar("S", bound=Struct)
 
@@ -108,11 +115,23 @@ class BreakShown(Struct):
     closed_how: str | None
 
 
-class _Shown:
-    """The rows that views need of their own, and how far they go. It folds nothing: `Views.tell` puts them."""
+N = TypeVar("N", GapShown, BreakShown)
+
+
+class _Said(NamedTuple):
+    """What the views are to say, by key."""
+
+    balances: Mapping[tuple[Cell, ...], BalanceShown]
+    gaps: Mapping[tuple[Cell, ...], GapShown]
+    breaks: Mapping[tuple[Cell, ...], BreakShown]
+
+
+class Shown:
+    """The rows that views need of their own, and how far they go. It folds nothing: `Views.tell` puts them. They follow
+    from the events up to there, and from nothing else: of another version where anything they rest on is."""
 
     name = "views"
-    version = view_sql.VERSION
+    version = view_sql.VERSION + sum(each.version for each in (Balances, Breaks, Gaps, History, Sessions))
 
     def __init__(self, ledger: Ledger, database: Database) -> None:
         self.balances: Final = Table(database, "shown_balances", BalanceShown, key=2)
@@ -123,6 +142,12 @@ class _Shown:
 
     def apply(self, recorded: Recorded) -> None:
         """Nothing: see `Views.tell`."""
+
+    def keep(self, said: _Said) -> None:
+        """Have these rows, and no others."""
+        _keep(self.balances, said.balances)
+        _keep(self.gaps, said.gaps)
+        _keep(self.breaks, said.breaks)
 
 
 class _Moment:
@@ -150,6 +175,18 @@ class _Moment:
         raise ReadOnly(f"{self._view.name}: a moment of it is read only")
 
 
+@contextmanager
+def moment_of(ledger: Ledger) -> Generator[Database]:
+    """One moment of all that is stored: who reads it beside others that write sees every row as of its place."""
+    with ExitStack() as stack:
+        try:
+            view = stack.enter_context(ledger.view())
+        except Unsealed:  # of before 0.3.0: whoever writes to it seals it first
+            yield ledger
+        else:
+            yield _Moment(ledger, view)
+
+
 class Views:
     """The SQL views of a ledger (`projections.view_sql`). Makes them, and the tables they are of, where they are not
     there or of another version; `bring_up` brings them up to date."""
@@ -167,7 +204,7 @@ class Views:
             Stated(ledger),
         )
         """Those whose rows the views show: they are caught up together."""
-        self._shown: Final = _Shown(ledger, ledger)
+        self._shown: Final = Shown(ledger, ledger)
         self._rested_at = 0.0
         with _making:
             if not view_sql.is_made(ledger):
@@ -182,6 +219,12 @@ class Views:
         """Bring the projections up to date, and what the views say of them."""
         catch_up(self._ledger, self.projections, progress=progress)
         self.tell()
+
+    def define(self) -> None:
+        """Make the views anew where they are defined otherwise than they are made."""
+        with _making:
+            if otherwise(self._ledger):
+                self._ledger.write(view_sql.making(self._ledger))
 
     def tell_at_times(self) -> None:
         """As `tell`, where something came since; but rest between two times, longer than it takes."""
@@ -205,23 +248,40 @@ class Views:
     def _tell(self) -> None:
         shown = self._shown
         shown.subscription.refresh()
-        with self._ledger.view() as view:
-            moment = _Moment(self._ledger, view)
-            balances, breaks = Balances(self._ledger, moment), Breaks(self._ledger, moment)
-            every = [*breaks.projections, *balances.projections]
-            position = max(each.subscription.position for each in every)
-            catch_up(self._ledger, every, upto=position)  # in memory, where one is behind the others
-            gaps, logins = balances.gaps.with_logins()
-            held = judged(balances.fold, gaps, logins, None)
-            found = breaks.folded(gaps)
-        _keep(shown.balances, {(row.account, row.asset_id): _balance(row) for row in held})
-        _number(shown.gaps, map(_gap, gaps))
-        _number(shown.breaks, map(_break, found))
+        with moment_of(self._ledger) as moment:
+            breaks = Breaks(self._ledger, moment)
+            position = max(each.subscription.position for each in breaks.projections)
+            catch_up(self._ledger, breaks.projections, upto=position)  # in memory, where one is behind others
+            said = _said(breaks)
+        shown.keep(said)
         shown.subscription.position = position
         flush([shown.subscription])
 
 
-def _keep(table: Table[S], wanted: dict[tuple[Cell, ...], S]) -> None:
+def told_again(
+    ledger: Ledger, scratch: Database, upto: int, progress: Callable[[int], None] | None = None
+) -> Shown:
+    """What the views are to say as of a position: folded from zero, in a scratch database."""
+    shown, breaks = Shown(ledger, scratch), Breaks(ledger, scratch)
+    catch_up(ledger, breaks.projections, upto=upto, progress=progress)
+    shown.keep(_said(breaks))
+    return shown
+
+
+def _said(breaks: Breaks) -> _Said:
+    gaps, logins = breaks.balances.gaps.with_logins()
+    held = judged(breaks.balances.fold, gaps, logins, None)
+    return _Said(
+        {(row.account, row.asset_id): _balance(row) for row in held},
+        _numbered(map(_gap, gaps), lambda gap: gap.version),
+        _numbered(
+            map(_break, breaks.folded(gaps)),
+            lambda found: max(found.expected_version or 0, found.stated_version or 0),
+        ),
+    )
+
+
+def _keep(table: Table[S], wanted: Mapping[tuple[Cell, ...], S]) -> None:
     """Let a table have these rows, by key; what is as it was is not written."""
     left = dict(wanted)
     for row in [*table.rows()]:
@@ -235,30 +295,16 @@ def _keep(table: Table[S], wanted: dict[tuple[Cell, ...], S]) -> None:
         table.put(row)
 
 
-def _number(table: Table[S], rows: Iterable[S]) -> None:
-    """Let a table have these rows: one that was there keeps its number, a new one gets the next of its account."""
-    left: defaultdict[tuple[Any, ...], list[S]] = defaultdict(list)
+def _numbered(rows: Iterable[N], version: Callable[[N], int]) -> dict[tuple[Cell, ...], N]:
+    """Rows by account and number: the same of the same, whenever it is told, and higher of what a later version
+    showed."""
+    of: defaultdict[tuple[str, int], list[N]] = defaultdict(list)
     for row in rows:
-        left[_content(row)].append(row)
-    last: defaultdict[str, int] = defaultdict(int)
-    for row in [*table.rows()]:
-        account, number = astuple(row)[:2]
-        last[account] = max(last[account], number)
-        same = left[_content(row)]
-        if same:
-            same.pop()
-        else:
-            table.drop(row)
-    for row in (row for rows in left.values() for row in rows):
-        account = astuple(row)[0]
-        last[account] += 1
-        row.number = last[account]  # type: ignore[attr-defined]
-        table.put(row)
-
-
-def _content(row: Struct) -> tuple[Any, ...]:
-    account, _, *content = astuple(row)
-    return (account, *content)
+        of[row.account, version(row)].append(row)
+    for (_, at), same in of.items():
+        for place, row in enumerate(sorted(same, key=repr)):
+            row.number = at * SAME_VERSION_MAX + place
+    return {(row.account, row.number): row for same in of.values() for row in same}
 
 
 def _balance(row: HeldRow) -> BalanceShown:

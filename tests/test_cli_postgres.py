@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -13,12 +14,14 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from ledger import Ledger
+from ledger import Ledger, postgres_recorder
 from ledger import run as run_module
 from ledger.cli import VENUES, main, seals
-from ledger.cli.options import PROJECTIONS
+from ledger.cli.options import bring_up_all
 from ledger.memory import TABLE, remember, row_of
-from projections import catch_up
+from projections.view_columns import CURRENT_BALANCES
+from projections.view_sql import sql_of
+from projections.views import Shown, told_again
 from tests import tampering
 from tests.databases import Schemas
 from tests.scripted import delta, feed, says
@@ -136,7 +139,7 @@ def whole(new_schema: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(seals, "VENUES", {**VENUES, tampering.LATER.NAME: tampering.LATER})
     with Ledger(new_schema) as ledger:
         tampering.record(ledger)
-        catch_up(ledger, [kind(ledger) for kind in PROJECTIONS])
+        bring_up_all(ledger)
         remember(ledger, [row_of("a:b", b"123")])
     return new_schema
 
@@ -215,6 +218,36 @@ def test_a_ledger_whose_projections_lag_behind_raises_no_alarm(whole: str, comma
             "UPDATE projection_positions SET version=version-1 WHERE name='balances' AND version>1"
         )
     assert (0, "") == command("verify", "--db", whole)[::2]
+
+
+def test_a_fold_that_takes_longer_than_a_transaction_may_be_idle_raises_no_alarm(
+    whole: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*args: Any) -> Shown:
+        time.sleep(0.5)
+        return told_again(*args)
+
+    hurried = postgres_recorder._SETTINGS.replace("'60s'", "'100ms'")
+    assert hurried != postgres_recorder._SETTINGS
+    monkeypatch.setattr(postgres_recorder, "_SETTINGS", hurried)
+    monkeypatch.setattr("ledger.cli.proof.told_again", slowly)
+    for asked in ("verify", "replay"):
+        said = command(asked, "--db", whole)
+        assert (0, "") == (said.code, said.err), said.out
+
+
+def test_who_may_only_read_finds_a_view_that_is_defined_otherwise(whole: str, command: Command) -> None:
+    """Also where no object can be made at all, as on a standby server."""
+    reader = f"{whole}%20-cdefault_transaction_read_only%3Don"
+    assert 0 == command("verify", "--db", reader).code
+    sql = sql_of(CURRENT_BALANCES, server=True).replace("t.total", "'42'")
+    with psycopg.connect(whole) as server:
+        server.execute(sql.replace("CREATE", "CREATE OR REPLACE").encode())
+    said = command("verify", "--db", reader)
+    assert (1, "") == (said.code, said.err)
+    assert "the view current_balances is not defined as it was made" in said.out
+    assert 0 == command("views", "--db", whole).code
+    assert 0 == command("verify", "--db", reader).code
 
 
 def test_a_changed_event_is_named_and_nothing_is_signed(whole: str, command: Command, tmp_path: Path) -> None:

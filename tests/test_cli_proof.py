@@ -10,7 +10,8 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -23,9 +24,12 @@ from ledger.cli.options import PROJECTIONS, bring_up_all
 from ledger.events import BalanceSnapshot, Statement
 from ledger.memory import TABLE, remember, row_of
 from ledger.venues import bitopro
-from projections import catch_up
+from projections import Balances, Gaps, Stated, Views, catch_up
+from projections.view_columns import CURRENT_BALANCES, VIEWS
+from projections.view_sql import on_server, sql_of
+from projections.views import Shown, told_again
 from tests import tampering
-from tests.scripted import delta, feed, imported, says
+from tests.scripted import delta, feed, imported, says, snapshot
 from tests.tampering import LATER, flipped, image
 from tests.terminal import Ran, run
 from tests.test_decoding import Changed, ada, each
@@ -287,7 +291,7 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "whole.db"
     with Ledger(path) as ledger:
         tampering.record(ledger)
-        catch_up(ledger, [kind(ledger) for kind in PROJECTIONS])
+        bring_up_all(ledger)
         remember(ledger, [row_of("a:b", b"123")])
     path.write_bytes(image(path))
     return path
@@ -409,6 +413,179 @@ def test_a_history_that_lags_behind_raises_no_alarm_where_checkpoints_need_more_
         feed(ledger, *map(says, rows[100:]), session="later")
     code, out, err = called(capsys, command, "--db", tmp_path / "a.db")
     assert (0, "") == (code, err), out
+
+
+# What other programs read ---------------------------------------------------------------------------------------------
+
+SHOWN: Final = ("shown_balances", "shown_gaps", "shown_breaks", "stated_balances")
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ledger with something in every view."""
+    monkeypatch.setattr(seals, "VENUES", {**VENUES, LATER.NAME: LATER})
+    path = tmp_path / "told.db"
+    with Ledger(path) as ledger:
+        tampering.record(ledger)
+        feed(ledger, says(snapshot(999, {"A": "5"}, part="7", sequence=1)), session="counted")
+        feed(ledger, says(delta(1000, {"A": "4"}, sequence=4, subscription="7")), session="counted again")
+        bring_up_all(ledger)
+        assert all(ledger.select(f"SELECT 1 FROM {table}") for table in SHOWN)
+    return path
+
+
+def redefined(database: Ledger, old: str, new: str) -> list[str]:
+    """How a view of the balances is defined that says otherwise."""
+    sql = sql_of(CURRENT_BALANCES, server=on_server(database))
+    assert old in sql
+    return ["DROP VIEW current_balances", sql.replace(old, new)]
+
+
+@pytest.mark.parametrize(
+    ("of", "change"),
+    [
+        ("shown_balances", "UPDATE shown_balances SET total='1000000', completeness='proven'"),
+        ("shown_balances", "DELETE FROM shown_balances WHERE asset_id='A'"),
+        ("shown_gaps", "UPDATE shown_gaps SET missing='nothing'"),
+        ("shown_gaps", "UPDATE shown_gaps SET number=number+100"),
+        ("shown_breaks", "DELETE FROM shown_breaks"),
+        ("stated_balances", "UPDATE stated_balances SET total='777'"),
+        ("stated_balances", "DELETE FROM stated_balances WHERE version=2"),
+        ("current_balances", ("t.total", "'42'")),
+        ("current_balances", ("t.total", "CASE t.account WHEN 'nobody' THEN '42' ELSE t.total END")),
+        (
+            "current_balances",
+            (
+                "t.completeness AS completeness, t.reason AS reason",
+                "t.completeness AS reason, t.reason AS completeness",
+            ),
+        ),
+        ("current_balances", ("t.version AS version", "t.version AS version, 1 AS more")),
+        ("current_balances", ("shown_balances AS t", "shown_balances AS t WHERE t.asset_id <> 'A'")),
+        ("freshness", "DROP VIEW freshness"),
+    ],
+)
+def test_what_the_views_show_that_was_changed_is_found_and_mended_by_a_rebuild(
+    told: Path, capsys: pytest.CaptureFixture[str], of: str, change: str | tuple[str, str]
+) -> None:
+    assert (0, "") == called(capsys, "verify", "--db", told)[::2]
+    with Ledger(told) as ledger:
+        before = shown(ledger)
+        statements = [change] if isinstance(change, str) else redefined(ledger, *change)
+        ledger.write([(statement, [()]) for statement in statements])
+    code, out, err = called(capsys, "verify", "--db", told, "--json")
+    assert (1, "") == (code, err)
+    found = json.loads(out)
+    assert {"projection"} == {finding["what"] for finding in found}
+    assert all(of in finding["reason"] for finding in found)
+    code, out, err = called(capsys, "replay", "--db", told)
+    assert (1, "") == (code, err)
+    assert f"{of}: " in out
+    assert 1 == called(capsys, "replay", "--db", told, "--rebuild").code
+    for command in ("verify", "replay"):
+        code, out, err = called(capsys, command, "--db", told)
+        assert (0, "") == (code, err), out
+    with Ledger(told, read_only=True) as ledger:
+        assert before == shown(ledger)
+
+
+def shown(ledger: Ledger) -> dict[str, list[Any]]:
+    return {view.name: sorted(ledger.select(f"SELECT * FROM {view.name}"), key=repr) for view in VIEWS}
+
+
+@pytest.mark.sqlite
+def test_any_cell_changed_of_what_the_views_show_is_found(
+    told: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random, clean = Random(7), image(told)
+    for table in SHOWN:
+        with closing(sqlite3.connect(told)) as store:
+            columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})")]
+            rows = store.execute(f"SELECT rowid, * FROM {table}").fetchall()
+        for at, column in enumerate(columns, 1):
+            row = random.choice(rows)
+            cell = row[at]
+            others = ["1", None] if isinstance(cell, str) else [0 if cell is None else cell + 1, None, "x"]
+            for other in others:
+                if other == cell:
+                    continue
+                with closing(sqlite3.connect(told)) as store, suppress(sqlite3.IntegrityError):
+                    store.execute(f"UPDATE {table} SET {column}=? WHERE rowid=?", (other, row[0]))
+                    store.commit()
+                if told.read_bytes() == clean:
+                    continue  # SQLite itself does not take it
+                assert 1 == called(capsys, "verify", "--db", told).code, (table, column, cell, other)
+                told.write_bytes(clean)
+    assert 0 == called(capsys, "verify", "--db", told).code
+
+
+def test_views_that_lag_behind_raise_no_alarm(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of frames that nobody caught up with; told as of one position, with projections as of others, before and after
+    it; and made, but not told."""
+
+    def is_well() -> None:
+        for command in ("verify", "replay", "replay scripted:main"):
+            code, out, err = called(capsys, *command.split(), "--db", told)
+            assert (0, "") == (code, err), out
+
+    with Ledger(told) as ledger:
+        feed(ledger, says(snapshot(1001, {"A": "7"}, part="7", sequence=1)), session="later")
+        is_well()
+        catch_up(ledger, [Balances(ledger), Stated(ledger)])
+        is_well()
+        catch_up(ledger, [kind(ledger) for kind in PROJECTIONS])
+        is_well()
+        feed(ledger, says(delta(1002, {"A": "8"}, sequence=5, subscription="7")), session="last")
+        gaps, views = Gaps(ledger), Views(ledger)
+        catch_up(ledger, [gaps])
+        views.tell()
+        assert views.position > Balances(ledger).subscription.position
+        is_well()
+        gaps.subscription.reset()
+        is_well()
+        for each in views.projections:
+            each.subscription.reset()
+        views.tell()
+        is_well()
+
+
+def test_a_ledger_without_views_and_one_with_views_of_another_version_raise_no_alarm(
+    tmp_path: Path, told: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        tampering.record(ledger)
+    monkeypatch.setattr(Shown, "version", Shown.version + 1)
+    with Ledger(told) as ledger:
+        ledger.write([(sql, [()]) for sql in redefined(ledger, "t.total", "'42'")])
+    for command in ("verify", "replay"):
+        for path in (tmp_path / "a.db", told):
+            code, out, err = called(capsys, command, "--db", path)
+            assert (0, "") == (code, err), out
+
+
+def test_beside_a_process_that_follows_nothing_raises_an_alarm(
+    told: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared is of one moment: the views are told anew while they are folded again."""
+    again = told_again
+
+    def meanwhile(*args: Any) -> Shown:
+        with Ledger(told) if not ledger.in_file else nullcontext(ledger) as other:
+            feed(
+                other,
+                says(snapshot(1001, {"A": "7"}, part="7", sequence=1)),
+                session=f"beside-{next(numbers)}",
+            )
+            bring_up_all(other)
+        return again(*args)
+
+    monkeypatch.setattr("ledger.cli.proof.told_again", meanwhile)
+    numbers = count()
+    with Ledger(told) as ledger:
+        for command in ("verify", "replay"):
+            code, out, err = called(capsys, command, "--db", told)
+            assert (0, "") == (code, err), (out, err)
+    assert 2 == next(numbers)
 
 
 # Second chance -------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_views_of_another_version_are_made_anew(place: str, monkeypatch: pytest.
         feed(ledger, says(order("o1", 1)), b"junk")
         Views(ledger).bring_up()
     monkeypatch.setattr(view_sql, "VERSION", 2)
-    monkeypatch.setattr(views._Shown, "version", 2)  # read when the module was
+    monkeypatch.setattr(views.Shown, "version", 2)  # read when the module was
     changed = [*VIEWS]
     changed[0] = views_with_one_column_less()
     monkeypatch.setattr(view_sql, "VIEWS", changed)

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from ledger import Ledger
 from ledger.cli import cli
+from ledger.cli.proof import refolded
 from ledger.errors import ReadOnly
 from ledger.events import Event, OrderUpdated
 from ledger.wire import time_text
-from projections import Balances, Breaks, Gaps, catch_up
+from projections import Balances, Breaks, Gaps, Projection, catch_up, compare
 from projections.gaps import STATED
 from projections.stated import Stated
 from projections.view_columns import AMOUNT, FLAG, VIEWS
@@ -214,6 +215,35 @@ def tell(place: str, *parts: Told) -> None:
                 feed(ledger, *each, session=f"s{number}", received_ns=RECEIVED_NS + number * 2_000_000_000)
             Views(ledger).bring_up()
         assert [] == differences(place)
+
+
+steps = st.lists(st.sampled_from(["tell", "all", "gaps", "balances", "breaks", "reset"]), max_size=3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(told=st.lists(st.tuples(frames, steps), min_size=1, max_size=5))
+def test_views_told_now_and_then_are_what_a_fold_from_zero_tells(told: list[tuple[Any, list[str]]]) -> None:
+    """Whatever was caught up, folded again or told in between."""
+    with TemporaryDirectory() as folder:
+        for number, (said, taken) in enumerate(told):
+            with Ledger(f"{folder}/a.db") as ledger:
+                feed(ledger, *said, session=f"s{number}", received_ns=RECEIVED_NS + number * 2_000_000_000)
+                views, gaps = Views(ledger), Gaps(ledger)
+                kept: dict[str, Sequence[Projection]] = {
+                    "all": views.projections,
+                    "gaps": gaps.projections,
+                    "balances": [Balances(ledger)],
+                    "breaks": [Breaks(ledger)],
+                }
+                for step in taken:
+                    if step == "tell":
+                        views.tell()
+                    elif step == "reset":
+                        gaps.history.subscription.reset()
+                    else:
+                        catch_up(ledger, kept[step])
+            with Ledger(f"{folder}/a.db", read_only=True) as ledger, refolded(ledger, None, "") as (_, folds):
+                assert [] == [found for fold in folds for found in compare(fold.stored, fold.folded)]
 
 
 def busy(ledger: Ledger) -> None:

@@ -28,6 +28,7 @@ from projections import (
     Projection,
     Quarantine,
     Sessions,
+    Stated,
     Views,
     catch_up,
 )
@@ -50,6 +51,7 @@ PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (
     Sessions,
     Breaks,
     Quarantine,
+    Stated,
     Checkpoints,
 )
 

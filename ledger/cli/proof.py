@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -21,9 +21,11 @@ from ledger.cli.options import (
 )
 from ledger.console import out, progress, table
 from ledger.ledger import Ledger
-from projections import Projection, compare
+from projections import Projection, Views, compare
 from projections.checkpoints import Checkpoints
 from projections.subscription import BATCH_EVENTS_MAX, Place, frame_of
+from projections.view_check import otherwise
+from projections.views import Shown, moment_of, told_again
 
 DIFFERENCES_SHOWN_MAX: Final = 20
 
@@ -34,13 +36,18 @@ DIFFERENCES_SHOWN_MAX: Final = 20
 @click.option("--rebuild", is_flag=True, help="Keep the fresh fold in place of the stored one.")
 def replay(db: str, account: str | None, rebuild: bool) -> int:
     """Fold every projection again from zero and compare with the stored one. Exit code 1: they differ."""
-    with reading(db, account) as (ledger, account), from_zero(ledger) as made:
-        stored, folded = [projection(ledger) for projection in PROJECTIONS], [each for each, _ in made]
-        with progress("replay", ledger.position()) as advance:
-            events = refold(ledger, stored, folded, account, advance)
+    with reading(db, account) as (ledger, account), refolded(ledger, account, "replay") as (events, folds):
         summary: list[dict[str, Any]] = []
-        for one, other in zip(stored, folded, strict=True):
-            found = list(compare(one, other, account))
+        for fold in folds:
+            one, other = fold.stored, fold.folded
+            found = [
+                f"{each.table}: stored {each.stored}, folded {each.folded}"
+                for each in compare(one, other, account)
+            ]
+            if isinstance(one, Shown):
+                found += [
+                    f"{name}: the view is not defined as it was made" for name in misdefined(ledger, one)
+                ]
             rows = sum(1 for each in other.tables for _ in each.rows(account))
             summary.append(
                 {
@@ -50,11 +57,8 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
                     "differences": len(found),
                 }
             )
-            for difference in found[:DIFFERENCES_SHOWN_MAX]:
-                out.print(
-                    f"{difference.table}: stored {difference.stored}, folded {difference.folded}",
-                    soft_wrap=True,
-                )
+            for said in found[:DIFFERENCES_SHOWN_MAX]:
+                out.print(said, soft_wrap=True)
         out.print(table(summary))
     differences = sum(each["differences"] for each in summary)
     unstored = [each["projection"] for each in summary if events and not each["stored up to"]]
@@ -64,6 +68,7 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
             for each in fresh:
                 each.subscription.reset()
             bring_up_all(ledger)
+            Views(ledger).define()
         verdict = f"{differences} differences; the projections were rebuilt"
     elif differences:
         verdict = f"{differences} differences (replay --rebuild keeps the fresh fold)"
@@ -75,28 +80,50 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
     return FINDINGS if differences else DONE
 
 
-@contextmanager
-def from_zero(ledger: Ledger) -> Generator[list[tuple[Projection, Ledger]]]:
-    """Every projection with nothing folded, and the scratch ledger its rows are kept in.
+class Refolded(NamedTuple):
+    """What a projection stored, and the same folded again from zero; `scratch` keeps the rows of that."""
 
-    Checkpoints have one of their own: as far as they need histories they bring them there, and a history beside them is
-    to stop where the stored one did.
+    stored: Projection
+    folded: Projection
+    scratch: Ledger
+
+
+@contextmanager
+def refolded(ledger: Ledger, account: str | None, doing: str) -> Generator[tuple[int, list[Refolded]]]:
+    """What is stored of one moment, each projection and what the views say, beside a fold from zero up to where it is
+    stored; and how many events that took.
+
+    Checkpoints have a scratch ledger of their own: as far as they need histories they bring them there, and a history
+    beside them is to stop where the stored one did. So have the views, which say everything as of one position.
     """
     with (
         tempfile.TemporaryDirectory() as folder,
         Ledger(f"{folder}/fold.db") as scratch,
         Ledger(f"{folder}/checkpoints-fold.db") as apart,
+        Ledger(f"{folder}/views-fold.db") as beside,
+        moment_of(ledger) as moment,
     ):
         places = [apart if projection is Checkpoints else scratch for projection in PROJECTIONS]
-        yield [(kind(ledger, place), place) for kind, place in zip(PROJECTIONS, places, strict=True)]
+        folds = [
+            Refolded(kind(ledger, moment), kind(ledger, place), place)
+            for kind, place in zip(PROJECTIONS, places, strict=True)
+        ]
+        with progress(doing, ledger.position()) as advance:
+            events = _refold(ledger, folds, account, advance)
+        shown = Shown(ledger, moment)
+        upto = shown.subscription.position
+        with progress("views", upto) as advance:
+            folds.append(Refolded(shown, told_again(ledger, beside, upto, advance), beside))
+        yield events, folds
 
 
-def refold(
-    ledger: Ledger,
-    stored: Sequence[Projection],
-    folded: Sequence[Projection],
-    account: str | None,
-    advance: Callable[[int], None],
+def misdefined(ledger: Ledger, shown: Shown) -> list[str]:
+    """The views that are not defined as they were made; of another version, and never told, they are not judged."""
+    return otherwise(ledger) if shown.subscription.position else []
+
+
+def _refold(
+    ledger: Ledger, folds: Sequence[Refolded], account: str | None, advance: Callable[[int], None]
 ) -> int:
     """Fold again what the stored rows rest on: the events up to where each projection stopped."""
     events = waiting = 0
@@ -104,16 +131,16 @@ def refold(
     for recorded in ledger.replay(account):
         place = frame_of(recorded.event)
         if waiting >= BATCH_EVENTS_MAX and place != last:  # who flushes takes the frame before for whole
-            for other in folded:
-                other.subscription.flush()
+            for each in folds:
+                each.folded.subscription.flush()
             advance(waiting)
             waiting = 0
-        for one, other in zip(stored, folded, strict=True):
-            if recorded.position <= one.subscription.position:
-                other.subscription.apply(recorded)
+        for each in folds:
+            if recorded.position <= each.stored.subscription.position:
+                each.folded.subscription.apply(recorded)
         events += 1
         waiting += 1
         last = place
-    for other in folded:
-        other.subscription.flush()
+    for each in folds:
+        each.folded.subscription.flush()
     return events

@@ -16,7 +16,6 @@ from msgspec.structs import asdict
 from ledger.cli.options import (
     DONE,
     FINDINGS,
-    PROJECTIONS,
     VENUES,
     checkpoint_of,
     cli,
@@ -24,15 +23,16 @@ from ledger.cli.options import (
     json_option,
     replaceable,
 )
-from ledger.cli.proof import from_zero, refold
+from ledger.cli.proof import misdefined, refolded
 from ledger.console import printable, progress, show
 from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
 from ledger.findings import Finding, first_bad, weight
 from ledger.ledger import Ledger
 from ledger.memory import changed_memories
 from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
-from projections import compare
+from projections import Projection, compare
 from projections.subscription import place_of
+from projections.views import Shown
 
 KEY: Final = "accountledger.key"
 PUBLIC_KEY: Final = "accountledger.pub"
@@ -244,18 +244,18 @@ def _findings(ledger: Ledger, note: Path | None, key: PublicKey | None) -> Itera
 
 
 def _projected(ledger: Ledger) -> Iterator[Finding]:
-    """What the projections stored, beside a fold from zero."""
-    with from_zero(ledger) as made:
-        yield from _places(ledger)
-        stored = [projection(ledger) for projection in PROJECTIONS]
-        with progress("projections", ledger.position()) as advance:
-            refold(ledger, stored, [each for each, _ in made], None, advance)
-        for one, (other, scratch) in zip(stored, made, strict=True):
+    """What the projections stored and what the views say, beside a fold from zero."""
+    with refolded(ledger, None, "projections") as (_, folds):
+        yield from _places(ledger, [fold.stored for fold in folds])
+        for one, other, scratch in folds:
             if not one.subscription.position:
                 continue  # not stored, or by another version
             for table in one.tables:
                 if not _as_made(ledger, scratch, table.name):
                     yield Finding("projection", f"the table {table.name} is not defined as it was made")
+            if isinstance(one, Shown):
+                for name in misdefined(ledger, one):
+                    yield Finding("projection", f"the view {name} is not defined as it was made")
             for difference in compare(one, other):
                 row = difference.stored or difference.folded
                 account = getattr(row, "account", None)
@@ -263,15 +263,14 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
                 yield Finding("projection", f"{difference.table} of {account}: {reason}")
 
 
-def _places(ledger: Ledger) -> Iterator[Finding]:
+def _places(ledger: Ledger, stored: Iterable[Projection]) -> Iterator[Finding]:
     """How far the projections say that they are stored: rows that no place is kept of, and places that cannot be."""
     places: dict[Any, tuple[Any, Any]] = {}
     if ledger.columns("projection_positions"):
-        for stored in ledger.select("SELECT * FROM projection_positions"):
-            places[stored[0]] = (stored[1], place_of(stored))
+        for place in ledger.select("SELECT * FROM projection_positions"):
+            places[place[0]] = (place[1], place_of(place))
     head = ledger.position()
-    for kind in PROJECTIONS:
-        made = kind(ledger)
+    for made in stored:
         version, position = places.get(made.name, (None, None))
         if version is None:
             rows = [

@@ -24,7 +24,7 @@ def views(db: str, role: str | None, as_json: bool) -> int:
     """Make the SQL views, bring them up to date, and say what is in each column.
 
     They say what `balances`, `history`, `orders`, `fills`, `gaps`, `breaks` and `quarantine` print. Made once they
-    stay; of an older version they are made anew.
+    stay; of an older version, or defined otherwise, they are made anew.
     """
     if role is not None:
         if as_json:
@@ -35,6 +35,7 @@ def views(db: str, role: str | None, as_json: bool) -> int:
         kept = Views(ledger)
         bring_up(ledger, kept.projections)
         kept.tell()
+        kept.define()
         show(_columns(ledger), as_json=as_json, what="views")
     return DONE
 

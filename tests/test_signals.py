@@ -120,7 +120,7 @@ class Process:
             text=True,
         )
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def end(self, number: signal.Signals | None = None, within_s: float = EXIT_S) -> tuple[int, str, str]:

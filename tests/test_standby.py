@@ -189,10 +189,10 @@ def test_a_leader_that_slept_while_another_took_over_stands_by(
         exchange.until(lambda: bool(exchange.live), 15)
         time.sleep(0.5)
         second = Process(tmp_path, "--db", url)
-        first.signal(signal.SIGSTOP)
+        first.send(signal.SIGSTOP)
         lock_lost(url)
         exchange.until(lambda: len(exchange.connections) == 2, TAKEOVER_S)
-        first.signal(signal.SIGCONT)
+        first.send(signal.SIGCONT)
         exchange.until(lambda: not exchange.connections[0].open, TAKEOVER_S)
         time.sleep(1.5)
         assert len(exchange.connections) == 2

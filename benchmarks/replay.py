@@ -40,7 +40,7 @@ SELECT: Final = (
 )
 BARE: Final = "bare SELECT"
 ALONE: Final = f"{OURS}: Balances"
-JUDGED: Final = f"{ALONE}, and what their verdicts rest on"
+JUDGED: Final = f"{ALONE}, judged"
 VERIFY: Final = "Ledger.verify"
 DECODED: Final = "Ledger.verify with the venues"
 LEAN: Final = "stock repository.get, amounts as text"
@@ -162,7 +162,9 @@ def _balances(ledger: Ledger, path: Path, folder: Path, effort: Effort) -> Resul
         told = f"{stocked:,} events"
         sides = (
             Side(ALONE, lambda: fold(ledger), events),
-            Side(JUDGED, lambda: fold(ledger, judged=True), events, "not claimed"),
+            Side(
+                JUDGED, lambda: fold(ledger, judged=True), events, "with what verdicts rest on; not claimed"
+            ),
             Side("Ledger.replay alone", lambda: deque(ledger.replay(), maxlen=0), events),
             Side(VERIFY, lambda: verify(ledger), events, "decodes no frame and folds nothing again"),
             Side(DECODED, lambda: verify(ledger, VENUES.values()), events, "not claimed"),

@@ -32,7 +32,7 @@ class Balances:
     """
 
     name = "balances"
-    version = 5
+    version = 6
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger

@@ -124,16 +124,17 @@ def test_of_more_rows_than_are_remembered_the_end_is_open_until_the_next_row() -
 
 def ends(rows: Rows) -> set[str]:
     """The balances that all rows, in any order of those of one instant in which each follows, can end at."""
-    lasts: list[BalanceEventImported | None] = [None]
+    before: list[list[BalanceEventImported]] = [[]]
     for _, group in groupby(rows, lambda row: row.time_ns):
-        orders = list(permutations(group))
-        lasts = [
-            order[-1]
-            for last in {(each and each.balance, each and each.pending): each for each in lasts}.values()
+        orders = [list(order) for order in permutations(group)]
+        lasts = {
+            (order[-1].balance, order[-1].pending): order[-1]
+            for last in before
             for order in orders
-            if all(links(one, other) for one, other in pairwise([*([last] if last else []), *order]))
-        ]
-    return {last.balance for last in lasts if last is not None}
+            if all(links(one, other) for one, other in pairwise([*last, *order]))
+        }
+        before = [[last] for last in lasts.values()]
+    return {last.balance for (last,) in before}
 
 
 @st.composite

@@ -167,7 +167,7 @@ class _Try:
 
     @property
     def concludes(self) -> bool:
-        return not self.why and self.word.rests and self.word.order is not None
+        return not self.why and self.word.rests and self.word.order is not None and not self.word.unclear
 
 
 def _last_word(ledger: Ledger, asked: _Asked) -> tuple[int, Word]:
@@ -195,8 +195,8 @@ def _last_word(ledger: Ledger, asked: _Asked) -> tuple[int, Word]:
             rest, begun = begun, None
     if rest is not None and rest.concludes and (whole.why or _said(rest.word) == _said(whole.word)):
         return rest.first, rest.word
-    if whole.why:
-        raise Unprovable(whole.why)
+    if whole.why or whole.word.unclear:
+        raise Unprovable(whole.why or verify_bundle.OPEN)
     return 1, whole.word
 
 

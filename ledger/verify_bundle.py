@@ -25,6 +25,8 @@ from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import IO, Any
 
 LINE_BYTES_MAX = 100_000_000
+INSTANTS_MAX = 32
+OPEN = "rows of one instant lead back to where they begin: which was the last is open"
 PARTS = ("total", "available", "locked", "staked", "pending")
 EXACT = Context(prec=400, Emin=-999_999, Emax=999_999, traps=[Inexact, InvalidOperation, Overflow])
 Point = tuple[int, int, int, int]
@@ -215,7 +217,12 @@ class Word:
         self.source: Event = []
         self.complete_ns = 0
         self.open: dict[str | None, Pages] = {}
-        self.ends: Any = None
+        self.told: dict[int, list[Row]] = {}
+        """Rows of the asset's history, by time: of the latest instants."""
+        self.since = 0
+        """The statement after which the rows of its own instant count."""
+        self.by_rows = self.unclear = False
+        """Whether rows of a history are the last word; and whether it is open at which balance they end."""
         self.begin: Order | None = None
         """Of the event that the history here begins with, where that is not the account's first."""
         self.rests = first == 1
@@ -264,7 +271,8 @@ class Word:
                 f"what version {version} states is older than version {self.first}, with which the events begin",
             )
         self.held, self.parts = parts is not None, parts or dict.fromkeys(PARTS)
-        self.version, self.order, self.source, self.read, self.ends = version, order, source, read, None
+        self.version, self.order, self.source, self.read = version, order, source, read
+        self.since, self.by_rows, self.unclear = version, False, False
 
     def count(self, topic: str, order: Order) -> None:
         """A number of a subscription in which a statement of the whole account is not complete."""
@@ -315,34 +323,63 @@ class Word:
                 self.state(version, first, source, None, {})
 
     def row(self, version: int, order: Order, source: Event, event: Event) -> None:
-        """A row of the venue's history. In a chain of rows of one instant all balances but the first and the last
-        cancel out, in whatever order the rows came; where that leaves several ends, the latest row counts."""
-        cause, amount, balance, pending = event[4:8]
+        """A row of the venue's history. Rows of one instant end where they lead, in whatever order they came; where
+        they lead back to where they begin, the instant before tells; where that leaves it open, nothing is proved."""
+        row = Row(version, source, event)
+        self.told.setdefault(order[0], []).append(row)
+        if len(self.told) > INSTANTS_MAX:
+            del self.told[min(self.told)]
         if order[0] < self.complete_ns or (self.order is not None and order[0] < self.order[0]):
-            return
+            if not self.by_rows or self.order is None or self.order[0] not in self.told:
+                return
+            order = self.order  # what is before an instant may tell where it ends
         check(self.first == 1, "rows of a history are a proof only with all events before them")
-        same_instant = self.order is not None and self.order[0] == order[0]
-        ends = self.ends if same_instant and self.ends is not None else []
-        change = Decimal(amount)
-        change = -change if cause == "withdraw" and change > 0 else change
-        before = format(EXACT.subtract(Decimal(balance), change), "f")
-        for said, net, kept in ((before, -1, None), (balance, 1, (balance, pending, version, source))):
-            end = next((end for end in ends if Decimal(end[0]) == Decimal(said)), None)
-            if end is None:
-                ends.append([said, net, kept])
-                continue
-            end[1] += net
-            if net > 0:
-                end[0], end[2] = said, kept
-            if end[1] == 0:
-                ends.remove(end)
-        last = [end for end in ends if end[1] > 0]
-        said, pending, version, source = (
-            last[-1][2] if len(last) == 1 else (balance, pending, version, source)
-        )
-        read = {"total": said} | ({} if pending is None else {"pending": pending})
-        self.state(version, order, source, dict.fromkeys(PARTS) | read, read)
-        self.ends = ends[-32:]
+        since = self.since if self.order is not None and self.order[0] == order[0] else 0
+        rows = [each for each in self.told.get(order[0], ()) if each.version > since] or [row]
+        ends = ends_of(rows, None if since or len(rows) == 1 else self.before(order[0]))
+        ending = [each for each in rows if len(ends) == 1 and Decimal(each.balance) in ends]
+        last = (ending or rows)[-1]
+        said: Parts = {"total": last.balance, "pending": last.pending}
+        read: Parts = {name: text for name, text in said.items() if text is not None}
+        self.state(last.version, order, last.source, dict.fromkeys(PARTS) | read, read)
+        self.since, self.by_rows, self.unclear = since, True, len(ends) > 1
+
+    def before(self, time_ns: int) -> Decimal | None:
+        """The balance at which the rows before an instant ended; None where there are none, or it is open."""
+        earlier = max((each for each in self.told if each < time_ns), default=None)
+        if earlier is None:
+            return None
+        rows = self.told[earlier]
+        ends = ends_of(rows, None if len(rows) == 1 else self.before(earlier))
+        return next(iter(ends)) if len(ends) == 1 else None
+
+
+class Row:
+    """A row of a history."""
+
+    def __init__(self, version: int, source: Event, event: Event) -> None:
+        self.version, self.source = version, source
+        self.cause, self.amount, self.balance, self.pending = event[4:8]
+
+
+def ends_of(rows: list[Row], start: Decimal | None) -> set[Decimal]:
+    """The balances at which rows of one instant may end, each beginning where another ended and the first one at
+    `start`; none where they do not lead to one. A withdrawal may be written with its sign or without."""
+    found: set[Decimal] = set()
+    for unsigned in (True, False):
+        net: dict[Decimal, int] = {}
+        for row in rows:
+            change, said = Decimal(row.amount), Decimal(row.balance)
+            if unsigned and row.cause == "withdraw" and change > 0:
+                change = -change
+            for balance, step in ((EXACT.subtract(said, change), -1), (said, 1)):
+                net[balance] = net.get(balance, 0) + step
+        begin, end = ([each for each in net if net[each] * sign > 0] for sign in (-1, 1))
+        if not end:  # they lead back to where they begin, which may be anywhere
+            found |= {each for each in net if start in (None, each)}
+        elif len(end) == 1 and start in (None, *begin):
+            found |= {*end}
+    return ends_of(rows, None) if start is not None and not found else found
 
 
 # The checks, in the order of the lines --------------------------------------------------------------------------------
@@ -424,6 +461,7 @@ def verify(file: IO[bytes], key_text: str) -> list[str]:
         check(len(leaf) == 32, "a leaf hash is not of 32 bytes")
         seal = hashlib.sha256(b"\1" + seal + leaf).digest()
     check(word.order is not None, "no event states the asset")
+    check(not word.unclear, OPEN)
     check(word.rests, f"version {first} does not begin a full statement that names the asset")
     made = {**word.parts, "held": word.held, "version": word.version}
     check(canonical(claim) == canonical(made), f"the events say {made}, not what is claimed")

@@ -6,15 +6,18 @@ kept as found, and closed by the event that explains it; what agrees is said to 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from ledger import Recorded
+from ledger.chain import in_course
 from ledger.events import Amount, BalanceEventImported, is_answer, known_ns, time_of
-from ledger.wire import EXACT, decimal
+from ledger.wire import decimal
 from projections.newest import Tail, last_instants
 from projections.tables import Database, Table
 
@@ -22,8 +25,8 @@ INSTANTS_MAX: Final = 32
 """The latest instants of a history whose balance is remembered, to compare the account's balance with."""
 TAIL_INSTANTS: Final = INSTANTS_MAX + 1
 """The last instants of which all rows make a difference; one more, so that it is known that there were more."""
-ENDS_MAX: Final = 32
-"""Ends of one instant's history rows that are remembered; more are only left where many rows are missing."""
+ROWS_MAX: Final = 256
+"""Rows of one instant that are remembered, the last to arrive: where there were more, it is open where they end."""
 FULLS_MAX: Final = 16
 """The latest full statements of an asset that are remembered, to compare them with what comes late."""
 ANNOUNCED_NS_MAX: Final = 10_000_000_000
@@ -98,25 +101,28 @@ class FullRow(Struct):
     broken: str = ""
 
 
-class End(Struct, array_like=True):
-    """A balance that more history rows of one instant lead to (`net` above zero) or start from (below).
+class Told(Struct, array_like=True, frozen=True):
+    """A row of a history, as much of it as tells in which order rows follow."""
 
-    In a chain of rows all others cancel out: what is left is where it begins and where it ends, in whatever order the
-    rows arrived.
-    """
-
+    version: int
+    position: int
+    cause: str
+    amount: Amount
     balance: Amount
-    net: int
-    pending: Amount | None = None
+    pending: Amount | None
 
 
 class Instant(Struct, array_like=True):
-    """The balance of a history after the rows of one instant, and the row that says so."""
+    """The balance of a history after the rows of one instant, and the row that says so. `others`: at which else they
+    may have ended, where neither the rows before nor those after tell."""
 
     time_ns: int
     balance: Amount
     version: int
-    ends: list[End]
+    others: list[Amount] = []
+    rows: list[Told] = []
+    more: bool = False
+    """There were more rows."""
 
 
 class Known(Struct, frozen=True):
@@ -153,6 +159,21 @@ class Agreement:
         """How many rows the venue's own history of an asset has, and where it last stood."""
         subject = self._subjects.get(account, asset_id)
         return (0, ()) if subject is None else (subject.rows, _instants.decode(subject.instants))
+
+    def stands(
+        self, account: str, asset_id: str, time_ns: int, since: int
+    ) -> tuple[Told, list[Amount]] | None:
+        """The row with which the rows of an instant end that came since a version; and at which other balances they may
+        have ended, where that is open. None where the instant is not remembered."""
+        _, instants = self.history(account, asset_id)
+        at = next((each for each in reversed(instants) if each.time_ns == time_ns), None)
+        rows = [] if at is None else [row for row in at.rows if row.version > since]
+        if at is None or not rows:
+            return None
+        if len(rows) == len(at.rows):
+            return next(row for row in rows if row.version == at.version), at.others
+        ((ordered, ends),) = in_course([rows])
+        return _latest(rows, ordered[-1]), _others(ordered[-1].balance, rows if at.more else ends)
 
     def said(self, recorded: Recorded, asset_id: str, said: Known, *, full: bool) -> int | None:
         """The venue stated an asset: that may explain a difference found before; where the asset has a history, it is
@@ -250,6 +271,7 @@ class Agreement:
             return
         instants = _instants.decode(subject.instants)
         _take(subject, instants, recorded, event, time_ns)
+        _follow(instants)
         subject.instants = msgspec.json.encode(instants).decode()
         if time_ns <= subject.upto_ns:
             self._explain(recorded, subject, instants, time_ns)
@@ -264,6 +286,7 @@ class Agreement:
             event, time_ns = recorded.event, time_of(recorded.event)
             if isinstance(event, BalanceEventImported) and time_ns >= subject.oldest_ns:
                 _take(subject, instants, recorded, event, time_ns)
+        _follow(instants)
         subject.instants = msgspec.json.encode(instants).decode()
 
     def reaches(self, account: str) -> tuple[int, bool]:
@@ -453,7 +476,9 @@ def stood(
     is one."""
     at = next((each for each in reversed(instants) if each.time_ns <= time_ns), None)
     for each in instants:
-        if (each is at or time_ns < each.time_ns <= upto_ns) and decimal(each.balance) == decimal(balance):
+        if (each is at or time_ns < each.time_ns <= upto_ns) and decimal(balance) in map(
+            decimal, (each.balance, *each.others)
+        ):
             return at, each
     return at, None
 
@@ -465,42 +490,44 @@ def _take(
     event: BalanceEventImported,
     time_ns: int,
 ) -> None:
-    """Where the history stands with one more row."""
+    """One more row of the history."""
     at = next((each for each in reversed(instants) if each.time_ns == time_ns), None)
     if at is None:
-        at = Instant(time_ns, event.balance, recorded.version, [])
-        instants.append(at)
-        if len(instants) > 1 and instants[-2].time_ns > time_ns:
-            instants.sort(key=lambda each: each.time_ns)
-    end = last_of_instant(at.ends, event)
-    if end.balance == event.balance or end.balance != at.balance:
-        at.version = recorded.version
-    at.balance = end.balance
-    del at.ends[:-ENDS_MAX]
+        at = Instant(time_ns, event.balance, recorded.version)
+        insort(instants, at, key=attrgetter("time_ns"))
+    insort(at.rows, told_by(recorded, event), key=attrgetter("version"))
+    if len(at.rows) > ROWS_MAX:
+        del at.rows[0]
+        at.more = True
     if len(instants) > INSTANTS_MAX:
         del instants[:-INSTANTS_MAX]
         subject.oldest_ns = instants[0].time_ns
 
 
-def last_of_instant(ends: list[End], event: BalanceEventImported) -> End:
-    """Take one more row of an instant in, and say at which balance the rows end; the latest where that is not sure."""
-    latest = End(event.balance, 1, event.pending)
-    amount = decimal(event.amount)
-    if event.cause == "withdraw" and amount > 0:
-        amount = amount.copy_negate()  # written without its sign (`ledger.chain.links`)
-    _count(ends, End(format(EXACT.subtract(decimal(event.balance), amount), "f"), -1))
-    _count(ends, latest)
-    last = [end for end in ends if end.net > 0]
-    return last[-1] if len(last) == 1 else latest
+def told_by(recorded: Recorded, event: BalanceEventImported) -> Told:
+    return Told(recorded.version, recorded.position, event.cause, event.amount, event.balance, event.pending)
 
 
-def _count(ends: list[End], step: End) -> None:
-    for end in ends:
-        if decimal(end.balance) == decimal(step.balance):
-            end.net += step.net
-            if step.net > 0:
-                end.balance, end.pending = step.balance, step.pending
-            if end.net == 0:
-                ends.remove(end)
-            return
-    ends.append(step)
+def _follow(instants: Sequence[Instant]) -> None:
+    """Where the history stands after each instant: the order in which its rows follow tells, with all that is known
+    before and after them."""
+    if all(len(each.rows) == 1 for each in instants):
+        return
+    for at, (ordered, ends) in zip(instants, in_course([each.rows for each in instants]), strict=True):
+        last = _latest(at.rows, ordered[-1])
+        at.balance, at.version = last.balance, last.version
+        at.others = _others(at.balance, at.rows if at.more else ends)
+
+
+def _latest(rows: Sequence[Told], last: Told) -> Told:
+    """Of the rows that say the same as the last one, the latest to arrive."""
+    same = [
+        row for row in rows if row.pending == last.pending and decimal(row.balance) == decimal(last.balance)
+    ]
+    return max(same, key=attrgetter("version"))
+
+
+def _others(balance: Amount, rows: Sequence[Told]) -> list[Amount]:
+    """The other balances of the rows, each once."""
+    found = {decimal(row.balance): row.balance for row in rows}
+    return [found[other] for other in found if other != decimal(balance)]

@@ -33,7 +33,7 @@ class Balances(ByAccount):
     """
 
     name = "balances"
-    version = 5
+    version = 6
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger

@@ -27,17 +27,15 @@ from ledger.events import (
 )
 from ledger.wire import EXACT, decimal
 from projections.agreement import (
-    ENDS_MAX,
     NOTHING,
     TAIL_INSTANTS,
     Agreement,
-    End,
     Known,
     Parts,
     is_older,
-    last_of_instant,
+    told_by,
 )
-from projections.newest import NEVER_NS, Front, Tail, last_instants
+from projections.newest import NEVER_NS, Front, Tail
 from projections.statements import Full, Statements
 from projections.tables import Database, Table
 from projections.unread import Unread
@@ -59,7 +57,8 @@ class BalanceRow(Struct):
     version: int
     time_ns: int
     ends: str | None = None
-    """Where the history rows of this instant begin and end (JSON of `End`)."""
+    """Rows of a history state it: the other balances at which those of this instant may have ended (a JSON list), where
+    neither the rows before them nor those after tell."""
     subscription: str | None = None
     sequence: int | None = None
     agreed: int | None = None
@@ -70,6 +69,8 @@ class BalanceRow(Struct):
     """The last full statement that said what the statements before it had come to."""
     position: int = 0
     """Of the event that states what is held, in the ledger."""
+    since: int = 0
+    """The statement of this instant after which its rows of a history came."""
 
 
 class StatementRow(Struct):
@@ -88,9 +89,6 @@ class StatementRow(Struct):
     answered_ns: int = 0
     answered_version: int = 0
     """The last answer to a question about the account's balances."""
-
-
-_ends: Final = msgspec.json.Decoder(list[End])
 
 
 FRONTS_MAX: Final = 10_000
@@ -231,9 +229,9 @@ class BalancesFold:
         front.stated = {}
         for asset_id, tail in front.history.items():
             self.agreement.imported_all(account, asset_id, tail)
-            for recorded in last_instants(tail.events, 1):
-                if isinstance(recorded.event, BalanceEventImported):
-                    self._ends(recorded, recorded.event, time_of(recorded.event))
+            last = tail.events[-1]
+            if isinstance(last.event, BalanceEventImported):
+                self._stand(last, last.event, time_of(last.event))
         front.history = {}
         if front.position:
             statement = self.statement(account)
@@ -401,18 +399,20 @@ class BalancesFold:
         self.agreement.imported(recorded, event, time_ns)
         row = self._row(account, event.asset_id)
         if time_ns >= self.statement(account).whole_ns and (row is None or time_ns >= row.time_ns):
-            self._ends(recorded, event, time_ns)
+            self._stand(recorded, event, time_ns)
+        elif row is not None and row.ends is not None:
+            self._stand(recorded, event, row.time_ns)  # what is before an instant may tell where it ends
 
-    def _ends(self, recorded: Recorded, event: BalanceEventImported, time_ns: int) -> None:
-        """What is held after a row of a history, which nothing known is newer than."""
-        account = recorded.account
+    def _stand(self, recorded: Recorded, event: BalanceEventImported, time_ns: int) -> None:
+        """What is held after the rows of a history up to an instant, which nothing known is newer than."""
+        account, since = recorded.account, 0
         row = self._row(account, event.asset_id)
-        same = row is not None and row.time_ns == time_ns and row.ends is not None
-        ends = _ends.decode(row.ends) if row is not None and row.ends is not None and same else []
-        end = last_of_instant(ends, event)
-        version, position = recorded.version, recorded.position
-        if row is not None and same and end.balance == row.total and end.balance != event.balance:
-            version, position = row.version, row.position  # what is known ends later than this row
+        if row is not None and row.time_ns == time_ns:
+            since = row.version if row.ends is None else row.since
+        stands = self.agreement.stands(account, event.asset_id, time_ns, since)
+        if stands is None and time_ns != time_of(event):
+            return
+        end, others = stands or (told_by(recorded, event), [])
         self._rows.put(
             BalanceRow(
                 account,
@@ -425,11 +425,12 @@ class BalancesFold:
                 end.pending,
                 None,
                 True,
-                version,
+                end.version,
                 time_ns,
-                msgspec.json.encode(ends[-ENDS_MAX:]).decode(),
+                msgspec.json.encode(others).decode(),
                 settled=0 if row is None else row.settled,
-                position=position,
+                position=end.position,
+                since=since,
             )
         )
 

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from ledger.events import Amount
@@ -27,6 +28,9 @@ PROVEN: Final = "proven"
 CONSISTENT: Final = "consistent"
 UNPROVABLE: Final = "unprovable"
 GAP: Final = "gap"
+
+
+_others: Final = msgspec.json.Decoder(list[Amount])
 
 
 class Stated(Protocol):
@@ -162,6 +166,12 @@ def _evidence(row: Stated, history: tuple[int, Sequence[Instant]], evidence: Evi
         return UNPROVABLE, (
             f"a frame that could not be read came after it (version {unread.version}{of}): what it said is not known"
         )
+    others: list[Amount] = [] if row.ends is None else _others.decode(row.ends)
+    if others:
+        return UNPROVABLE, (
+            f"the last rows of its history are of one moment and could follow one another in several orders: it may "
+            f"be {' or '.join(others)} as well"
+        )
     if row.agreed is not None:
         return CONSISTENT, (
             f"the full statement of version {row.version} says exactly what had been stated by version "
@@ -174,7 +184,8 @@ def _closes(row: Stated, rows: int, instants: Sequence[Instant]) -> str | None:
     """That the venue's own history, in which nothing is missing, runs to a balance; in words."""
     over = f"the running balance closes over all {'1 row' if rows == 1 else f'{rows} rows'}"
     if row.ends is not None:
-        return f"{over} of the venue's own history, to version {row.version}"
+        others = _others.decode(row.ends)
+        return None if others else f"{over} of the venue's own history, to version {row.version}"
     agreed = row.agreed
     if agreed is None and row.total is not None:  # a row that came late may make them agree
         _, instant = stood(instants, row.time_ns, row.time_ns, row.total)

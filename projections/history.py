@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from heapq import merge
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.chain import in_chain_order, links
+from ledger.chain import LATER_MAX, in_course, links, may_end_otherwise
 from ledger.events import Amount, BalanceEventImported, known_ns, time_of
 from ledger.wire import EXACT, decimal
 from projections.subscription import Place, Subscription, frame_of
@@ -199,12 +199,13 @@ class HistoryFold:
         found: list[Break] = []
         done_ns = -1
         known_gaps = self._open.of(chain[0])
+        instants = instants.union(*(self._open_before(chain, instant) for instant in instants))
         for instant in sorted(instants):
             if instant <= done_ns:
                 continue
             last = self._last_before(chain, instant)
-            for group in _groups(self._beginning(chain, instant)):
-                for before, after in pairwise([last, *_in_order(group, last)]):
+            for group, _ in in_course(_groups(self._beginning(chain, instant)), last):
+                for before, after in pairwise([last, *group]):
                     assert after is not None
                     known = known_gaps.get((*chain, after.version))
                     broken = before is not None and not links(before, after)
@@ -222,10 +223,28 @@ class HistoryFold:
                     break
         return gone, found
 
-    def _last_before(self, chain: tuple[str, str], instant: int) -> HistoryRow | None:
+    def _open_before(self, chain: tuple[str, str], instant: int) -> list[int]:
+        """The instants just before this one whose rows lead back to where they begin: what comes after may tell where
+        they ended."""
+        found: list[int] = []
+        while len(found) < LATER_MAX:
+            rows = self._two_before(chain, instant)
+            if len(rows) < 2 or rows[0].time_ns != rows[1].time_ns:
+                break
+            instant = rows[0].time_ns
+            if not may_end_otherwise(next(_groups(self._beginning(chain, instant)))):
+                break
+            found.append(instant)
+        return found
+
+    def _two_before(self, chain: tuple[str, str], instant: int) -> Sequence[HistoryRow]:
         rows = self._rows.before(*chain, instant)
-        if self._before is not None:
-            rows = sorted([*rows, *self._before.before(*chain, instant)], key=_place, reverse=True)[:2]
+        if self._before is None:
+            return rows
+        return sorted([*rows, *self._before.before(*chain, instant)], key=_place, reverse=True)[:2]
+
+    def _last_before(self, chain: tuple[str, str], instant: int) -> HistoryRow | None:
+        rows = self._two_before(chain, instant)
         if len(rows) < 2 or rows[0].time_ns != rows[1].time_ns:
             return rows[0] if rows else None
         end = self._end(chain, rows[0].time_ns)
@@ -294,13 +313,9 @@ class HistoryFold:
 
     def rows(self, account: str | None = None) -> Iterator[HistoryRow]:
         """As `History.rows`."""
-        last: HistoryRow | None = None
-        for group in _groups(self._rows.rows(account)):
-            ordered = _in_order(
-                group, last if last is not None and _chain(last) == _chain(group[0]) else None
-            )
-            yield from ordered
-            last = ordered[-1]
+        for _, chain in groupby(self._rows.rows(account), key=_chain):
+            for ordered, _ in in_course(_groups(chain)):
+                yield from ordered
 
     def breaks(self, account: str | None = None) -> Iterator[Break]:
         """As `History.breaks`."""
@@ -325,8 +340,8 @@ class HistoryFold:
         """The first row of each of an account's chains, and the balance before it: what came before is not here."""
         asset_id = ""
         while (found := next(self._rows.beginning(account, asset_id), None)) is not None:
-            group = next(_groups(self._rows.beginning(account, found.asset_id, found.time_ns)))
-            row = _in_order(group, None)[0]
+            groups = _groups(self._rows.beginning(account, found.asset_id, found.time_ns))
+            row = next(in_course(groups))[0][0]
             yield row, _opening(row)
             asset_id = f"{found.asset_id}\0"
 
@@ -335,7 +350,7 @@ class History:
     """The history rows of all accounts. Catches up when read."""
 
     name = "history"
-    version = 2
+    version = 3
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self.fold: Final = HistoryFold(ledger if database is None else database)
@@ -379,15 +394,6 @@ def _groups(rows: Iterator[HistoryRow]) -> Iterator[list[HistoryRow]]:
         group.append(row)
     if group:
         yield group
-
-
-def _in_order(group: list[HistoryRow], last: HistoryRow | None) -> list[HistoryRow]:
-    """The rows of one instant as their balances follow; `last` is the row before them in their chain."""
-    ordered = in_chain_order(group, last)
-    if last is not None and not links(last, ordered[0]):
-        # rows before these are missing: among themselves they may follow still
-        ordered = in_chain_order(group, None)
-    return ordered
 
 
 def _holds(old: ChainRow, new: Break) -> bool:

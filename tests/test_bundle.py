@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from itertools import permutations
 from random import Random
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.proving import (
     say,
     take_in,
 )
-from tests.scripted import MAIN, delta, fault, feed, says, snapshot
+from tests.scripted import MAIN, delta, fault, feed, imported, says, snapshot
 
 PUBLIC = KEY.public.text()
 ACCOUNT = "bitopro:main"
@@ -306,6 +307,23 @@ def test_where_every_number_is_in_order_every_balance_has_a_proof() -> None:
             note = note_of(ledger)
             for asset, parts in held_of(ledger).items():
                 assert parts == bundle_of(ledger, MAIN, asset, note=note)[1].parts
+
+
+def test_rows_that_lead_back_to_where_they_begin_are_proved_by_those_before_them_or_not_at_all() -> None:
+    opened, down, up = imported(16, "200", "200"), imported(21, "-2", "198"), imported(21, "2", "200")
+    for pages in permutations([opened, down, up]):
+        with Ledger() as ledger:
+            feed(ledger, *(says(row) for row in pages))
+            bundle, _ = bundle_of(ledger, MAIN, "USDC")
+        assert proved(bundle).endswith(": total 200")
+    for pages in ([down, up], [up, down]):
+        with Ledger() as ledger:
+            feed(ledger, *(says(row) for row in pages))
+            with pytest.raises(Unprovable, match="which was the last is open"):
+                bundle_of(ledger, MAIN, "USDC")
+            feed(ledger, says(imported(22, "1", "201")), session="s2")
+            bundle, _ = bundle_of(ledger, MAIN, "USDC")
+        assert proved(bundle).endswith(": total 201")
 
 
 def test_a_statement_of_which_a_page_is_lost_takes_nothing_away() -> None:

@@ -26,7 +26,7 @@ from msgspec.json import Decoder
 from msgspec.structs import astuple
 
 from ledger import wire
-from ledger.chain import in_chain_order
+from ledger.chain import in_course
 from ledger.errors import ConversationError, Lost, Malformed, Rejected
 from ledger.events import (
     Amount,
@@ -237,10 +237,7 @@ def _chained(rows: list[_Row]) -> list[_Row]:
     groups = [list(group) for _, group in groupby(sorted(rows, key=created_at), created_at)]
     if len(groups) == len(rows):
         return [row for (row,) in groups]
-    ordered: list[_Row] = []
-    for group, later in zip(groups, [*groups[1:], []], strict=True):
-        ordered += in_chain_order(group, ordered[-1] if ordered else None, later)
-    return ordered
+    return [row for group, _ in in_course(groups) for row in group]
 
 
 def _is_account(payload: bytes) -> bool:

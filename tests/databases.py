@@ -66,6 +66,7 @@ STORED: Final = frozenset(
         "test_history",
         "test_history_upto",
         "test_holdings",
+        "test_instants",
         "test_ledger",
         "test_live",
         "test_memory",
@@ -92,6 +93,7 @@ STORED: Final = frozenset(
         "test_venues_live_tapes",
         "test_verify",
         "test_view",
+        "test_view_check",
         "test_why",
     ]
 )

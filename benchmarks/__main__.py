@@ -47,6 +47,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         code = _complain(str(error), BAD)
     except (click.Abort, KeyboardInterrupt):
         code = _complain("interrupted", INTERRUPTED)
+    except BaseExceptionGroup as group:  # of an event loop that was interrupted
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        code = _complain("interrupted", INTERRUPTED)
     sys.exit(code)
 
 

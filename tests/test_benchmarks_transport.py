@@ -97,6 +97,25 @@ def test_without_a_web_framework_the_rows_of_its_hosts_say_so(
     assert transport.cases(TINY) == len(transport.LOADS) + len(hosts) + throughput.cases(transport.SIDES)
 
 
+def test_an_interrupt_that_struck_in_an_event_loop_is_one_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    struck: BaseException = BaseExceptionGroup(
+        "tasks", [BaseExceptionGroup("of tasks", [KeyboardInterrupt()])]
+    )
+
+    def measure(*_: object) -> None:
+        raise struck
+
+    monkeypatch.setattr(command, "run", measure)
+    with pytest.raises(SystemExit) as ended:
+        command.main(["transport"])
+    assert (130, "python -m benchmarks: interrupted\n") == (ended.value.code, capsys.readouterr().err)
+    struck = ExceptionGroup("tasks", [ValueError("a defect")])
+    with pytest.raises(ExceptionGroup):
+        command.main(["transport"])
+
+
 def test_an_interrupt_from_the_keyboard_ends_all_in_one_line() -> None:
     command = [sys.executable, "-m", "benchmarks", "transport", "--quick"]
     root = Path(__file__).parent.parent
@@ -104,6 +123,8 @@ def test_an_interrupt_from_the_keyboard_ends_all_in_one_line() -> None:
         command,
         cwd=root,
         start_new_session=True,
+        # A shell has what runs behind it ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -36,7 +36,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 SQLITE = "sqlite: is about SQLite itself, its files or its locks: not run in PostgreSQL"
 FEW = (
-    "few(n): asks a ledger thousands of times: of its cases the first n, by default 2, are run in PostgreSQL"
+    "few(n): asks a ledger thousands of times, or takes long and asks little of it: of its cases the first n, "
+    "by default 2, are run in PostgreSQL"
 )
 
 

@@ -36,7 +36,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[report
     hurry(monkeypatch)
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("number", range(ROUNDS))
 async def test_what_went_through_is_stored_and_the_end_is_the_truth(
     number: int, anyio_backend_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -108,6 +108,7 @@ def altering(batch: list[Arrival]) -> list[Arrival]:
     return [(each[0].replace(b"0", b"1"), each[1]) for each in batch]
 
 
+@pytest.mark.few(0)
 @pytest.mark.parametrize("planted", [losing, doubling, turning, altering])
 async def test_the_harness_sees(
     planted: Callable[[list[Arrival]], list[Arrival]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

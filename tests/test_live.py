@@ -35,6 +35,7 @@ async def test_a_feed_connects_again_and_goes_on() -> None:
         assert 3 == len(events(ledger, SessionOpened)) == len(events(ledger, SessionClosed))
 
 
+@pytest.mark.few(0)
 async def test_a_rejected_login_is_tried_three_times_then_given_up_and_the_others_run_on() -> None:
     asked: list[float] = []
 
@@ -58,6 +59,7 @@ async def test_a_rejected_login_is_tried_three_times_then_given_up_and_the_other
         assert 3 == len(payloads(ledger))
 
 
+@pytest.mark.few(0)
 async def test_rejections_count_in_a_row_only() -> None:
     no = Rejected("HTTP 403")
     with Ledger() as ledger:

@@ -190,6 +190,7 @@ def write(folder: Path, *feeds: str) -> None:
     (folder / "FEEDS.toml").write_text("".join(feeds))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_under_load_and_what_was_received_is_stored(
     number: signal.Signals, tmp_path: Path
@@ -207,6 +208,7 @@ def test_a_signal_stops_it_under_load_and_what_was_received_is_stored(
     check(tmp_path, exchange, [f"stopped: {number.name}"])
 
 
+@pytest.mark.few(0)
 def test_it_stops_by_itself_after_so_many_seconds(tmp_path: Path) -> None:
     with bitopro() as exchange, pushing(exchange):
         write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
@@ -229,6 +231,7 @@ def test_killed_and_run_again_it_goes_on_and_doubles_nothing(tmp_path: Path) -> 
     check(tmp_path, exchange, ["stopped: after 1.5 s"])
 
 
+@pytest.mark.few(0)
 def test_a_second_signal_changes_nothing(tmp_path: Path) -> None:
     with bitopro() as exchange, pushing(exchange):
         write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
@@ -241,6 +244,7 @@ def test_a_second_signal_changes_nothing(tmp_path: Path) -> None:
     check(tmp_path, exchange, ["stopped: SIGINT"])
 
 
+@pytest.mark.few(0)
 def test_a_refused_login_is_told_and_the_other_feed_goes_on(tmp_path: Path) -> None:
     with bitopro() as well, bitopro("another-test-secret") as wrong, pushing(well):
         write(
@@ -320,6 +324,7 @@ def stored_in(folder: Path, when: str) -> dict[str, bytes]:
         return {f"{name} {when}": repr(ledger.select(f"SELECT * FROM {name}")).encode() for name in names}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("loud", ["PYTHONDEVMODE", "logging"])
 def test_no_secret_is_shown_or_kept_and_the_tapes_make_the_same_ledger(loud: str, tmp_path: Path) -> None:
     environ = {"PYTHONDEVMODE": "1"} if loud == "PYTHONDEVMODE" else {}
@@ -360,6 +365,7 @@ def test_no_secret_is_shown_or_kept_and_the_tapes_make_the_same_ledger(loud: str
     assert len(rows(tmp_path, "a.db")) == 5
 
 
+@pytest.mark.few(0)
 def test_a_folder_for_tapes_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url="ws://127.0.0.1:9"))
     (tmp_path / "tapes").write_text("a file")

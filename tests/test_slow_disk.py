@@ -93,6 +93,7 @@ def large(number: int) -> str:
     return json.dumps({"event": f"UNKNOWN-{number}", "filler": "x" * FRAME_BYTES})
 
 
+@pytest.mark.few(0)
 async def test_a_held_commit_holds_neither_pings_nor_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     pongs: list[float] = []
     commits: list[float] = []

@@ -280,6 +280,7 @@ async def test_a_wallet_asks_for_another_challenge_each_time() -> None:
         assert len(set(exchange.tokens)) == len(exchange.tokens)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("status", [409, 429, 500, 503])
 async def test_a_refusal_that_passes_is_no_refusal_of_the_login(status: int) -> None:
     with exchange_of(BitoPro) as exchange, Ledger() as ledger:
@@ -337,6 +338,7 @@ def expired(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.few(0)
 @pytest.mark.parametrize("wrong", ["authority", "name", "date"])
 async def test_a_certificate_that_cannot_be_trusted_gets_no_byte(authority: trustme.CA, wrong: str) -> None:
     tls = expired(authority) if wrong == "date" else None

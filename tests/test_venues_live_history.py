@@ -115,6 +115,7 @@ async def test_new_rows_are_there_within_a_poll_and_nothing_is_told_twice(exchan
         )
 
 
+@pytest.mark.few(0)
 async def test_the_credits_are_kept_to() -> None:
     with Pacifica(budget=36, window_s=1.0, page_max=10) as exchange, Ledger() as ledger:
         for _ in range(45):
@@ -139,6 +140,7 @@ async def test_no_more_is_asked_in_a_window_than_it_has_credits_for(
         assert 800 == len(events(ledger, BalanceEventImported))
 
 
+@pytest.mark.few(0)
 @pytest.mark.parametrize("said", [None, "", "nonsense"])
 async def test_too_many_requests_are_waited_out_whatever_the_venue_says_of_it(
     said: str | None, monkeypatch: pytest.MonkeyPatch

@@ -6,16 +6,20 @@ aggregate keeps only what the rules need, and that does not grow.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from ledger.events import Event, keyed_ns
+from ledger.events import Event, FillRecorded, keyed_ns
+from ledger.retold import told_again
 from ledger.seal import genesis
 
 Keyed: TypeAlias = tuple[int, str]
 """The instant of a natural key, and the key (`ledger.events.keyed_ns`)."""
+
+
+_NONE: Final[Mapping[str, FillRecorded]] = {}
 
 
 class Recorded(Struct, frozen=True, gc=False):
@@ -60,26 +64,34 @@ class Account:
 
 class Draft:
     """What a batch would add to one account; `known` are the natural keys of the batch, each with its instant, that are
-    recorded already. The account itself is untouched until `settle`."""
+    recorded already, and `firsts` the fills under them. The account itself is untouched until `settle`."""
 
-    __slots__ = ("_account", "_fresh", "_known", "_newest_ns", "_version", "recorded")
+    __slots__ = ("_account", "_firsts", "_fresh", "_known", "_newest_ns", "_version", "recorded")
 
-    def __init__(self, account: Account, known: Container[Keyed]) -> None:
+    def __init__(
+        self, account: Account, known: Container[Keyed], firsts: Mapping[str, FillRecorded] = _NONE
+    ) -> None:
         self._account = account
         self._known = known
-        self._fresh: set[Keyed] = set()
+        self._firsts = firsts
+        self._fresh: dict[Keyed, Event] = {}
         self._version = account.version
         self._newest_ns = account.newest_ns
         self.recorded: list[Recorded] = []
 
     def record(self, event: Event) -> Recorded | None:
-        """The event with its envelope, or None where its natural key says that it was recorded before."""
+        """The event with its envelope, or None where its natural key says that it was recorded before. A fill that was,
+        and is told otherwise now, is recorded under another key."""
         if event.key:
             at_ns = keyed_ns(event)
             keyed = (at_ns, event.key)
             if keyed in self._fresh or keyed in self._known:
-                return None
-            self._fresh.add(keyed)
+                first = self._fresh.get(keyed) or self._firsts.get(event.key)
+                if not (isinstance(event, FillRecorded) and isinstance(first, FillRecorded)):
+                    return None
+                again = told_again(first, event)
+                return None if again is None else self.record(again)
+            self._fresh[keyed] = event
             if at_ns > self._newest_ns:
                 self._newest_ns = at_ns
         self._version += 1

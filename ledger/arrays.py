@@ -1,4 +1,4 @@
-"""Cells as PostgreSQL takes them: texts without NUL, and whole arrays at once. Knows bytes; knows no table."""
+"""Cells as PostgreSQL takes them: whole arrays at once. Knows bytes; knows no table."""
 
 from __future__ import annotations
 
@@ -11,30 +11,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-# What PostgreSQL cannot hold in a text is the character NUL. It is written as two others, so that no two texts become
-# one and their order stays.
-
-
-def told(cell: Any) -> Any:
-    """A cell as it is stored."""
-    if type(cell) is str:
-        if "\x00" in cell or "\x01" in cell:
-            return cell.replace("\x01", "\x01\x02").replace("\x00", "\x01\x01")
-    elif type(cell) is bool:
-        return int(cell)
-    return cell
-
-
-def heard(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A stored row as it was told."""
-    for cell in row:
-        if type(cell) is str and "\x01" in cell:
-            return tuple(
-                each.replace("\x01\x01", "\x00").replace("\x01\x02", "\x01") if type(each) is str else each
-                for each in row
-            )
-    return row
-
+from ledger.nul import told
 
 # Arrays in PostgreSQL's binary form (backend/utils/adt/arrayfuncs.c, array_recv), made at once: psycopg makes them
 # element by element.

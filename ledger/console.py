@@ -25,7 +25,15 @@ TABLE_ROWS_MAX: Final = 1_000
 ID_CHARS_MAX: Final = 22
 TEXT_CHARS_MAX: Final = 160
 
-out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+
+class _Piped(Console):
+    """A console that does not end the program where nobody reads any more: the command line does."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
+out = _Piped(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 # fmt: off
@@ -71,19 +79,26 @@ def show(rows: Iterable[dict[str, Any]], *, as_json: bool, what: str) -> None:
     if not shown:
         print(f"no {what}")
         return
-    made = table(shown)
-    if (
-        out.is_terminal
-        and Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), made).maximum > out.width
-    ):
-        _show_records(shown)  # a window too narrow for the table: no amount is ever broken or cut
-    else:
-        out.print(made)
+    show_table(shown)
     if more:
         print(f"and {more} more {what}: --json prints them all")
 
 
-def _show_records(rows: list[dict[str, Any]]) -> None:
+def show_table(rows: list[dict[str, Any]], title: str | None = None) -> None:
+    """Print rows as a table; in a window too narrow for it one below the other: no amount is ever broken or cut."""
+    made = table(rows, title)
+    if (
+        out.is_terminal
+        and Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), made).maximum > out.width
+    ):
+        _show_records(rows, title)
+    else:
+        out.print(made)
+
+
+def _show_records(rows: list[dict[str, Any]], title: str | None) -> None:
+    if title is not None:
+        out.print(f"[bold]{title}[/bold]", soft_wrap=True)
     width = max(len(name) for name in rows[0])
     for row in rows:
         out.rule(style="dim")

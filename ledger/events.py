@@ -126,7 +126,10 @@ class OrderUpdated(Struct, frozen=True, array_like=True, gc=False):
 
 
 class FillRecorded(Struct, frozen=True, array_like=True, gc=False):
-    """One execution of one order. `quote_quantity` only where the venue states it: price x quantity is not booked."""
+    """One execution of one order. `quote_quantity` only where the venue states it: price x quantity is not booked.
+
+    Where the execution had been told before, and otherwise, its key begins with `AGAIN`: it is no second one.
+    """
 
     source: Source
     key: str
@@ -221,6 +224,9 @@ TOPICS: Final[dict[str, type[Event]]] = {
 LATE: Final = "late:"
 """How the key begins that an event gets whose frame was quarantined first, where it has none of its own: its place."""
 
+AGAIN: Final = "again:"
+"""How the key begins that a fill gets which was told before, and otherwise: its content (`ledger.retold`)."""
+
 
 _TIMELESS: Final = frozenset({FillRecorded, SessionOpened, SessionClosed})
 
@@ -234,9 +240,9 @@ def keyed_ns(event: Event) -> int:
     kind = type(event)  # this is asked of every event, and isinstance costs more
     if kind is BalanceDelta or kind is BalanceSnapshot:
         at_ns = event.source.time_ns
-    elif isinstance(event, OrderUpdated):
+    elif type(event) is OrderUpdated:
         at_ns = event.updated_ns
-    elif isinstance(event, BalanceEventImported):
+    elif type(event) is BalanceEventImported:
         at_ns = event.time_ns
     elif kind in _TIMELESS:
         return 0
@@ -306,7 +312,7 @@ def opened_key(session: str) -> str:
 
 def time_of(event: Event) -> int:
     """When the statement was true: the venue's time where it gives one, else when we received it (ns)."""
-    if isinstance(event, BalanceEventImported) and event.time_ns is not None:
+    if type(event) is BalanceEventImported and event.time_ns is not None:
         return event.time_ns
     time_ns = event.source.time_ns
     return event.source.received_ns if time_ns is None else time_ns
@@ -327,6 +333,11 @@ def known_ns(event: Event) -> int:
     return event.source.received_ns if late_ns is None else late_ns
 
 
+def is_again(fill: FillRecorded) -> bool:
+    """Whether the execution had been told before, and otherwise: it is no second one."""
+    return fill.key.startswith(AGAIN)
+
+
 def is_answer(event: Event) -> bool:
     """Whether the venue stated these balances because we asked: all there is to say of the assets it names."""
-    return isinstance(event, BalanceDelta) and event.source.asked is not None
+    return type(event) is BalanceDelta and event.source.asked is not None

@@ -28,6 +28,7 @@ from ledger.errors import Closed, Conflict, LedgerError, Unstorable
 from ledger.events import (
     Asked,
     Event,
+    FillRecorded,
     FrameQuarantined,
     SessionClosed,
     SessionOpened,
@@ -36,7 +37,9 @@ from ledger.events import (
     opened_key,
 )
 from ledger.findings import Finding
+from ledger.firsts import Firsts
 from ledger.notes import Checkpoint
+from ledger.retold import told_again
 from ledger.rows import Cell, Change, Evidence, Lease, Once, Rows, Wait
 from ledger.seal import Sealed
 from ledger.store import READERS, Store, is_url
@@ -105,7 +108,9 @@ class Ledger:
         place = path if path is None or is_url(str(path)) else Path(path)
         self._store: Final = Store(place if place is None else str(place), read_only=read_only)
         self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._firsts: Final = Firsts(self._store.fills, self._store.last_version)
         self._leases: dict[str, Lease] = {}
+        self._ends: dict[object, float] = {}
         self._writing = threading.Lock()
         self._aside: Final = ThreadPoolExecutor(1, f"{self.name} commits")  # no thread before it is used
         self._open = True
@@ -293,10 +298,15 @@ class Ledger:
         """Rows of a query. For projections, which keep their tables in the same database."""
         return self._store.select(sql, params)
 
-    def give_up_at(self, moment: float | None) -> None:
-        """Where a server that is away is asked again, do so until `moment` (`time.monotonic`) at most, then raise
-        StoreError; None: as long as ever. For who has to end by then. From any thread."""
-        self._store.give_up_at(moment)
+    def give_up_at(self, moment: float | None, who: object = None) -> None:
+        """Where a server that is away is asked again, or a lock on the file waited for, do so until `moment`
+        (`time.monotonic`) at most, then raise StoreError; None: as long as ever. For who has to end by then: of several
+        the earliest moment counts, until they say None. From any thread."""
+        if moment is None:
+            self._ends.pop(who, None)
+        else:
+            self._ends[who] = moment
+        self._store.give_up_at(min([*self._ends.values()], default=None))
 
     def lease(self, account: str) -> bool:
         """Take the right to feed an account, unless another process has it: what an intake opened then records raises
@@ -427,6 +437,7 @@ class Ledger:
             for account, draft in drafts.items():
                 draft.settle(heads[account])
                 self._accounts.move_to_end(account)
+            self._firsts.remember(events)
         while len(self._accounts) > ACCOUNTS_CACHED_MAX:
             self._accounts.popitem(last=False)
         return tally, len(events)
@@ -442,9 +453,21 @@ class Ledger:
                 if account.may_know(event):
                     suspects.setdefault(name, []).append(event)
         return {
-            name: Draft(account, self._store.known(name, suspects[name]) if name in suspects else frozenset())
+            name: self._draft(account, suspects[name]) if name in suspects else Draft(account, frozenset())
             for name, account in accounts.items()
         }
+
+    def _draft(self, account: Account, suspects: Sequence[Event]) -> Draft:
+        """What is known already of the events that may be; and of fills, what was told first."""
+        known = self._store.known(account.id, suspects)
+        if not known:
+            return Draft(account, known)
+        retold = [each for each in suspects if type(each) is FillRecorded and (0, each.key) in known]
+        firsts = self._firsts.of(account.id, {each.key for each in retold})
+        others = [told_again(firsts[each.key], each) for each in retold if each.key in firsts]
+        if otherwise := [each for each in others if each is not None]:
+            known |= self._store.known(account.id, otherwise)
+        return Draft(account, known, firsts)
 
     def _account(self, name: str) -> Account:
         account = self._accounts.get(name)

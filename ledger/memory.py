@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Final, TypeAlias
 
 from ledger.ledger import Ledger
-from ledger.rows import Cell
+from ledger.rows import MEMORIES, Cell
 
 TABLE: Final = "feed_memories"
 
@@ -19,15 +19,12 @@ Row: TypeAlias = tuple[Cell, ...]
 
 def remember(ledger: Ledger, rows: Sequence[Row]) -> None:
     """Store rows in place of those of the same accounts: `row_of` makes one, `remembered` gives them all."""
-    table = (
-        f"CREATE TABLE IF NOT EXISTS {TABLE} "
-        "(account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)"
-    )
     row = (
         f"INSERT INTO {TABLE} VALUES (?, ?, ?) "
         "ON CONFLICT (account) DO UPDATE SET memory=excluded.memory, digest=excluded.digest"
     )
-    ledger.write([(table, [()]), (row, rows)])
+    made = bool(ledger.columns(TABLE))  # in PostgreSQL it is, and not everyone may make one
+    ledger.write([(row, rows)] if made else [(MEMORIES, [()]), (row, rows)])
 
 
 def row_of(account: str, memory: bytes) -> Row:

@@ -23,7 +23,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from ledger.arrays import heard, numbers, texts, told
+from ledger.arrays import numbers, texts
 from ledger.dialect import DEFINES, DELETE, UPSERT, among, at_once, query, spoken
 from ledger.errors import (
     Closed,
@@ -35,7 +35,9 @@ from ledger.errors import (
     StoreError,
     Unstorable,
 )
+from ledger.nul import heard, told
 from ledger.postgres_recorder import (
+    MADE,
     SCHEMA_VERSION,
     TABLES,
     Connection,
@@ -59,10 +61,6 @@ LEASE_S: Final = 15.0
 """How long a lease that was lost with its connection is asked for again."""
 TEXT_BYTES_MAX: Final = 500
 """Of a text in an index, of which there may be five: an entry is at most 2,704 bytes (PostgreSQL manual, 65.1)."""
-LEASES: Final = (
-    "CREATE TABLE IF NOT EXISTS ledger_leases (name TEXT NOT NULL PRIMARY KEY, token INTEGER NOT NULL)"
-)
-"""Made with the first lease. A token is raised by whoever takes the lease after another."""
 CHANNEL: Final = "stored_events"
 """Notified of each append, also by stock eventsourcing."""
 
@@ -138,23 +136,32 @@ class Postgres:
 
     def _lacks_nothing(self, connection: Connection) -> None:
         """Raise NoSuchLedger where it is none."""
-        sql = "SELECT count(*) FROM unnest(%b) AS t(name) WHERE to_regclass(name) IS NULL"
-        lacks = connection.execute(sql, (texts(TABLES),)).fetchone()
-        if lacks is None or lacks[0]:
+        if not self._has(connection, TABLES):
             raise NoSuchLedger(f"{self.name}: there is no ledger here")
         self._is_made(connection)
 
+    def _has(self, connection: Connection, tables: Sequence[str]) -> bool:
+        sql = "SELECT count(*) FROM unnest(%b) AS t(name) WHERE to_regclass(name) IS NULL"
+        return connection.execute(sql, (texts(tables),)).fetchone() == (0,)
+
     def _make(self, connection: Connection) -> None:
-        """Make the tables where they are not there. Once: who starts at the same time waits."""
-        if self._is_made(connection):
+        """Make the tables where they are not there: who may not make any can write where they are. Once: who starts at
+        the same time waits."""
+        if self._is_made(connection) and self._has(connection, MADE):
             return
         assert self._datastore is not None
         held = f"accountledger schema {self._datastore.schema}"
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (held,))
-            if not self._is_made(connection):
+            if not (self._is_made(connection) and self._has(connection, MADE)):
                 self._refuse_others(connection)
-                connection.execute(query(self._recorder.script()))
+                try:
+                    connection.execute(query(self._recorder.script()))
+                except errors.InsufficientPrivilege as error:
+                    raise StoreError(
+                        f"{self.name}: {words(error)}: the ledger's tables are not all there, and only who may make "
+                        "them can open it first"
+                    ) from error
 
     def _refuse_others(self, connection: Connection) -> None:
         """Raise StoreError where a table of a name that is to be made is there, and it is no ledger's."""
@@ -162,7 +169,7 @@ class Postgres:
             "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))"
         )
         there = {name for (name,) in connection.execute(sql)}
-        if "ledger_schema" not in there and (others := sorted(there & set(TABLES))):
+        if "ledger_schema" not in there and (others := sorted(there & set(MADE))):
             raise StoreError(
                 f"{self.name}: there is a table {others[0]} that is not the ledger's: rename it, or give the ledger a "
                 "schema of its own"
@@ -321,8 +328,6 @@ class Postgres:
 
     def _raised(self, connection: Connection, name: str) -> int:
         """The token, under the lock: a higher one, unless the last one was given to us."""
-        if not self.columns("ledger_leases"):
-            self.write([(LEASES, [()])])
         sql = (
             "INSERT INTO ledger_leases AS l (name, token) VALUES (%s, 1) ON CONFLICT (name) "
             "DO UPDATE SET token = l.token + (l.token <> %s)::int RETURNING token"

@@ -15,9 +15,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 
 from ledger.arrays import ARRAYS, blobs, numbers, texts
-from ledger.dialect import query
+from ledger.dialect import query, spoken
 from ledger.errors import StoreError
-from ledger.rows import Rows
+from ledger.rows import MEMORIES, Rows
 
 CONNECT_S: Final = 5
 LOCK_S: Final = 10
@@ -34,6 +34,8 @@ KEEPALIVE: Final = {
 READERS_MAX: Final = 16
 SCHEMA_VERSION: Final = 1
 TABLES: Final = ("stored_events", "evidence", "natural_keys")
+MADE: Final = (*TABLES, "ledger_leases", "feed_memories")
+"""Those that are there before anyone writes: not everyone who writes may make tables."""
 
 _NOT_OF_THE_ENVIRONMENT: Final = ("host", "hostaddr", "port", "dbname", "user")
 """Where the URL does not say them, libpq's own defaults hold, not PGHOST and its like: no environment redirects a
@@ -52,6 +54,9 @@ _CREATE: Final = (
     "ordinal BIGINT NOT NULL, payload BYTEA NOT NULL, UNIQUE (session, ordinal))",
     'CREATE TABLE IF NOT EXISTS natural_keys (account TEXT COLLATE "C" NOT NULL, at_ns BIGINT NOT NULL, '
     'key TEXT COLLATE "C" NOT NULL, PRIMARY KEY (account, at_ns, key))',
+    # A token is raised by whoever takes the lease after another.
+    'CREATE TABLE IF NOT EXISTS ledger_leases (name TEXT COLLATE "C" PRIMARY KEY, token BIGINT NOT NULL)',
+    spoken(MEMORIES),
     "CREATE TABLE IF NOT EXISTS ledger_schema (version BIGINT NOT NULL)",
 )
 _APPEND: Final = """

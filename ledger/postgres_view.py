@@ -12,9 +12,9 @@ from typing import Any, Final, TypeAlias
 import psycopg
 from psycopg.rows import tuple_row
 
-from ledger.arrays import heard, told
 from ledger.dialect import spoken
 from ledger.errors import StoreError
+from ledger.nul import heard, told
 from ledger.view import View
 
 PAGE_ROWS: Final = 2_000

@@ -12,8 +12,19 @@ from msgspec.structs import replace
 
 from ledger.account import Recorded
 from ledger.decoding import as_decoded, decoded, storable
-from ledger.events import Event, FrameQuarantined, SessionOpened, Source, Statement, by_name, keyed_ns
+from ledger.events import (
+    Event,
+    FillRecorded,
+    FrameQuarantined,
+    SessionOpened,
+    Source,
+    Statement,
+    by_name,
+    is_again,
+    keyed_ns,
+)
 from ledger.findings import Finding
+from ledger.retold import by_content
 from ledger.venue import Frame, Venue
 from ledger.view import View
 
@@ -71,7 +82,7 @@ class Again:
         if venue is None:
             return ()
         frame = Frame.of(source, self._logins.get(source.session, told.account), payload)
-        said = decoded(venue, frame)
+        said = _told_before(told, decoded(venue, frame))
         if not told.late and [(each.account, each.event) for each in told.events] == list(said):
             return ()
         kept = [(each, as_decoded(each.event)) for each in told.events]
@@ -129,6 +140,18 @@ class Again:
                 yield Finding(
                     "decode", reason, last.account, last.version, last.position, decoded=_json(account, event)
                 )
+
+
+def _told_before(told: Told, made: Sequence[Statement]) -> Sequence[Statement]:
+    """What is made of a frame, its fills under the keys of their content where they were told before, and otherwise."""
+    fills = (each.event for each in told.events if isinstance(each.event, FillRecorded))
+    again = {fill.key for fill in fills if is_again(fill)}
+    if not again:
+        return made
+    by = [
+        (account, by_content(event) if isinstance(event, FillRecorded) else event) for account, event in made
+    ]
+    return [other if other[1].key in again else one for one, other in zip(made, by, strict=True)]
 
 
 def _reworded(told: Told, made: Sequence[Statement]) -> list[Statement]:

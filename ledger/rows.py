@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,12 @@ Change: TypeAlias = tuple[str, Sequence[Sequence[Cell]]]
 Once: TypeAlias = tuple[str, Sequence[Cell]]
 """A statement that must change one row."""
 
+
+MEMORIES: Final = (
+    "CREATE TABLE IF NOT EXISTS feed_memories "
+    "(account TEXT PRIMARY KEY, memory BLOB NOT NULL, digest BLOB NOT NULL)"
+)
+"""What makes the table of what conversations remember (`ledger.memory`)."""
 
 Wait: TypeAlias = Callable[[float], bool]
 """Waits so many seconds at most; whether something may have been appended."""

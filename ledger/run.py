@@ -46,7 +46,7 @@ def run_feeds(
 
     logging.getLogger("accountledger").addHandler(logging.NullHandler())  # the screen says it all
     count = "1 feed" if len(feeds) == 1 else f"{len(feeds)} feeds"
-    print(f"{count} into {ledger.name}; Ctrl-C stops", flush=True)
+    say(f"{count} into {ledger.name}; Ctrl-C stops")
 
     async def body() -> None:
         with _screen(feeds) as show:
@@ -70,6 +70,12 @@ def run_feeds(
     return [feed.health for feed in feeds]
 
 
+def say(line: str) -> None:
+    """Print a line. That it cannot be (a full disk, a reader that is gone) is no reason to stop a feed."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
 async def _stop_on_signal(running: Live) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for number in signals:
@@ -85,9 +91,14 @@ async def _show(running: Live, show: Callable[[Sequence[Health]], None]) -> None
 async def _keep_caught_up(ledger: Ledger, projections: Sequence[Projection], views: Views) -> None:
     while True:
         await anyio.sleep(CATCH_UP_S)
-        with contextlib.suppress(StoreError):  # the feeds go on, and it is tried again
+        try:  # whatever becomes of it, the feeds go on
             await to_thread.run_sync(catch_up_some, ledger, projections)
             await to_thread.run_sync(views.tell_at_times)
+        except StoreError:
+            pass  # it is tried again
+        except Exception as error:  # it is met again, and told whole, when the feeds have ended
+            say(f"projections are kept caught up no longer: a defect: {type(error).__name__}")
+            return
 
 
 def catch_up_some(ledger: Ledger, projections: Sequence[Projection]) -> None:
@@ -110,7 +121,7 @@ def _screen(feeds: Sequence[Feed]) -> Generator[Callable[[Sequence[Health]], Non
             state = (health.state, health.reason)
             if health.state != "stopped" and states.get(health.account) != state:
                 states[health.account] = state
-                print(_line(health), flush=True)
+                say(_line(health))
 
     yield show
 

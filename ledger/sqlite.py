@@ -74,11 +74,26 @@ class StoreWarning(UserWarning):
 class _Pool(SQLiteConnectionPool):
     """Connections with the durability set and read back; the stock pool leaves `synchronous` to the library build."""
 
+    _end: float | None = None
+    _is_hurried = False
+
+    def give_up_at(self, moment: float | None) -> None:
+        """Wait until then at most (`time.monotonic`) for a lock that another process has; None: as long as ever."""
+        self._end = moment
+        self._is_hurried = True
+
+    def _hurry(self, connection: SQLiteConnection) -> SQLiteConnection:
+        if self._is_hurried:
+            left_s = BUSY_TIMEOUT_S if self._end is None else self._end - time.monotonic()
+            wait_s = max(0.0, min(left_s, BUSY_TIMEOUT_S))
+            connection.cursor().execute(f"PRAGMA busy_timeout={wait_s * 1000:.0f}")
+        return connection
+
     def get_connection(
         self, timeout: float | None = None, *, is_writer: bool | None = None
     ) -> SQLiteConnection:
         try:
-            return super().get_connection(timeout, is_writer=is_writer)
+            return self._hurry(super().get_connection(timeout, is_writer=is_writer))
         except sqlite3.Error:
             # No connection could be made: give back the turn, which the stock pool would keep.
             if is_writer is True:
@@ -325,7 +340,8 @@ class SQLite:
                     return
 
     def give_up_at(self, moment: float | None) -> None:
-        """Nothing: what fails in a file is not tried again."""
+        """Wait until then at most for a lock that another process has."""
+        self._datastore.pool.give_up_at(moment)
 
     def insert(self, rows: Rows, committing: Callable[[], object], lease: Lease | None = None) -> None:
         """All rows in one transaction. No lease is lost: one process writes."""
@@ -443,13 +459,26 @@ def _refuse_other_files(path: Path, *, read_only: bool) -> None:
         )
         if code == sqlite3.SQLITE_CORRUPT or (code in damage and _was_ledger(path)):
             raise Corrupt(f"{path}: a damaged ledger ({error})") from error
+        if code == sqlite3.SQLITE_CANTOPEN:
+            _refuse_without_room(path)
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
             raise NoSuchLedger(f"{path}: not a ledger ({error})") from error
         raise StoreError(f"{path}: {error}") from error
+    if tables is None:
+        _refuse_without_room(path)
     if (tables or read_only) and (lacks := sorted(TABLES - (tables or set()))):
         if tables is not None and _was_ledger(path):
             raise Corrupt(f"{path}: a damaged ledger (it lost the tables {', '.join(lacks)})")
         raise NoSuchLedger(f"{path}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
+
+
+def _refuse_without_room(path: Path) -> None:
+    """Raise StoreError where SQLite cannot make the files that it keeps beside one that is written ahead."""
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"{path}: nothing can be written in its folder, and SQLite reads no ledger without: copy it, and "
+            f"{path.name}-wal where that is there, to another folder"
+        )
 
 
 def _was_ledger(path: Path) -> bool:

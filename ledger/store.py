@@ -17,7 +17,7 @@ from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from ledger.account import Account, Keyed, Recorded
 from ledger.errors import Corrupt, ReadOnly, StoreError, Unstorable
-from ledger.events import TOPICS, Event, ids, keyed_ns, numbers, opened_key
+from ledger.events import TOPICS, Event, FillRecorded, ids, keyed_ns, numbers, opened_key
 from ledger.rows import Cell, Change, Engine, Evidence, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite import SQLite
@@ -46,6 +46,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
 READERS: Final = {topic: msgspec.msgpack.Decoder(cls).decode for topic, cls in TOPICS.items()}
 """What makes an event of a stored state, by topic; raises one of many errors where the state is damaged."""
+_fill: Final = msgspec.msgpack.Decoder(FillRecorded).decode
 _UNREADABLE: Final = (KeyError, msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError)
 """What reading a stored row raises where its topic or its state is damaged."""
 
@@ -244,6 +245,14 @@ class Store:
         """Those of the events' natural keys, each with its instant, that are recorded already. For who writes: one
         thread at a time."""
         return set(self._engine.known(account, [(keyed_ns(event), event.key) for event in events]))
+
+    def fills(self, account: str, after: int, upto: int) -> list[FillRecorded]:
+        """The fills of an account after a version, up to another."""
+        sql = (
+            "SELECT state FROM stored_events WHERE originator_id=? AND originator_version>? "
+            "AND originator_version<=? AND topic=? ORDER BY originator_version"
+        )
+        return [_fill(state) for (state,) in self.select(sql, (account, after, upto, _topics[FillRecorded]))]
 
     def has_session(self, account: str, session: str) -> bool:
         """Whether the opening of a session is recorded of an account."""

@@ -335,14 +335,21 @@ class Word:
             order = self.order  # what is before an instant may tell where it ends
         check(self.first == 1, "rows of a history are a proof only with all events before them")
         since = self.since if self.order is not None and self.order[0] == order[0] else 0
-        rows = [each for each in self.told.get(order[0], ()) if each.version > since] or [row]
-        ends = ends_of(rows, None if since or len(rows) == 1 else self.before(order[0]))
-        ending = [each for each in rows if len(ends) == 1 and Decimal(each.balance) in ends]
+        every = self.told.get(order[0], [row])
+        rows = [each for each in every if each.version > since] or [row]
+        amid = len(rows) < len(every)  # something was stated amid them
+        among, alone = (every if amid else rows), len(every) == 1 or (since > 0 and not amid)
+        ends = ends_of(among, None if alone else self.before(order[0]))
+        ending = [each for each in among if len(ends) == 1 and Decimal(each.balance) in ends]
+        if amid and not self.by_rows and ending:
+            if Decimal(self.parts["total"] or 0) in ends:
+                return  # they come to it
+            ending = [each for each in ending if each.version > since]
         last = (ending or rows)[-1]
         said: Parts = {"total": last.balance, "pending": last.pending}
         read: Parts = {name: text for name, text in said.items() if text is not None}
         self.state(last.version, order, last.source, dict.fromkeys(PARTS) | read, read)
-        self.since, self.by_rows, self.unclear = since, True, len(ends) > 1
+        self.since, self.by_rows, self.unclear = since, True, len(ends) > 1 or (amid and not ending)
 
     def before(self, time_ns: int) -> Decimal | None:
         """The balance at which the rows before an instant ended; None where there are none, or it is open."""

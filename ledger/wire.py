@@ -316,7 +316,7 @@ def _out_of_range(said: object) -> Malformed:
 def time_text(ns: int) -> str:
     """A time as people and JSON read it: ISO-8601, UTC, as many fraction digits (0, 3, 6 or 9) as it needs."""
     seconds, rest = divmod(ns, 1_000_000_000)
-    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    stamp = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
     digits = f"{rest:09d}"
     while digits.endswith("000"):
         digits = digits[:-3]
@@ -333,7 +333,7 @@ def parse_time(text: str) -> int:
         if "." in whole or "," in whole:  # a fraction of something else, or of more digits, would be lost
             raise ValueError
         stamp = datetime.fromisoformat(whole)
-    except ValueError:
+        since = (stamp.astimezone(UTC) if stamp.tzinfo else stamp.replace(tzinfo=UTC)) - _EPOCH
+    except (ValueError, OverflowError):  # an offset may lead out of the years there are
         raise Malformed(f"not a time: {text[:40]!r} (write it like 2026-11-21T12:00:00Z)") from None
-    since = (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)) - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")

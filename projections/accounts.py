@@ -48,7 +48,7 @@ class Accounts:
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
         event = recorded.event
-        stated = not isinstance(event, SessionOpened | SessionClosed)
+        stated = type(event) is not SessionOpened and type(event) is not SessionClosed
         received_ns = event.source.received_ns
         row = self._rows.get(recorded.account)
         if row is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -15,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from ledger import Recorded
-from ledger.chain import in_course
+from ledger.chain import in_course, links
 from ledger.events import Amount, BalanceEventImported, is_answer, known_ns, time_of
 from ledger.wire import decimal
 from projections.newest import Tail, last_instants
@@ -161,19 +162,28 @@ class Agreement:
         return (0, ()) if subject is None else (subject.rows, _instants.decode(subject.instants))
 
     def stands(
-        self, account: str, asset_id: str, time_ns: int, since: int
+        self, account: str, asset_id: str, time_ns: int, since: int, stated: Amount | None
     ) -> tuple[Told, list[Amount]] | None:
-        """The row with which the rows of an instant end that came since a version; and at which other balances they may
-        have ended, where that is open. None where the instant is not remembered."""
+        """The row with which the rows of an instant end, and at which other balances they may have ended, where that is
+        open. What version `since` stated amid them (None: no amount) counts: it may be what all of them come to, else
+        those that came before it are over. None where the instant is not remembered."""
         _, instants = self.history(account, asset_id)
         at = next((each for each in reversed(instants) if each.time_ns == time_ns), None)
         rows = [] if at is None else [row for row in at.rows if row.version > since]
         if at is None or not rows:
             return None
+        end = next(row for row in at.rows if row.version == at.version)
         if len(rows) == len(at.rows):
-            return next(row for row in rows if row.version == at.version), at.others
+            return end, at.others
+        ((every, _),) = in_course([at.rows])
+        follow = all(links(one, other) for one, other in pairwise(every))
+        agrees = stated is None or decimal(stated) == decimal(end.balance)
+        if follow and not at.others and (agrees or end.version > since):
+            return end, []
         ((ordered, ends),) = in_course([rows])
-        return _latest(rows, ordered[-1]), _others(ordered[-1].balance, rows if at.more else ends)
+        return _latest(rows, ordered[-1]), _others(
+            ordered[-1].balance, at.rows if follow or at.more else ends
+        )
 
     def said(self, recorded: Recorded, asset_id: str, said: Known, *, full: bool) -> int | None:
         """The venue stated an asset: that may explain a difference found before; where the asset has a history, it is

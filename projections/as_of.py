@@ -20,7 +20,7 @@ from ledger.events import known_ns, time_of
 from projections.checkpoints import Checkpoints, Folds, is_said
 from projections.completeness import Later
 from projections.gaps import Gap, Gaps
-from projections.holdings import ByAccount, HeldRow, by_account, judged
+from projections.holdings import ByAccount, HeldRow, by_account, judged, known
 from projections.tables import Cell, Scratch
 from projections.unread import NewestRow, Unread, UnreadRow
 
@@ -56,13 +56,13 @@ class AsOf(ByAccount):
 
     def __init__(self, folds: Folds, unread: Unread, account: str | None, later: Mapping[str, Later]) -> None:
         self._fold: Final = folds.balances
-        self._gaps, self._logins = folds.gaps.with_logins(account)
+        self._known: Final = known(folds.balances, *folds.gaps.with_logins(account), account)
         self._unread: Final = unread
         self._later: Final = later
 
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held at that moment, by account and asset id."""
-        return judged(self._fold, self._gaps, self._logins, account, self._unread, self._later)
+        return judged(self._fold, self._known, account, self._unread, self._later)
 
 
 class Plan(Struct, frozen=True):

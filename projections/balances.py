@@ -5,7 +5,7 @@ Knows the fold of balance events and the projections its verdicts rest on; keeps
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from heapq import merge
 from operator import attrgetter
@@ -16,13 +16,13 @@ from ledger.wire import parse_time
 from projections.as_of import EVER, AsOf, Moment, Past
 from projections.balances_fold import BalancesFold
 from projections.checkpoints import Checkpoints
-from projections.gaps import Gap, Gaps
-from projections.holdings import ByAccount, HeldRow, judged
+from projections.gaps import Gaps
+from projections.holdings import ByAccount, HeldRow, Known, judged, known
 from projections.subscription import Projection, Subscription, catch_up
 from projections.tables import Database
 
 ACCOUNTS_KEPT_MAX: Final = 64
-"""Accounts of which the gaps are remembered until something is recorded."""
+"""Accounts of which what balances are judged by is remembered."""
 
 
 class Balances(ByAccount):
@@ -33,7 +33,7 @@ class Balances(ByAccount):
     """
 
     name = "balances"
-    version = 6
+    version = 7
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger
@@ -42,8 +42,8 @@ class Balances(ByAccount):
         self._answers: Past | None = None
         self.fold: Final = BalancesFold(database)
         self.gaps: Final = Gaps(ledger, database)
-        self._known_at: tuple[int, ...] = ()
-        self._known: Final[dict[str | None, tuple[Sequence[Gap], Mapping[str, set[str]]]]] = {}
+        self._known_at: object = None
+        self._known: Final[dict[str | None, Known]] = {}
         self.tables: Final = self.fold.tables
         self.apply: Final = self.fold.apply
         self.apply_all: Final = self.fold.apply_all
@@ -59,19 +59,18 @@ class Balances(ByAccount):
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held, by account and asset id."""
         catch_up(self._ledger, self.projections)
-        gaps, logins = self._known_of(account)
-        return judged(self.fold, gaps, logins, account)
+        return judged(self.fold, self._known_of(account), account)
 
-    def _known_of(self, account: str | None) -> tuple[Sequence[Gap], Mapping[str, set[str]]]:
-        """The gaps and the logins, worked out once for as long as nothing is recorded."""
-        place = tuple(each.subscription.position for each in self.projections)
-        if place != self._known_at:
-            self._known_at = place
+    def _known_of(self, account: str | None) -> Known:
+        """Worked out again when something changed that it rests on: most that is recorded leaves it as it is."""
+        changed = (self.gaps.changed, self.fold.agreement.breaks.changed)
+        if changed != self._known_at:
+            self._known_at = changed
             self._known.clear()
         if account not in self._known:
             if len(self._known) == ACCOUNTS_KEPT_MAX:
                 self._known.clear()
-            self._known[account] = self.gaps.with_logins(account)
+            self._known[account] = known(self.fold, *self.gaps.with_logins(account), account)
         return self._known[account]
 
     def at(
@@ -85,10 +84,10 @@ class Balances(ByAccount):
         statements up to and including it say. With `known_at`, only what we knew by that time counts. Raises Malformed
         where the text is no time."""
         past = self._past()
-        known = EVER if known_at is None else min(_ns(known_at), EVER)
+        known = EVER if known_at is None else _ns(known_at)
         if isinstance(moment, int):
             return past.at(Moment(version=max(moment, 0), known_ns=known), account)
-        return past.at(Moment(time_ns=min(_ns(moment), EVER), known_ns=known), account)
+        return past.at(Moment(time_ns=_ns(moment), known_ns=known), account)
 
     def events(self, account: str) -> Iterator[Recorded]:
         """The events of an account, and of the logins it was heard through: they tell when nobody was listening."""
@@ -104,6 +103,7 @@ class Balances(ByAccount):
 
 
 def _ns(moment: str | datetime) -> int:
+    """A time, or the nearest to it that a stored one can be."""
     if isinstance(moment, datetime):
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
-    return parse_time(moment)
+    return max(-EVER, min(parse_time(moment), EVER))

@@ -405,14 +405,19 @@ class BalancesFold:
 
     def _stand(self, recorded: Recorded, event: BalanceEventImported, time_ns: int) -> None:
         """What is held after the rows of a history up to an instant, which nothing known is newer than."""
-        account, since = recorded.account, 0
+        account, since, stated = recorded.account, 0, None
         row = self._row(account, event.asset_id)
-        if row is not None and row.time_ns == time_ns:
-            since = row.version if row.ends is None else row.since
-        stands = self.agreement.stands(account, event.asset_id, time_ns, since)
+        at = row if row is not None and row.time_ns == time_ns else None
+        if at is not None:
+            since = at.since
+            if at.ends is None:
+                since, stated = at.version, at.total if at.held else "0"
+        stands = self.agreement.stands(account, event.asset_id, time_ns, since, stated)
         if stands is None and time_ns != time_of(event):
             return
         end, others = stands or (told_by(recorded, event), [])
+        if end.version <= since and at is not None and at.ends is None:
+            return  # the history comes to what was stated
         self._rows.put(
             BalanceRow(
                 account,

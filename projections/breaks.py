@@ -10,6 +10,8 @@ Of each kind, what is compared with what (`expected` with `stated`):
 * `account`: what the venue's own history comes to, with the balance it states of the account.
 * `fills`: the executed quantity of an order, with the sum of its fills.
 * `quote`: price x quantity of a fill, with the quote quantity the venue states.
+* `retold`: what was told of a fill first, with what is told of it otherwise later, part by part. Where that is no
+  amount (its order, its side, its time), all of its quantity, with none of it: so much is told otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import msgspec
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.events import Amount, FillRecorded, OrderUpdated, time_of
+from ledger.events import Amount, FillRecorded, OrderUpdated, is_again, time_of
+from ledger.retold import AMOUNTS, Told, completed, differing, told_of
 from ledger.wire import EXACT, decimal
 from projections.agreement import BreakRow, close, frame_text, opened
 from projections.balances import Balances
@@ -35,6 +38,8 @@ from projections.tables import Database, Table
 
 QUOTE_PART_MAX: Final = Decimal("0.0001")
 """How far a quote quantity may be from price x quantity, as a part of it: venues round."""
+FILLS: Final = ("quote", "retold")
+"""The kinds of which a fill is the subject."""
 MISSED: Final = "missed in the gap; the statement counts"
 
 _NS: Final = 1_000_000_000
@@ -81,6 +86,15 @@ class OrderSumRow(Struct):
     was: str | None = None
 
 
+class ToldRow(Struct):
+    """One fill: what was told of it first (JSON of `Told`), and by which version; with what was added later."""
+
+    account: str
+    fill_id: str
+    version: int
+    told: str
+
+
 class Sides(Struct, array_like=True):
     """The two sides of a break of an order."""
 
@@ -92,6 +106,8 @@ class Sides(Struct, array_like=True):
 
 
 _sides: Final = msgspec.json.Decoder(Sides)
+_told: Final = msgspec.json.Decoder(Told)
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class BreaksFold:
@@ -100,7 +116,8 @@ class BreaksFold:
     def __init__(self, database: Database | None) -> None:
         self._orders: Final = Table(database, "order_sums", OrderSumRow, key=2)
         self._breaks: Final = Table(database, "order_breaks", BreakRow, key=5)
-        self.tables: Final[tuple[Table[Any], ...]] = (self._orders, self._breaks)
+        self._fills: Final = Table(database, "fill_tellings", ToldRow, key=2)
+        self.tables: Final[tuple[Table[Any], ...]] = (self._orders, self._breaks, self._fills)
 
     def ahead(self, run: Sequence[Recorded]) -> None:
         """These events are folded next: their orders are read at once."""
@@ -113,9 +130,9 @@ class BreaksFold:
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
         event = recorded.event
-        if isinstance(event, OrderUpdated):
+        if type(event) is OrderUpdated:
             self._ordered(recorded, event)
-        elif isinstance(event, FillRecorded):
+        elif type(event) is FillRecorded:
             self._filled(recorded, event)
 
     def rows(self, account: str | None = None) -> list[BreakRow]:
@@ -123,11 +140,13 @@ class BreaksFold:
         return list(self._breaks.rows(account))
 
     def _ordered(self, recorded: Recorded, event: OrderUpdated) -> None:
+        if event.executed is None:
+            return  # what it says is nothing to compare
         order = self._order(recorded.account, event.order_id)
         updated_ns = time_of(event) if event.updated_ns is None else event.updated_ns
         progress = (
             updated_ns,
-            decimal(event.executed or "0"),
+            decimal(event.executed),
             event.closed,
         )  # as `projections.orders` judges
         if order.order_version is not None and progress < (
@@ -141,12 +160,23 @@ class BreaksFold:
         self._settle(recorded, order, updated_ns)
 
     def _filled(self, recorded: Recorded, event: FillRecorded) -> None:
-        order = self._order(recorded.account, event.order_id)
-        order.filled = format(EXACT.add(decimal(order.filled), decimal(event.quantity)), "f")
-        order.fill_version = recorded.version
         time_ns = time_of(event) if event.time_ns is None else event.time_ns
-        self._settle(recorded, order, time_ns)
-        if event.quote_quantity is None:
+        told = told_of(event)
+        first = self._fills.get(recorded.account, event.fill_id) if is_again(event) else None
+        if first is None:
+            self._fills.put(
+                ToldRow(recorded.account, event.fill_id, recorded.version, _encode(told).decode())
+            )
+            order = self._order(recorded.account, event.order_id)
+            order.filled = format(EXACT.add(decimal(order.filled), decimal(event.quantity)), "f")
+            order.fill_version = recorded.version
+            self._settle(recorded, order, time_ns)
+            known = None
+        else:
+            before = _told.decode(first.told)
+            self._retold(recorded, event, first, before)
+            known = before.quote_quantity
+        if event.quote_quantity is None or known is not None:
             return
         product = EXACT.multiply(decimal(event.price), decimal(event.quantity))
         off = EXACT.subtract(decimal(event.quote_quantity), product)
@@ -155,6 +185,19 @@ class BreaksFold:
             row.expected, row.stated = format(product, "f"), event.quote_quantity
             row.expected_version = recorded.version
             self._breaks.put(row)
+
+    def _retold(self, recorded: Recorded, fill: FillRecorded, first: ToldRow, before: Told) -> None:
+        """Compare what is told of a fill with what was told of it before."""
+        told = told_of(fill)
+        for name in differing(before, told):
+            row = opened(recorded, "retold", fill.fill_id, time_of(fill))
+            row.part, row.expected_version = name, first.version
+            row.expected, row.stated = (
+                (getattr(before, name), getattr(told, name)) if name in AMOUNTS else (before.quantity, "0")
+            )
+            self._breaks.put(row)
+        first.told = _encode(completed(before, told)).decode()
+        self._fills.put(first)
 
     def _order(self, account: str, order_id: str) -> OrderSumRow:
         return self._orders.get(account, order_id) or OrderSumRow(account, order_id)
@@ -188,7 +231,7 @@ class Breaks:
     """The breaks of all accounts, open and closed. Catches up when read."""
 
     name = "breaks"
-    version = 2
+    version = 3
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database

@@ -8,12 +8,14 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from msgspec import Struct
 
 from ledger import Recorded
-from ledger.events import FillRecorded, time_of
+from ledger.events import FillRecorded, is_again, time_of
+from ledger.retold import completed
 from ledger.wire import EXACT, decimal
 
 UNEXPLAINED: Final = "unexplained"
@@ -35,9 +37,8 @@ def effects(fills: Iterable[Recorded], labels: Mapping[str, str]) -> dict[str, l
     told. Of a fill whose symbol is not made of two labels of the account (`labels` by id), nothing is known."""
     found: dict[str, list[Effect]] = {}
     pairs: dict[str, tuple[str, str] | None] = {}
-    for recorded in sorted(fills, key=lambda each: (time_of(each.event), each.version)):
-        fill = recorded.event
-        if not isinstance(fill, FillRecorded) or fill.side.lower() not in SIDES:
+    for place, fill in sorted(_executions(fills), key=itemgetter(0)):
+        if fill.side.lower() not in SIDES:
             continue
         if fill.symbol not in pairs:
             pairs[fill.symbol] = pair(fill.symbol, labels)
@@ -45,8 +46,24 @@ def effects(fills: Iterable[Recorded], labels: Mapping[str, str]) -> dict[str, l
         if assets is None:
             continue
         for asset_id, amount in _changes(fill, assets, labels):
-            effect = Effect((time_of(fill), recorded.version), amount, fill.fill_id)
-            found.setdefault(asset_id, []).append(effect)
+            found.setdefault(asset_id, []).append(Effect(place, amount, fill.fill_id))
+    return found
+
+
+def _executions(fills: Iterable[Recorded]) -> list[tuple[Place, FillRecorded]]:
+    """Each execution as and where it was told first, with what was added later."""
+    found: list[tuple[Place, FillRecorded]] = []
+    places: dict[str, int] = {}
+    for recorded in fills:
+        fill = recorded.event
+        if not isinstance(fill, FillRecorded):
+            continue
+        at = places.get(fill.fill_id) if is_again(fill) else None
+        if at is None:
+            places[fill.fill_id] = len(found)
+            found.append(((time_of(fill), recorded.version), fill))
+        else:
+            found[at] = (found[at][0], completed(found[at][1], fill))
     return found
 
 

@@ -191,7 +191,7 @@ class Checkpoints:
     histories are in none: those up to its version are read from the tables of `projections.history`."""
 
     name = "balance_checkpoints"
-    version = 4
+    version = 5
 
     def __init__(
         self, ledger: Ledger, database: Database | None = None, history: History | None = None
@@ -241,7 +241,7 @@ class Checkpoints:
                 table.forget()  # written, and not read again
         self._settled = False
         event, source = recorded.event, recorded.event.source
-        if source.late_ns is not None or isinstance(event, FrameQuarantined):
+        if source.late_ns is not None or type(event) is FrameQuarantined:
             self._note(recorded)
         if self._begun is None:
             self._begun = recorded.position - 1
@@ -442,9 +442,10 @@ class Checkpoints:
 
 def is_imported(recorded: Recorded) -> bool:
     """Whether an event makes rows of a history."""
-    return isinstance(recorded.event, BalanceEventImported)
+    return type(recorded.event) is BalanceEventImported
 
 
 def is_said(recorded: Recorded) -> bool:
     """Whether an event tells something, and not when a session began or ended."""
-    return not isinstance(recorded.event, SessionOpened | SessionClosed)
+    kind = type(recorded.event)
+    return kind is not SessionOpened and kind is not SessionClosed

@@ -87,28 +87,39 @@ class Later(Struct, frozen=True):
     next_ns: int
 
 
-class Evidence:
-    """What there is to judge an account's balances by. `gaps`: those that may touch one. `breaks`: those no event has
-    closed and no gap explains, by asset, the one of the latest statement last. `unread`: the newest frame of the logins
-    it was heard through that could not be read. `later`: what else there is where they are judged as of a moment."""
+class Doubts:
+    """What is known to be missing of an account, and what contradicts itself; worked out once for many balances.
+    `breaks`: those no event has closed and no gap explains, by asset, the one of the latest statement last."""
 
-    def __init__(
-        self,
-        whole: Whole,
-        gaps: Sequence[Gap],
-        breaks: Iterable[BreakRow],
-        unread: NewestRow | None = None,
-        later: Later | None = None,
-    ) -> None:
-        self.whole: Final = whole
-        self.gaps: Final = [gap for gap in gaps if _may_touch(gap, whole)]
-        self.unread: Final = unread
-        self.later: Final = None if later is None else _near(later, whole)
+    def __init__(self, gaps: Sequence[Gap], breaks: Iterable[BreakRow]) -> None:
+        self._gaps: Final = gaps
+        self._touching: tuple[int, Sequence[Gap]] | None = None
         self.breaks: Final[dict[str, list[BreakRow]]] = {}
         missed = Missed(gaps)
         for row in sorted(breaks, key=lambda each: each.stated_version or 0):
             if missed.explaining(row) is None:
                 self.breaks.setdefault(row.subject, []).append(row)
+
+    def touching(self, whole: Whole) -> Sequence[Gap]:
+        """The gaps that may touch a balance."""
+        if self._touching is None or self._touching[0] != whole.restated_version:
+            found = [gap for gap in self._gaps if _may_touch(gap, whole)]
+            self._touching = (whole.restated_version, found)
+        return self._touching[1]
+
+
+class Evidence:
+    """What there is to judge an account's balances by. `unread`: the newest frame of the logins it was heard through
+    that could not be read. `later`: what else there is where they are judged as of a moment."""
+
+    def __init__(
+        self, whole: Whole, doubts: Doubts, unread: NewestRow | None = None, later: Later | None = None
+    ) -> None:
+        self.whole: Final = whole
+        self.gaps: Final = doubts.touching(whole)
+        self.unread: Final = unread
+        self.later: Final = None if later is None else _near(later, whole)
+        self.breaks: Final = doubts.breaks
 
 
 def _may_touch(gap: Gap, whole: Whole) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from ledger import Recorded
@@ -28,17 +29,20 @@ KEPT_EVERY_EVENTS: Final = 1_000
 """So many events lie between two states kept, from which a late event is folded in where it belongs."""
 
 _version: Final = attrgetter("version")
+_OTHERS: Final = msgspec.json.Decoder(tuple[Amount, ...])
 
 
 class Standing(Struct, frozen=True):
     """What an account holds of an asset; zero of what it does not hold. `amount` is the total, or of a venue that
-    states none the first part it states (available, locked, staked, pending)."""
+    states none the first part it states (available, locked, staked, pending). `others`: at which other amounts the rows
+    of a history that state it may have ended."""
 
     amount: Amount
     held: bool
     pending: Amount | None
     time_ns: int
     version: int
+    others: tuple[Amount, ...] = ()
 
 
 NOTHING: Final = Standing("0", False, None, 0, 0)
@@ -178,4 +182,5 @@ def standing(row: BalanceRow | None) -> Standing:
         return NOTHING
     parts = (row.total, row.available, row.locked, row.staked, row.pending) if row.held else ()
     amount = next((part for part in parts if part is not None), "0")
-    return Standing(amount, row.held, row.pending, row.time_ns, row.version)
+    others = () if row.ends is None else _OTHERS.decode(row.ends)
+    return Standing(amount, row.held, row.pending, row.time_ns, row.version, others)

@@ -68,6 +68,11 @@ class ExecutionsFold:
         self._touched: dict[tuple[str, str], list[Recorded]] = {}
         self._frame: Place | None = None
 
+    @property
+    def changed(self) -> int:
+        """The same while what `missing` gives is."""
+        return self._missing.changed
+
     def turn(self, event: Event) -> None:
         """Settle, if this event is not of the frame at hand."""
         if self._touched and frame_of(event) != self._frame:
@@ -86,9 +91,9 @@ class ExecutionsFold:
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
         event = recorded.event
-        if isinstance(event, OrderUpdated):
+        if type(event) is OrderUpdated:
             touched = self._state(recorded.account, event)
-        elif isinstance(event, FillRecorded):
+        elif type(event) is FillRecorded:
             touched = self._add(recorded.account, event)
         else:
             return

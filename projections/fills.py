@@ -1,4 +1,7 @@
-"""Every execution, once. Knows fill events only."""
+"""Every execution, once, as it was told first; what is told of it later and otherwise adds what was not stated.
+
+Knows fill events only. Where two of them contradict each other is a break (`projections.breaks`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Final
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.events import Amount, FillRecorded
+from ledger.events import Amount, FillRecorded, is_again
+from ledger.retold import completed
 from projections.subscription import Subscription
 from projections.tables import Database, Table
 
@@ -35,7 +39,7 @@ class Fills:
     """The fills of all accounts. Catches up when read."""
 
     name = "fills"
-    version = 2
+    version = 3
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
@@ -51,25 +55,25 @@ class Fills:
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
         event = recorded.event
-        if not isinstance(event, FillRecorded):
+        if type(event) is not FillRecorded:
             return
         source = event.source
         venue_ns = source.time_ns if event.time_ns is None else event.time_ns
-        self._rows.put(
-            FillRow(
-                recorded.account,
-                event.fill_id,
-                event.order_id,
-                event.symbol,
-                event.side,
-                event.role,
-                event.price,
-                event.quantity,
-                event.quote_quantity,
-                event.fee,
-                event.fee_asset,
-                event.counter_order_id,
-                recorded.version,
-                source.received_ns if venue_ns is None else venue_ns,
-            )
+        row = FillRow(
+            recorded.account,
+            event.fill_id,
+            event.order_id,
+            event.symbol,
+            event.side,
+            event.role,
+            event.price,
+            event.quantity,
+            event.quote_quantity,
+            event.fee,
+            event.fee_asset,
+            event.counter_order_id,
+            recorded.version,
+            source.received_ns if venue_ns is None else venue_ns,
         )
+        first = self._rows.get(row.account, row.fill_id) if is_again(event) else None
+        self._rows.put(row if first is None else completed(first, row))

@@ -126,13 +126,17 @@ class _Fold:
             *self._executions.tables,
         )
 
+    @property
+    def changed(self) -> tuple[int, ...]:
+        return self._holes.changed, self._filled.changed, self._executions.changed
+
     def ahead(self, run: Sequence[Recorded]) -> None:
         self._executions.ahead(run)
 
     def apply(self, recorded: Recorded) -> None:
         event = recorded.event
         self._executions.turn(event)
-        if self._fills and isinstance(event, OrderUpdated | FillRecorded):
+        if self._fills and (type(event) is OrderUpdated or type(event) is FillRecorded):
             self._executions.apply(recorded)
         source = event.source
         if source.sequence is not None and source.subscription is not None:
@@ -308,6 +312,11 @@ class Gaps:
     def projections(self) -> tuple[Projection, ...]:
         """This one, and those whose rows it reads: they are caught up together."""
         return (self, self.history, self.sessions)
+
+    @property
+    def changed(self) -> tuple[tuple[int, ...], ...]:
+        """The same while what `with_logins` gives is."""
+        return self._fold.changed, self.history.fold.changed, self.sessions.fold.changed
 
     def folded(self, account: str | None = None, open_only: bool = False) -> list[Gap]:
         """The gaps as far as `projections` have come."""

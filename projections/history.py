@@ -137,7 +137,7 @@ class HistoryFold:
         event, account = recorded.event, recorded.account
         if account in self._fresh and frame_of(event) != _frame(self._fresh[account][0]):
             self._settle(self._fresh.pop(account))
-        if not isinstance(event, BalanceEventImported):
+        if type(event) is not BalanceEventImported:
             return
         row = HistoryRow(
             account,
@@ -324,6 +324,11 @@ class HistoryFold:
             if last is not None and _chain(row) == _chain(last) and not links(last, row):
                 yield Break(last, row)
             last = row
+
+    @property
+    def changed(self) -> tuple[int, int]:
+        """The same while what `open` and `closed` give is."""
+        return self._open.changed, self._closed.changed
 
     def open(self, account: str | None = None) -> list[ChainRow]:
         """The open breaks by account, asset and time."""

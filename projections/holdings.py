@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -16,9 +17,11 @@ from msgspec.structs import asdict
 from ledger.wire import decimal
 from projections.agreement import BreakRow
 from projections.balances_fold import BalanceRow, BalancesFold
-from projections.completeness import UNPROVABLE, Evidence, Later, verdict
+from projections.completeness import UNPROVABLE, Doubts, Evidence, Later, verdict
 from projections.gaps import Gap
 from projections.unread import Unread
+
+_NONE: Final = Doubts((), ())
 
 
 class HeldRow(BalanceRow):
@@ -71,29 +74,45 @@ def by_account(gaps: Iterable[Gap]) -> defaultdict[str, list[Gap]]:
     return of
 
 
-def judged(
-    fold: BalancesFold,
-    gaps: Sequence[Gap],
-    logins: Mapping[str, set[str]],
-    account: str | None,
-    unread: Unread | None = None,
-    later: Mapping[str, Later] | None = None,
-) -> list[HeldRow]:
-    """The rows held, each with its verdict; gaps and breaks are looked through once, not row by row. `unread`: the
-    frames that nobody could read, where those are not the fold's."""
-    ours, ever = by_account(gaps), later or {}
-    frames = fold.unread if unread is None else unread
+class Known(NamedTuple):
+    """What balances are judged by beside what states them: what may be missing, and the logins they were heard through,
+    by account."""
+
+    doubts: Mapping[str, Doubts]
+    logins: Mapping[str, set[str]]
+
+
+def known(
+    fold: BalancesFold, gaps: Sequence[Gap], logins: Mapping[str, set[str]], account: str | None
+) -> Known:
+    """Gaps and breaks, looked through once."""
+    ours = by_account(gaps)
     breaks: defaultdict[str, list[BreakRow]] = defaultdict(list)
     for found in fold.agreement.breaks.rows(account):
         if found.closed_by is None:
             breaks[found.account].append(found)
+    return Known({name: Doubts(ours[name], breaks[name]) for name in {*ours, *breaks}}, logins)
+
+
+def judged(
+    fold: BalancesFold,
+    known: Known,
+    account: str | None,
+    unread: Unread | None = None,
+    later: Mapping[str, Later] | None = None,
+) -> list[HeldRow]:
+    """The rows held, each with its verdict. `unread`: the frames that nobody could read, where those are not the
+    fold's."""
+    ever = later or {}
+    frames = fold.unread if unread is None else unread
     evidence: dict[str, Evidence] = {}
     rows: list[HeldRow] = []
     for row in fold.held(account):
         name = row.account
         if name not in evidence:
-            newest = frames.newest({name} | logins.get(name, set()))
-            evidence[name] = Evidence(fold.statement(name), ours[name], breaks[name], newest, ever.get(name))
+            newest = frames.newest({name} | known.logins.get(name, set()))
+            doubts = known.doubts.get(name, _NONE)
+            evidence[name] = Evidence(fold.statement(name), doubts, newest, ever.get(name))
         word, reason = verdict(row, fold.agreement.history(name, row.asset_id), evidence[name])
         rows.append(HeldRow(**asdict(row), completeness=word, reason=reason))
     return rows

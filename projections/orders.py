@@ -66,7 +66,7 @@ class Orders:
     def apply(self, recorded: Recorded) -> None:
         """Fold one event."""
         event = recorded.event
-        if not isinstance(event, OrderUpdated):
+        if type(event) is not OrderUpdated:
             return
         updated_ns = time_of(event) if event.updated_ns is None else event.updated_ns
         row = OrderRow(

@@ -50,7 +50,7 @@ class Quarantine:
         source = event.source
         if source.late_ns is not None:
             self._release(recorded.account, source)
-        elif isinstance(event, FrameQuarantined):
+        elif type(event) is FrameQuarantined:
             self._rows.put(
                 QuarantineRow(
                     recorded.account,

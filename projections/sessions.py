@@ -130,6 +130,9 @@ class SessionsFold:
         self._sessions: Final = Table(database, "sessions", SessionRow, key=2, index="session")
         self._channels: Final = Table(database, "session_channels", ChannelRow, key=3, index="session")
         self._statements: Final = Statements(database, "session_pages")
+        self._moved = 0
+        self._before: Final[set[str]] = set()
+        """The sessions that do not reach into the last time of listening of an account that was asked for."""
         self.tables: Final[tuple[Table[Any], ...]] = (
             self._sessions,
             self._channels,
@@ -140,10 +143,10 @@ class SessionsFold:
         """Fold one event."""
         event = recorded.event
         source, account = event.source, recorded.account
-        if isinstance(event, SessionOpened):
+        if type(event) is SessionOpened:
             row = SessionRow(account, source.session, source.venue, recorded.version, source.received_ns)
             self._sessions.put(row)
-        elif isinstance(event, SessionClosed):
+        elif type(event) is SessionClosed:
             self._close(account, event)
         else:
             self._hear(recorded)
@@ -163,6 +166,7 @@ class SessionsFold:
         source, version = event.source, recorded.version
         received_ns = source.received_ns
         row = self._channels.get(recorded.account, source.session, source.channel)
+        moves = source.session in self._before
         if row is None:
             row = ChannelRow(
                 recorded.account,
@@ -175,29 +179,40 @@ class SessionsFold:
                 source.ordinal,
             )
         if received_ns < row.first_ns:
-            row.first_ns = received_ns
+            row.first_ns, moves = received_ns, True
         if received_ns > row.last_ns:
             row.last_ns = received_ns
         if source.ordinal > row.last_ordinal:
             row.last_ordinal = source.ordinal
         row.last_version = version
+        moves = moves or row.events == row.quarantined
         row.events += 1
-        if isinstance(event, BalanceSnapshot | BalanceDelta):
+        if type(event) is BalanceSnapshot or type(event) is BalanceDelta:
             row.balances += 1
-        elif isinstance(event, BalanceEventImported):
+        elif type(event) is BalanceEventImported:
+            moves = moves or row.imported == 0
             row.imported += not event.memo
             row.memos += event.memo
-        elif isinstance(event, FrameQuarantined):
+        elif type(event) is FrameQuarantined:
             row.quarantined += 1
-        elif isinstance(event, OrderUpdated):
+        elif type(event) is OrderUpdated:
             row.executed += event.executed is not None
         if source.sequence is not None and source.subscription is not None:
             row.numbered += 1
         if self._statements.apply(recorded) is not None:
             if row.full_ns is None or received_ns < row.full_ns:
-                row.full_ns, row.full_version = received_ns, version
+                row.full_ns, row.full_version, moves = received_ns, version, True
             row.stated_ns = max(row.stated_ns or 0, time_of(event))
         self._channels.put(row)
+        if moves:
+            self._moved += 1
+            self._before.clear()
+
+    @property
+    def changed(self) -> tuple[int, int]:
+        """The same while of the accounts that `listening` was asked for the logins and the blind intervals are: more
+        that is heard in the last time of listening only makes that longer."""
+        return self._moved, self._sessions.changed  # which all tables' rows are forgotten with
 
     def sessions(self, login: str | None = None) -> dict[str, Session]:
         """Every session, or those of a login, by id."""
@@ -231,10 +246,16 @@ class SessionsFold:
         of: dict[str, list[Session]] = defaultdict(list)
         for session in sorted(sessions.values(), key=lambda each: (each.opened_ns, each.session)):
             of[session.account].append(session)
-        return [
+        found = [
             _listening(name, channels[name], [each for login in sorted(logins[name]) for each in of[login]])
             for name in sorted({*channels, *logins})
         ]
+        for each in found:
+            since_ns = each.intervals[-1][0] if each.intervals else 0
+            last = {one.session for one in each.sessions if one.timed and one.until_ns >= since_ns}
+            ours = chain.from_iterable(of[login] for login in logins[each.account])
+            self._before.update(one.session for one in ours if one.session not in last)
+        return found
 
 
 class Sessions:

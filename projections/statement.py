@@ -6,16 +6,16 @@ nothing: what neither the venue's history nor a fill explains is called unexplai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TypeAlias
 
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.chain import in_chain_order, links
+from ledger.chain import in_course, links
 from ledger.events import (
     Amount,
     BalanceDelta,
@@ -101,8 +101,8 @@ class _Heard(Struct):
     trouble: Trouble
 
 
-class _Opening(Struct, frozen=True):
-    """What is held before the rows of an instant, as if a row of the history had left it."""
+class _End(Struct, frozen=True):
+    """What is held before or after rows of a history, as if one more row had left it so."""
 
     balance: Amount
     pending: Amount | None
@@ -262,67 +262,104 @@ def _asset(
 
 
 class _Step(Struct, frozen=True):
-    """What one event changed of an asset."""
+    """What one event changed of an asset; `row`: of whose history it is a row."""
 
     recorded: Recorded
+    row: BalanceEventImported | None
     was: Standing
     now: Standing
 
 
 def _movements(heard: _Heard) -> dict[str, list[Movement]]:
-    found: dict[str, list[Movement]] = {}
-    changed = effects(heard.fills, heard.labels)
+    instants: dict[str, list[list[_Step]]] = {}
     for _, instant in groupby(heard.period, key=lambda recorded: time_of(recorded.event)):
         steps: dict[str, list[_Step]] = {}
         for recorded in instant:
             for asset_id, (was, now) in heard.course.take(recorded).items():
-                steps.setdefault(asset_id, []).append(_Step(recorded, was, now))
+                row = _row_of(recorded, asset_id)
+                if row is not None or was != now:
+                    steps.setdefault(asset_id, []).append(_Step(recorded, row, was, now))
         for asset_id, each in steps.items():
-            moved = _told_by_rows(each, asset_id, heard)
+            instants.setdefault(asset_id, []).append(each)
+    changed = effects(heard.fills, heard.labels)
+    found: dict[str, list[Movement]] = {}
+    for asset_id, every in instants.items():
+        for by_rows, run in groupby(every, _is_told_by_rows):
+            of = [*run]
+            moved = _told_by_rows(of, asset_id, heard) if by_rows else None
             if moved is None:
-                moved = list(_told_by_balances(each, asset_id, heard, changed.get(asset_id, [])))
+                moved = [*_told_by_balances(chain(*of), asset_id, heard, changed.get(asset_id, []))]
             if moved:
                 found.setdefault(asset_id, []).extend(moved)
     return found
 
 
-def _told_by_rows(steps: Sequence[_Step], asset_id: str, heard: _Heard) -> list[Movement] | None:
-    """The movements of an instant that only history rows tell, in the order in which their balances follow; before a
-    row that begins elsewhere, what is missing. None where the rows do not lead to what is held then."""
-    rows: dict[int, tuple[BalanceEventImported, Recorded]] = {}
-    for step in steps:
-        event = step.recorded.event
-        if not isinstance(event, BalanceEventImported):
-            return None
-        rows[id(event)] = (event, step.recorded)
-    was, now = steps[0].was, steps[-1].now
-    start = _Opening(was.amount, was.pending)
-    events = [event for event, _ in rows.values()]
-    ordered = in_chain_order(events, start)
-    if not links(start, ordered[0]):
-        ordered = in_chain_order(events, None)
+def _row_of(recorded: Recorded, asset_id: str) -> BalanceEventImported | None:
+    """The row of an asset's history that an event is."""
+    event = recorded.event
+    return event if isinstance(event, BalanceEventImported) and event.asset_id == asset_id else None
+
+
+def _is_told_by_rows(steps: Sequence[_Step]) -> bool:
+    """Whether rows of its history tell what an instant changed of an asset: what is held then is what one of them says,
+    and what was stated beside them."""
+    now = steps[-1].now
+    held = decimal(now.amount)
+    rows = [step.row for step in steps if step.row is not None]
+    if len(rows) == len(steps):
+        return any(step.recorded.version == now.version for step in steps)
+    beside = (step for step in steps if step.row is None)
+    return any(decimal(row.balance) == held for row in rows) and all(
+        decimal(step.now.amount) == held for step in beside
+    )
+
+
+def _told_by_rows(instants: Sequence[Sequence[_Step]], asset_id: str, heard: _Heard) -> list[Movement] | None:
+    """The movements of instants that history rows tell, in the order in which their balances follow, from what is held
+    before to what is held after; before a row that begins elsewhere, what is missing. None where they do not lead
+    there."""
+    was, now = instants[0][0].was, instants[-1][-1].now
+    start = _End(was.amount, was.pending)
+    groups: list[list[BalanceEventImported | _End]] = []
+    by: dict[int, Recorded] = {}
+    for steps in instants:
+        groups.append([step.row for step in steps if step.row is not None])
+        by |= {id(step.row): step.recorded for step in steps}
+        if len(groups[-1]) < len(steps) or steps is instants[-1]:
+            groups.append([_End(steps[-1].now.amount, steps[-1].now.pending)])
+    course = in_course(groups, start if was.version else None)
+    ordered = [row for group, _ in course for row in group if isinstance(row, BalanceEventImported)]
     if decimal(ordered[-1].balance) != decimal(now.amount):
         return None
     found: list[Movement] = []
-    last: BalanceEventImported | _Opening = start
-    for event in ordered:
-        recorded = rows[id(event)][1]
-        held = decimal(last.balance)
-        if not links(last, event):
-            begins = EXACT.subtract(decimal(event.balance), _signed(event))
+    last: BalanceEventImported | _End = start
+    for row in ordered:
+        recorded, held = by[id(row)], decimal(last.balance)
+        if not links(last, row):
+            begins = EXACT.subtract(decimal(row.balance), _signed(row))
             if begins != held:
-                reason = _missing(was if last is start else None, EXACT.subtract(begins, held), recorded)
+                reason = _missing(was if last is start else None, held, begins, recorded)
                 found.append(_movement(recorded, asset_id, heard, held, begins, UNEXPLAINED, reason))
             held = begins
-        found.append(_movement(recorded, asset_id, heard, held, decimal(event.balance), event.cause, None))
-        last = event
+        found.append(_movement(recorded, asset_id, heard, held, decimal(row.balance), row.cause, None))
+        last = row
     return found
 
 
-def _missing(was: Standing | None, change: Decimal, recorded: Recorded) -> str:
+def _missing(was: Standing | None, held: Decimal, begins: Decimal, recorded: Recorded) -> str:
     if was is not None and not was.version:
         return "the first row known of the asset begins from it: what was before is not known"
-    return f"rows are missing in the history before version {recorded.version}: together they change {_text(change)}"
+    if was is not None and begins in map(decimal, was.others):
+        return _open_until(was, recorded)
+    change = _text(EXACT.subtract(begins, held))
+    return f"rows are missing in the history before version {recorded.version}: together they change {change}"
+
+
+def _open_until(was: Standing, recorded: Recorded) -> str:
+    return (
+        f"the history rows of {time_text(was.time_ns)} lead back to where they begin: at which balance they ended, "
+        f"only version {recorded.version} tells"
+    )
 
 
 def _signed(event: BalanceEventImported) -> Decimal:
@@ -331,15 +368,14 @@ def _signed(event: BalanceEventImported) -> Decimal:
 
 
 def _told_by_balances(
-    steps: Sequence[_Step], asset_id: str, heard: _Heard, of: Sequence[Effect]
+    steps: Iterable[_Step], asset_id: str, heard: _Heard, of: Sequence[Effect]
 ) -> Iterator[Movement]:
-    """The movements of an instant one by one, as the statements came."""
+    """The movements one by one, as the statements of each instant came."""
     for step in steps:
         was, now = decimal(step.was.amount), decimal(step.now.amount)
-        event = step.recorded.event
-        if isinstance(event, BalanceEventImported):
-            follows = EXACT.subtract(now, was) == _signed(event)
-            cause = event.cause if follows else UNEXPLAINED
+        if step.row is not None:
+            follows = EXACT.subtract(now, was) == _signed(step.row)
+            cause = step.row.cause if follows else UNEXPLAINED
             reason = None if follows else "the history rows of this instant do not follow one another"
         elif was == now:
             continue
@@ -351,6 +387,8 @@ def _told_by_balances(
 def _cause(step: _Step, change: Decimal, of: Sequence[Effect]) -> tuple[str, str | None]:
     if not step.was.version:
         return UNEXPLAINED, "the first statement of the asset: what was before is not known"
+    if decimal(step.now.amount) in map(decimal, step.was.others):
+        return UNEXPLAINED, _open_until(step.was, step.recorded)
     upto = (time_of(step.recorded.event), step.recorded.version)
     cause, reason = told(change, (step.was.time_ns, step.was.version), upto, of)
     if reason is not None and not step.now.held:

@@ -77,7 +77,7 @@ class Statements:
     def apply(self, recorded: Recorded) -> Full | None:
         """Fold one event; the statement that it makes full, if it does."""
         event = recorded.event
-        if isinstance(event, BalanceSnapshot):
+        if type(event) is BalanceSnapshot:
             return self._page(recorded, event)
         source = event.source
         row = None if source.sequence is None else self._count(recorded)

@@ -15,7 +15,7 @@ from ledger.events import known_ns
 from ledger.wire import parse_time
 from projections.balances import Balances
 from projections.balances_fold import BalancesFold
-from projections.breaks import Break, Breaks, BreaksFold, told
+from projections.breaks import FILLS, Break, Breaks, BreaksFold, told
 from projections.causes import UNEXPLAINED
 from projections.gaps import ARRIVED, Gap, Gaps, GapsFold
 from projections.tables import Scratch
@@ -46,15 +46,18 @@ class Trouble:
         for each in breaks:
             if each.stated_version is not None:
                 self._at.setdefault(each.stated_version, []).append(each)
-        self._quotes: Final = {each.subject: each for each in breaks if each.kind == "quote"}
+        self._fills: Final[dict[str, list[Break]]] = {}
+        for each in breaks:
+            if each.kind in FILLS:
+                self._fills.setdefault(each.subject, []).append(each)
 
     def of(self, moved: Moved) -> tuple[str, ...]:
         """What touches a movement."""
         found: list[Gap | Break] = [gap for gap, after in self._spans if _hides(gap, after, moved)]
         found += [each for each in self._at.get(moved.version, ()) if _is_about(each, moved)]
-        if self._quotes:
-            ids = moved.cause.removeprefix("fills ").split(", ")
-            found += [self._quotes[fill_id] for fill_id in ids if fill_id in self._quotes]
+        if self._fills:
+            for fill_id in moved.cause.removeprefix("fills ").split(", "):
+                found += self._fills.get(fill_id, ())
         return tuple(_gap(each) if isinstance(each, Gap) else _break(each) for each in found)
 
     def open_in(self, start_ns: int, end_ns: int, ids: Sequence[str] | None) -> list[str]:
@@ -65,7 +68,7 @@ class Trouble:
             return [*map(_gap, gaps), *map(_break, breaks)]
         return [
             *(_gap(gap) for gap in gaps if gap.kind != "chain" or gap.asset in ids),
-            *(_break(each) for each in breaks if each.kind in ("fills", "quote") or each.subject in ids),
+            *(_break(each) for each in breaks if each.kind in ("fills", *FILLS) or each.subject in ids),
         ]
 
 

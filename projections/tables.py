@@ -124,6 +124,9 @@ class Table(Generic[R]):
         self._cached = 0
         self._whole: set[str] = set()
         self._dirty: dict[tuple[Cell, ...], R] = {}
+        self.changed = 0
+        """How often a row was changed, or all were forgotten: what was worked out of its rows holds while it is the
+        same."""
         self.create: Final = shape.create
         self.index: Final = (
             None if index is None else f"CREATE INDEX IF NOT EXISTS {name}_by_{index} ON {name} ({index})"
@@ -135,9 +138,11 @@ class Table(Generic[R]):
     def detach(self) -> None:
         """Stop reading stored rows: they are another version's, or there are none yet."""
         self._database = None
+        self.changed += 1
 
     def forget(self) -> None:
         """Forget what is remembered, changed rows too: what is stored is read again."""
+        self.changed += 1
         self._cache, self._whole, self._cached = {}, set(), 0
         self._dirty = {}
 
@@ -214,6 +219,7 @@ class Table(Generic[R]):
             self._cached += 1
         rows[key] = now
         self._dirty[key] = row
+        self.changed += 1
 
     def rows(self, account: str | None = None) -> Iterator[R]:
         """All rows, or an account's, in key order: stored ones page by page, with the changed ones in their place."""

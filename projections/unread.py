@@ -46,7 +46,7 @@ class Unread:
         event, source = recorded.event, recorded.event.source
         if source.late_ns is not None:
             self._read(source)
-        elif isinstance(event, FrameQuarantined) and source.sequence is None:
+        elif type(event) is FrameQuarantined and source.sequence is None:
             login, version, position = recorded.account, recorded.version, recorded.position
             self._frames.put(UnreadRow(login, source.session, source.ordinal, version, position))
             self._newest.put(NewestRow(login, version, position))

@@ -16,6 +16,8 @@ INTEGER: Final = "integer"
 AMOUNT: Final = "amount"
 FLAG: Final = "flag"
 TIME: Final = "time"
+PARTS: Final = 7
+"""So many of a balance in a statement are shown: its ids and its amounts, in the order of `ledger.events.Balance`."""
 
 
 class Column(Struct, frozen=True):
@@ -28,7 +30,8 @@ class Column(Struct, frozen=True):
 
 
 class View(Struct, frozen=True):
-    """A view: what its rows are, where they are from, and its columns. `projection`: whose position says how far it
+    """A view: what its rows are, where they are from (`{parts}`: a row for each balance of a statement of
+    `projections.stated`; `{part[0]}`: its first part), and its columns. `projection`: whose position says how far it
     goes."""
 
     name: str
@@ -59,11 +62,12 @@ _CLOSED: Final = (
 )
 
 
-def _suspect(kind: str) -> str:
-    """The open breaks of a kind, in words, by what they are of."""
+def _suspect(*kinds: str) -> str:
+    """The open breaks of some kinds, in words, by what they are of."""
+    among = ", ".join(f"'{kind}'" for kind in kinds)
     return (
         "(SELECT account, subject, max('expected ' || expected || ', stated ' || stated) AS said FROM shown_breaks "
-        f"WHERE state = 'open' AND kind = '{kind}' GROUP BY account, subject)"
+        f"WHERE state = 'open' AND kind IN ({among}) GROUP BY account, subject)"
     )
 
 
@@ -90,12 +94,13 @@ CURRENT_BALANCES: Final = View(
 )
 
 _HISTORY: Final = (
-    "(SELECT account, asset_id, time_ns, version, asset, kind, NULL AS cause, NULL AS amount, total AS balance, "
-    "available, locked, staked, pending, NULL AS memo, NULL AS reference FROM stated_balances UNION ALL "
+    "(SELECT account, {part[0]} AS asset_id, time_ns, version, coalesce({part[1]}, {part[0]}) AS asset, "
+    "CASE WHEN {part[1]} IS NULL THEN 'removed' ELSE kind END AS kind, NULL AS cause, NULL AS amount, "
+    "{part[2]} AS balance, {part[3]} AS available, {part[4]} AS locked, {part[5]} AS staked, {part[6]} AS pending, "
+    "NULL AS memo, NULL AS reference FROM stated_balances, {parts} UNION ALL "
     "SELECT account, asset_id, time_ns, version, asset, 'row', cause, amount, balance, "
     "NULL, NULL, NULL, pending, memo, reference FROM history)"
 )
-
 BALANCE_HISTORY: Final = View(
     "balance_history",
     "Every balance the venues stated, and the rows of their own histories: those are what `accountledger history` "
@@ -180,7 +185,7 @@ ORDERS: Final = View(
 FILLS: Final = View(
     "fills",
     "Every execution, once: what `accountledger fills` prints.",
-    f"fill_rows AS t LEFT JOIN {_suspect('quote')} AS s ON s.account = t.account AND s.subject = t.fill_id",
+    f"fill_rows AS t LEFT JOIN {_suspect('quote', 'retold')} AS s ON s.account = t.account AND s.subject = t.fill_id",
     (
         _ACCOUNT,
         Column("fill_id", TEXT, "The venue's id of the execution."),
@@ -203,7 +208,8 @@ FILLS: Final = View(
         Column(
             "suspect",
             TEXT,
-            "What is wrong where `quote_quantity` is not price x quantity; else NULL.",
+            "What is wrong where `quote_quantity` is not price x quantity, or the venue told it otherwise again; else "
+            "NULL.",
             "s.said",
         ),
     ),
@@ -247,9 +253,9 @@ BREAKS: Final = View(
     "shown_breaks AS t",
     (
         _ACCOUNT,
-        Column("kind", TEXT, "`snapshot`, `account`, `fills` or `quote`."),
+        Column("kind", TEXT, "`snapshot`, `account`, `fills`, `quote` or `retold`."),
         Column("subject", TEXT, "What they are statements of: an asset, an order or a fill, by id."),
-        Column("part", TEXT, "Which part of a balance; NULL of orders and fills."),
+        Column("part", TEXT, "Which part of a balance, or of what is told of a fill; else NULL."),
         Column("expected", AMOUNT, "What the earlier statements come to."),
         Column("stated", AMOUNT, "What the later one says."),
         Column("difference", AMOUNT, "`stated` less `expected`."),

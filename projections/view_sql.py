@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from ledger.errors import StoreError
 from projections.tables import Cell, Change, Database, Table
-from projections.view_columns import AMOUNT, FLAG, INTEGER, TEXT, TIME, VIEWS, Column, View
+from projections.view_columns import AMOUNT, FLAG, INTEGER, PARTS, TEXT, TIME, VIEWS, Column, View
 
-VERSION: Final = 1
+VERSION: Final = 3
 """Of the views and the rows of their own (`projections.views`), kept like that of a projection; where the stored one is
 another, both are made again. Change it with anything that changes either."""
 MARK: Final = "made by accountledger"
@@ -28,6 +28,16 @@ TABLES: Final = frozenset(
 )
 """Those that views are of, beside that of positions."""
 
+
+_IN_SERVER: Final[dict[str, Any]] = {
+    "parts": "jsonb_array_elements(balances::jsonb) AS said",
+    "part": [f"(said.value ->> {place})" for place in range(PARTS)],
+}
+_IN_FILE: Final[dict[str, Any]] = {
+    "parts": "json_each(balances) AS said",
+    "part": [f"json_extract(said.value, '$[{place}]')" for place in range(PARTS)],
+}
+"""How each takes a statement apart (`View.rows`)."""
 
 TYPES: Final = {
     TEXT: ("text", "TEXT"),
@@ -143,7 +153,8 @@ def sql_of(view: View, *, server: bool) -> str:
 def query_of(view: View, *, server: bool) -> str:
     """The query that a view is."""
     columns = ", ".join(f"{_expression(each, server=server)} AS {each.name}" for each in view.columns)
-    return f"SELECT {columns} FROM {view.rows}"
+    rows = view.rows.format(**(_IN_SERVER if server else _IN_FILE))
+    return f"SELECT {columns} FROM {rows}"
 
 
 def _expression(column: Column, *, server: bool) -> str:

@@ -28,7 +28,7 @@ from projections.breaks import Break, Breaks
 from projections.fills import Fills
 from projections.gaps import Gap, Gaps
 from projections.history import History
-from projections.holdings import HeldRow, judged
+from projections.holdings import HeldRow, judged, known
 from projections.orders import Orders
 from projections.quarantine import Quarantine
 from projections.sessions import Sessions
@@ -269,8 +269,9 @@ def told_again(
 
 
 def _said(breaks: Breaks) -> _Said:
+    fold = breaks.balances.fold
     gaps, logins = breaks.balances.gaps.with_logins()
-    held = judged(breaks.balances.fold, gaps, logins, None)
+    held = judged(fold, known(fold, gaps, logins, None), None)
     return _Said(
         {(row.account, row.asset_id): _balance(row) for row in held},
         _numbered(map(_gap, gaps), lambda gap: gap.version),

@@ -706,6 +706,21 @@ class WebSocketCases:
         assert got == hashes(0, 500)
         assert str(error) == "closed by the venue: 1000 normal closure"
 
+    async def test_what_came_in_pieces_before_a_close_over_tls_is_delivered_first(
+        self, authority: trustme.CA
+    ) -> None:
+        pieces = b"".join(
+            frame(TEXT, b"#%d" % number, fin=False) + frame(0, b"") for number in range(100)
+        )  # more than any library queues
+        with Server(
+            lambda peer: peer.accept().send(pieces + closing(1001)).wait_for_end(),
+            tls=server_tls(authority, "127.0.0.1"),
+        ) as server:
+            async with guard(), self.connect(Endpoint(server.url), tls=client_tls(authority)) as connection:
+                got, error = await receive_to_the_end(connection)
+        assert got == hashes(0, 100)
+        assert str(error) == "closed by the venue: 1001 going away"
+
     @pytest.mark.parametrize(("trusted", "named"), [(False, "127.0.0.1"), (True, "elsewhere.example")])
     async def test_a_certificate_of_another_is_not(
         self, authority: trustme.CA, trusted: bool, named: str

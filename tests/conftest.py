@@ -9,10 +9,12 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from projections.tables import Table
 from tests.databases import (
     POSTGRES,
     QUICK,
@@ -28,6 +30,8 @@ _recursion = sys.getrecursionlimit()
 import_module("eth_account")  # a library below it lifts the limit; here, before any test imports it
 
 sys.setrecursionlimit(_recursion)
+
+os.environ.pop("PYTHONUNBUFFERED", None)  # what commands do with their buffers is tested, too
 
 settings.register_profile("house", derandomize=True)
 settings.register_profile("explore", derandomize=False, print_blob=True)
@@ -113,3 +117,17 @@ def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     fewer_examples(monkeypatch, request.function)
     yield
     made.forget()
+
+
+@pytest.fixture
+def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many stored rows projections read, in a list of one."""
+    read = [0]
+    load = Table._load
+
+    def counted(self: Any, stored: Any) -> Any:
+        read[0] += 1
+        return load(self, stored)
+
+    monkeypatch.setattr(Table, "_load", counted)
+    return read

@@ -58,6 +58,7 @@ STORED: Final = frozenset(
         "test_course",
         "test_coverage",
         "test_decoding",
+        "test_deltadefi",
         "test_demo",
         "test_embedding",
         "test_executions",

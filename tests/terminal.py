@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -54,3 +55,21 @@ def feed(folder: Path, venue: str, account: str, *sessions: Sequence[bytes]) -> 
         (folder / name).write_bytes(b"".join(frame + b"\n" for frame in frames))
         files.append(name)
     return run(folder, "ingest", "--db", "a.db", venue, account, *files)
+
+
+def unheard(folder: Path, *args: str) -> tuple[int, str]:
+    """Run `accountledger` in a folder where nobody reads what it prints: how it ended, and what it complained of."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "ledger", *args],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=120,
+        )
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr.decode()

@@ -1,4 +1,4 @@
-"""Cells come back from PostgreSQL as they were told, alone and in arrays; what differs stays different and in order."""
+"""Cells come back from PostgreSQL as they were told, in arrays."""
 
 from __future__ import annotations
 
@@ -10,27 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.arrays import ARRAYS, blobs, heard, numbers, texts, told
+from ledger.arrays import ARRAYS, blobs, numbers, texts
+from ledger.nul import heard
 
 text = st.text(st.characters(exclude_categories=["Cs"])) | st.text("\0\1\2ab")
-
-
-@given(text)
-def test_a_text_has_no_nul_when_it_is_stored_and_is_itself_when_it_is_read(said: str) -> None:
-    assert "\0" not in told(said)
-    assert (said, 1) == heard((told(said), 1))
-
-
-@given(text, text)
-def test_texts_keep_their_order_and_differ_where_they_differed(one: str, other: str) -> None:
-    assert (one < other, one == other) == (told(one) < told(other), told(one) == told(other))
-
-
-def test_what_is_no_text_is_told_as_it_is() -> None:
-    assert [1, b"\0\1", None] == [told(1), told(b"\0\1"), told(None)]
-    assert (1, 0) == (told(True), told(False))
-    assert int is type(told(True))
-    assert (b"\0\1", None, 5) == heard((b"\0\1", None, 5))
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +62,3 @@ def test_a_number_of_more_than_64_bits_is_refused(wrong: int) -> None:
 def test_a_text_that_is_none_in_utf8_is_refused() -> None:
     with pytest.raises(UnicodeEncodeError):
         texts(["\ud800"])
-
-
-def test_a_told_that_loses_the_difference_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "told", lambda said: said.replace("\0", ""))
-    with pytest.raises(AssertionError):
-        test_texts_keep_their_order_and_differ_where_they_differed()

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from ledger import Ledger, Malformed, Recorded
 from ledger.events import Asked, Event, FrameQuarantined, SessionClosed, SessionOpened, known_ns, time_of
 from ledger.wire import parse_time, time_text
-from projections import Balances, checkpoints, subscription
+from projections import Balances, checkpoints, holdings, subscription
 from projections.balances_fold import BalancesFold
 from projections.checkpoints import Checkpoints
 from projections.completeness import Later
@@ -74,7 +74,7 @@ class _Refold:
         if at_ns is not None:
             ever = by_account(self._ever(account, known) if over else gaps.rows(account))
             later = {name: Later(at_ns, ever[name], nexts.get(name, at_ns)) for name in {*ever}}
-        return judged(fold, *gaps.with_logins(account), account, later=later)
+        return judged(fold, holdings.known(fold, *gaps.with_logins(account), account), account, later=later)
 
     def _ever(self, account: str | None, known: int | None) -> Sequence[Gap]:
         gaps = GapsFold(fills=False)

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ledger import Ledger
 from ledger.events import Asked, Balance, BalanceDelta, BalanceSnapshot, Event, FillRecorded, OrderUpdated
@@ -781,3 +782,60 @@ def test_a_balance_delta_of_another_kind_of_event_is_nothing_to_it() -> None:
     with Ledger() as ledger:
         feed(ledger, b"garbage", says(BalanceDelta(source(T), "", ())))
         assert [] == breaks(ledger)
+
+
+def test_a_statement_without_an_executed_quantity_is_compared_with_nothing() -> None:
+    silent = replace(order("o1", 5), executed=None)
+    assert [] == [each for each in found(order("o1", 4, "5"), silent, again()) if each.state == "open"]
+    assert [("fills", "o1", None, "5", "0", "-5")] == [
+        told(each) for each in found(order("o1", 4, "5"), silent)
+    ]
+
+
+# -- fills told again
+
+
+def again(**changed: object) -> FillRecorded:
+    return replace(fill("f1", 3, key="fill:f1", quantity="5"), **changed)
+
+
+def test_a_fill_told_again_otherwise_is_a_break_of_each_part_and_no_second_execution() -> None:
+    state = order("o1", 4, "5", closed=True)
+    expected = [
+        ("retold", "f1", "fee", "0.1", "0.2", "0.1"),
+        ("retold", "f1", "price", "0.5", "0.6", "0.1"),
+        ("retold", "f1", "side", "5", "0", "-5"),
+    ]
+    first, other = again(fee="0.1"), again(price="0.6", fee="0.2", side="sell")
+    runs: list[list[Event]] = [
+        [first, state, other],
+        [first, other, state, first, again(), again(fee="0.10")],
+    ]
+    for frames in runs:
+        assert expected == sorted(map(told, found(*frames)), key=lambda each: str(each[2]))
+
+
+def test_a_break_of_a_fill_names_both_versions_and_the_time_of_the_later_one() -> None:
+    (only,) = found(again(), order("o1", 4, "5", closed=True), again(price="0.6"))
+    assert (2, 4, T + 3 * SECOND_NS, "open") == (
+        only.expected_version, only.stated_version, only.time_ns, only.state,
+    )  # fmt: skip
+
+
+def test_a_fill_told_again_of_another_order_counts_for_the_one_it_was_told_of_first() -> None:
+    breaks = found(again(), order("o1", 4, "5"), again(order_id="o2"), order("o2", 4, "5"))
+    assert [("fills", "o2", None, "5", "0", "-5"), ("retold", "f1", "order_id", "5", "0", "-5")] == sorted(
+        map(told, breaks)
+    )
+
+
+def test_what_was_told_more_of_a_fill_is_what_the_next_telling_is_compared_with() -> None:
+    breaks = found(again(), again(fee="0.1"), again(fee="0.2"), again(fee="0.1", price="0.50"))
+    assert [("retold", "f1", "fee", "0.1", "0.2", "0.1")] == [told(each) for each in breaks]
+
+
+def test_a_quote_quantity_told_later_is_judged_once() -> None:
+    quote = ("quote", "f1", None, "2.5", "9", "6.5")
+    for frames in ([again(), again(quote_quantity="9"), again(quote_quantity="9", fee="0.1")],
+                   [again(quote_quantity="9"), again(quote_quantity="9", fee="0.1")]):  # fmt: skip
+        assert [quote] == [told(each) for each in found(*frames)]

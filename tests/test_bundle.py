@@ -326,6 +326,22 @@ def test_rows_that_lead_back_to_where_they_begin_are_proved_by_those_before_them
         assert proved(bundle).endswith(": total 201")
 
 
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_rows_on_either_side_of_what_the_account_says_of_their_instant_are_proved_to_come_to_it(
+    order: Sequence[int],
+) -> None:
+    told: list[Event] = [
+        imported(21, "5", "6"),
+        imported(21, "-3", "3"),
+        imported(21, "2", "5"),
+        delta(21, {"USDC": "5"}),
+    ]
+    with Ledger() as ledger:
+        feed(ledger, says(imported(1, "1", "1")), *(says(told[at]) for at in order))
+        bundle, _ = bundle_of(ledger, MAIN, "USDC")
+    assert proved(bundle).endswith(": total 5")
+
+
 def test_a_statement_of_which_a_page_is_lost_takes_nothing_away() -> None:
     with Ledger() as ledger:
         say(ledger, LOST)

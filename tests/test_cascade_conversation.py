@@ -424,6 +424,18 @@ def test_balances_that_are_refused_three_times_in_a_row_end_the_conversation(sta
         talk.reply(b"", status)
 
 
+def test_what_the_venue_says_is_told_while_it_is_asked_again() -> None:
+    talk = subscribing(7)
+    talk.hear(granted(2))
+    talk.reply(b'"Delegation not allowed for request"', 400)
+    expected = (
+        "no balance asked for yet of subaccount 7: HTTP 400, venue error: Delegation not allowed for request"
+    )
+    assert expected == talk.take(Wait).reason
+    talk.reply(b"<html>", 503)
+    assert "no balance asked for yet of subaccount 7: HTTP 503, 6 bytes" == talk.take(Wait).reason
+
+
 def test_one_subaccount_without_an_answer_does_not_keep_the_others_waiting() -> None:
     talk = subscribing(5, 6)
     talk.hear(granted(2))
@@ -432,6 +444,18 @@ def test_one_subaccount_without_an_answer_does_not_keep_the_others_waiting() -> 
     talk.reply(BALANCE)
     assert 1 == talk.take(Wait).seconds
     assert question(5) == talk.asked()
+
+
+def test_who_is_asked_for_balances_too_often_is_left_alone_by_all_of_them() -> None:
+    talk = subscribing(5, 6)
+    talk.hear(granted(2))
+    talk.reply(b"", 429, headers={"retry-after": "90"})
+    assert 90 == talk.take(Wait).seconds
+    assert question(5) == talk.asked()
+    talk.reply(BALANCE)
+    assert question(6) == talk.asked()
+    talk.reply(b"", 429)
+    assert 2 == talk.take(Wait).seconds
 
 
 # What an answer says -------------------------------------------------------------------------------------------------

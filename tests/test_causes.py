@@ -5,9 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from ledger import Recorded
-from ledger.events import FillRecorded, Source
+from ledger.events import AGAIN, FillRecorded, Source
 from projections.causes import Effect, effects, meant, pair, told
 
 LABELS = {"lovelace": "ada", "c48c": "usdm", "BTC": "BTC", "USD": "USD"}
@@ -74,3 +75,14 @@ def test_only_the_fills_told_between_the_statements_count_and_only_if_exact() ->
     )
     cause, reason = told(Decimal(1), (4, 4), (9, 9), of)
     assert ("unexplained", True) == (cause, "no fill came" in str(reason))
+
+
+def test_a_fill_told_again_has_its_effect_once_where_it_was_told_first_with_what_was_added() -> None:
+    first = fill("buy")
+    bare = replace(first.event, fee=None, fee_asset=None)
+    added = replace(
+        first.event, key=f"{AGAIN}1", price="0.99", source=replace(first.event.source, received_ns=20)
+    )
+    told_again = [replace(first, event=bare), replace(first, version=9, event=added)]
+    assert effects([first], LABELS) == effects(told_again, LABELS)
+    assert effects([first], LABELS) == effects([first, told_again[1]], LABELS)

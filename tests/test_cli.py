@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sqlite3
+import subprocess
+import sys
+import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.terminal import feed, rows, run
+from tests.terminal import feed, rows, run, unheard
 
 U = "5066154a102ee037390c5236f78db23239b49c5748d3d349f3ccf04b55534458"
 
@@ -276,6 +281,9 @@ def test_balances_as_of_a_version_and_as_of_a_time(tmp_path: Path) -> None:
         "2023-11-14T22:14:20Z": ["1"],
         "2023-11-14T22:14:59.999999999Z": ["1"],
         "2023-11-15": ["4"],
+        "0001-01-01": [],
+        "1677-09-21": [],
+        "9999-12-31T23:59:59.999999999Z": ["4"],
     }.items():
         found = rows(tmp_path, "balances", "bitopro:main", "--at", moment)
         assert expected == [row["total"] for row in found], moment
@@ -291,6 +299,12 @@ def test_balances_as_of_a_version_and_as_of_a_time(tmp_path: Path) -> None:
         (["balances", "--db", "a.db", "bitopro:main", "--at", "4"], "no version 4 yet, the last is 3"),
         (["balances", "--db", "a.db", "--at", "1716200000001"], "2026-11-21T12:00:00Z"),
         (["balances"], "--db"),
+        (["views", "--db", "none.db"], "none.db: there is no ledger here"),
+        (["follow", "--db", "a.db", "--for", "nan"], "'--for': 'nan' is not a number"),
+        (["follow", "--db", "a.db", "--for", "inf"], "'--for': inf is not in the range"),
+        (["run", "text.txt", "--db", "a.db", "--for", "nan"], "'--for': 'nan' is not a number"),
+        (["serve", "bad.tape", "--port", "0", "--speed", "nan"], "'--speed': 'nan' is not a number"),
+        (["follow", "--db", "none.db", "--for", "0"], "none.db: there is no ledger here"),
         (["balances", "--db", "text.txt"], "text.txt"),
         (["ingest", "--db", "a.db", "bitopro", "main", "none.json"], "none.json"),
         (["ingest", "--db", "a.db", "binance", "main", "text.txt"], "binance"),
@@ -329,6 +343,7 @@ def test_bad_usage_and_bad_input_is_one_line_and_exit_code_2(
     ran = run(tmp_path, *args)
     assert (2, "", 1) == (ran.code, ran.out, ran.err.count("\n"))
     assert said in ran.err
+    assert not (tmp_path / "none.db").exists()
 
 
 def test_what_came_before_a_bad_line_of_a_tape_is_stored(tmp_path: Path) -> None:
@@ -506,3 +521,112 @@ def test_no_command_at_all_shows_the_help(tmp_path: Path) -> None:
     ran = run(tmp_path)
     assert (2, "") == (ran.code, ran.out)
     assert "Commands:" in ran.err.splitlines()
+
+
+INTERRUPT = """
+import runpy, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["accountledger", "ingest", "--db", "a.db", "bitopro", "main", "-"]
+runpy.run_module("ledger", run_name="__main__")
+"""
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("module", ["click", "rich.console", "projections.why", "transports"])
+def test_an_interrupt_that_strikes_while_it_imports_ends_in_one_line(tmp_path: Path, module: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPT.format(module=module)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (130, "", 1) == (ran.returncode, ran.stdout, len(ran.stderr.split("\n")[1:-1]))
+    assert ran.stderr.startswith("\naccountledger: interrupted")
+
+
+@pytest.mark.sqlite
+def test_the_command_is_that_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert {"accountledger": "ledger.__main__:main"} == project["project"]["scripts"]
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    "args", [("balances",), ("balances", "--json"), ("why", "bitopro:main", "ADA"), ("verify",)], ids=" ".join
+)
+def test_what_nobody_heard_is_neither_done_nor_a_finding(tmp_path: Path, args: tuple[str, ...]) -> None:
+    feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
+    assert (141, "") == unheard(tmp_path, args[0], "--db", "a.db", *args[1:])
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("args", [("balances",), ("balances", "--json")], ids=" ".join)
+def test_what_cannot_be_written_is_one_line_and_exit_code_2(tmp_path: Path, args: tuple[str, ...]) -> None:
+    feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
+    said = _in_shell(tmp_path, ">/dev/full", *args, "--db", "a.db")
+    assert (2, "", "accountledger: No space left on device\n") == said
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("args", [("accounts",), ("accounts", "--json"), ("coverage",)], ids=" ".join)
+def test_what_is_printed_is_utf_8_whatever_the_encoding_of_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+) -> None:
+    (tmp_path / "a.ndjson").write_bytes(bitopro("a", 1639553303365, ADA=("1", "1")))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert 0 == run(tmp_path, "ingest", "--db", "a.db", "bitopro", "kassé €", "a.ndjson").code
+    ran = run(tmp_path, args[0], "--db", "a.db", *args[1:])
+    assert (0, "") == (ran.code, ran.err)
+    assert "bitopro:kassé €" in ran.out
+
+
+@pytest.mark.sqlite
+def test_streams_that_were_closed_are_not_files_of_the_ledger(tmp_path: Path) -> None:
+    feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
+    assert (0, "", "") == _in_shell(tmp_path, "<&- >&- 2>&-", "balances", "--db", "a.db")
+    assert (2, "", "") == _in_shell(tmp_path, "<&- >&- 2>&-", "balances", "--db", "none.db")
+    nothing = "bitopro:main  -: 0 frames: 0 recorded, 0 duplicates, 0 control, 0 quarantined\n"
+    assert (0, nothing, "") == _in_shell(tmp_path, "<&-", "ingest", "--db", "a.db", "bitopro", "main", "-")
+
+
+def _in_shell(folder: Path, streams: str, *args: str) -> tuple[int, str, str]:
+    """Run `accountledger` with its streams led elsewhere by a shell."""
+    command = ["sh", "-c", f'exec "$0" -m ledger "$@" {streams}', sys.executable, *args]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("beside", [(), ("-wal",)], ids=["written whole", "written ahead"])
+def test_a_ledger_in_a_folder_that_cannot_be_written_to_is_not_said_to_be_none(
+    tmp_path: Path, beside: tuple[str, ...]
+) -> None:
+    feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    with closing(sqlite3.connect(tmp_path / "a.db")) as writing:
+        writing.execute("CREATE TABLE more (a)")
+        for end in ("", *beside):
+            (shut / f"a.db{end}").write_bytes((tmp_path / f"a.db{end}").read_bytes())
+    shut.chmod(0o500)
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "ledger", "verify", "--db", "shut/a.db"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            preexec_fn=_as_anybody,
+        )
+    finally:
+        shut.chmod(0o700)
+    assert (2, "", 1) == (ran.returncode, ran.stdout, ran.stderr.count("\n"))
+    assert ran.stderr.startswith("accountledger: shut/a.db: nothing can be written in its folder")
+
+
+def _as_anybody() -> None:
+    """Let root be held up by the rights of files, too (capabilities(7): CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH)."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)

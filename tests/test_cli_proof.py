@@ -99,6 +99,14 @@ def test_a_key_is_made_once_and_the_private_one_is_for_its_owner(tmp_path: Path)
 
 
 @pytest.mark.sqlite
+@pytest.mark.parametrize("public", ["none/a.pub", "a.key"])
+def test_no_private_key_is_left_where_its_public_one_cannot_be_written(tmp_path: Path, public: str) -> None:
+    ran = run(tmp_path, "keygen", "--key", "a.key", "--public-key", public)
+    assert (2, 1) == (ran.code, ran.err.count("\n"))
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.sqlite
 def test_a_clean_ledger_verifies_with_its_checkpoint(folder: Path) -> None:
     assert (0, "") == verify(folder)[::2]
     ran = verify(folder, *CHECKED)
@@ -449,7 +457,7 @@ def redefined(database: Ledger, old: str, new: str) -> list[str]:
         ("shown_gaps", "UPDATE shown_gaps SET missing='nothing'"),
         ("shown_gaps", "UPDATE shown_gaps SET number=number+100"),
         ("shown_breaks", "DELETE FROM shown_breaks"),
-        ("stated_balances", "UPDATE stated_balances SET total='777'"),
+        ("stated_balances", 'UPDATE stated_balances SET balances=\'[["A","A","777",null,null,null,null]]\''),
         ("stated_balances", "DELETE FROM stated_balances WHERE version=2"),
         ("current_balances", ("t.total", "'42'")),
         ("current_balances", ("t.total", "CASE t.account WHEN 'nobody' THEN '42' ELSE t.total END")),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ledger import wire
+from ledger import Ledger, wire
 from ledger.errors import Malformed
 from ledger.events import (
     BalanceDelta,
@@ -282,6 +282,26 @@ def test_an_order_comes_before_its_fills_and_no_frame_of_orders_has_a_time() -> 
 def test_a_fill_told_in_both_lists_is_booked_once_from_the_order() -> None:
     (fill,) = fills_in(decoded(golden("trading_history_fills_and_records")))
     assert ("40", "taker") == (fill.quantity, fill.role)
+
+
+def test_a_fill_told_otherwise_in_the_other_list_is_booked_from_the_order_and_the_other_is_not_lost() -> None:
+    message = json.loads(golden("trading_history_fills_and_records"))
+    (record,) = message["data"][0]["order_filling_records"]
+    message["data"][0]["order_filling_records"] = [
+        record, record | {"executed_qty": "39"}, record | {"executed_price": 0.7}, record | {"executed_qty": "39.0"}
+    ]  # fmt: skip
+    payload = json.dumps(message).encode()
+    events = decoded(payload)
+    assert ["40"] == [fill.quantity for fill in fills_in(events)]
+    reasons = [event.reason for event in events if isinstance(event, FrameQuarantined)]
+    assert [
+        f"not booked: {record['execution_id']} is told otherwise among the fills of its order in this frame"
+    ] * 2 == (reasons)
+    with Ledger() as ledger, ledger.intake(deltadefi, "main") as intake:
+        assert [(1, 0), (0, 1)] == [
+            (each.recorded, each.duplicates) for each in map(intake.receive, [payload] * 2)
+        ]
+        assert [] == list(ledger.verify([deltadefi]))
 
 
 def test_a_fill_told_only_apart_from_its_order_is_booked_under_the_same_key() -> None:

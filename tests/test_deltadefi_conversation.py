@@ -98,6 +98,39 @@ def test_a_balance_that_is_refused_three_times_in_a_row_ends_the_conversation(st
     assert KEY not in repr(caught.value)
 
 
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_refusal_is_known_by_its_code_whatever_the_status(status: int) -> None:
+    talk = connected()
+    for _ in range(2):
+        talk.reply(b'{"error":"unauthorized","code":4010}', status)
+        talk.take(Wait)
+    talk.reply(b'{"error":"locked","code":5002}', status)
+    talk.take(Wait)
+    for _ in range(2):
+        talk.reply(b'{"error":"unauthorized","code":4010}', status)
+        talk.take(Wait)
+    with pytest.raises(Lost, match=f"^baseline refused: HTTP {status}$"):
+        talk.reply(b'{"error":"unauthorized","code":4010}', status)
+
+
+def test_the_venue_is_left_alone_as_long_as_it_asks_for() -> None:
+    talk = connected()
+    for asked_s, seconds in (("120", 120), ("0", 2), ("3", 4), ("9", 9)):
+        talk.reply(b'{"error":"rate","code":4290}', 429, headers={"retry-after": asked_s})
+        assert seconds == talk.take(Wait).seconds
+
+
+def test_what_the_venue_says_is_told_while_it_is_asked_again() -> None:
+    talk = connected()
+    talk.reply(b'{"error":"Trading is\\u0007locked","code":5002}', 400)
+    assert (
+        "no balance asked for yet: HTTP 400, venue error 5002: Trading is\ufffdlocked"
+        == talk.take(Wait).reason
+    )
+    talk.reply(b"<html>", 503)
+    assert "no balance asked for yet: HTTP 503, 6 bytes" == talk.take(Wait).reason
+
+
 def test_nothing_shows_the_key() -> None:
     talk = begin()
     shown = f"{LOGIN!r} {talk.take(Open)!r}"

@@ -124,6 +124,22 @@ async def test_a_packed_answer_is_unpacked() -> None:
     assert body == b""
 
 
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+async def test_an_answer_packed_in_several_members_is_unpacked_to_its_end(piece: int) -> None:
+    said = b'{"long":"' + b"x" * 100 + b'"}'
+    packed = b"".join(gzip.compress(said[at : at + 40]) for at in range(0, len(said), 40))
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for part in (packed[at : at + piece] for at in range(0, len(packed), piece)):
+            peer.send(b"%x\r\n%s\r\n" % (len(part), part))
+        peer.send(b"0\r\n\r\n")
+
+    _, body, _ = await reply_of(script)
+    assert body == said
+
+
 async def test_requests_of_one_origin_share_a_connection() -> None:
     with Server(answering("200 OK", times=5)) as server:
         async with guard(), http.connect(Endpoint(server.http)) as connection:
@@ -183,6 +199,10 @@ async def test_a_refused_port_is_lost() -> None:
         ),
         (
             answering("200 OK", "Content-Encoding: gzip", body=b"no gzip"),
+            "the answer is not packed as it says",
+        ),
+        (
+            answering("200 OK", "Content-Encoding: gzip", body=PACKED + PACKED[:-1]),
             "the answer is not packed as it says",
         ),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby, pairwise, permutations
+from typing import Final
 
 import pytest
 from hypothesis import example, given, settings
@@ -90,6 +91,37 @@ def test_what_the_account_says_is_no_difference_where_its_history_leaves_it_open
     said = delta(30, {"USDC": "200"})
     assert isinstance(said, BalanceDelta)
     assert ("200", PROVEN, "198", []) == told([UP], [DOWN], [said])
+
+
+UPWARDS: Final = [
+    imported(21, change, balance, key=balance) for change, balance in (("5", "6"), ("-3", "3"), ("2", "5"))
+]
+"""Of one instant, in the order in which they follow, after FIRST."""
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("place", range(4))
+def test_rows_that_came_on_either_side_of_what_the_account_says_of_their_instant_come_to_it(
+    order: Sequence[int], place: int
+) -> None:
+    said = delta(21, {"USDC": "5"})
+    frames: list[Sequence[BalanceEventImported | BalanceDelta]] = [[UPWARDS[at]] for at in order]
+    frames.insert(place, [said])
+    assert ("5", PROVEN, "5", []) == told([FIRST], *frames)
+
+
+def test_what_the_account_says_stands_where_rows_that_come_after_lead_to_what_came_before() -> None:
+    first, second, last = UPWARDS
+    with Ledger() as ledger:
+        feed(ledger, *(says(each) for each in (FIRST, last, delta(21, {"USDC": "5"}), first, second)))
+        (row,) = Balances(ledger).rows()
+    assert ("5", 4, PROVEN) == (row.total, row.version, row.completeness)
+
+
+def test_what_the_account_says_amid_rows_that_come_to_something_else_is_not_proven_by_them() -> None:
+    first, second, last = UPWARDS
+    total, word, end, _ = told([FIRST], [last], [delta(21, {"USDC": "9"})], [first], [second])
+    assert ("5", True) == (end, word != PROVEN), total
 
 
 def test_a_withdrawal_of_either_sign_goes_where_the_chain_has_it() -> None:

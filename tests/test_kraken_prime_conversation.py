@@ -190,6 +190,21 @@ def test_pages_are_asked_for_until_there_is_none_under_the_same_number() -> None
     assert [] == talk.hear(balances(11, 4))
 
 
+def test_a_cursor_that_repeats_ends_the_conversation() -> None:
+    talk = subscribed()
+    assert [page(11, b"c1")] == talk.hear(balances(11, 1, "c1"))[1:]
+    assert [page(11, b"c2")] == talk.hear(balances(11, 2, "c2"))
+    with pytest.raises(Lost, match=r"^the cursor repeats$"):
+        talk.hear(balances(11, 3, "c1"))
+
+
+def test_a_new_subscription_may_page_over_the_same_cursors() -> None:
+    talk = subscribed()
+    talk.hear(balances(11, 1, "c1"))
+    talk.hear(balances(11, 3))
+    assert [page(12, b"c1")] == talk.hear(balances(12, 1, "c1"))
+
+
 def test_a_page_told_twice_is_asked_on_from_once() -> None:
     talk = subscribed()
     talk.hear(balances(11, 1, "a"))

@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 
 from ledger import Closed, Ledger, LedgerError, NoSuchLedger, ReadOnly, Recorded, StoreError
 from ledger.cli import main
+from ledger.cli.options import bring_up_all
 from ledger.errors import Unstorable
 from ledger.events import Event, FillRecorded, FrameQuarantined
+from ledger.memory import remember, remembered, row_of
 from ledger.postgres import TEXT_BYTES_MAX
 from ledger.postgres_recorder import Recorder
 from ledger.store import Store
@@ -375,6 +377,45 @@ def test_twenty_that_make_the_same_ledger_at_once_make_one(schemas: Schemas) -> 
             append(store, 1, 2)
             assert [(1,)] == store.select("SELECT version FROM ledger_schema")
     schemas.forget()
+
+
+def in_role(url: str, role: str) -> str:
+    """The URL of a ledger, for somebody who may do in its schema what `role` may."""
+    with closing(psycopg.connect(url, autocommit=True)) as owner:
+        ((schema,),) = owner.execute("SELECT current_schema()").fetchall()
+        owner.execute(
+            f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
+            f"GRANT USAGE ON SCHEMA {schema} TO {role}; "
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; "
+            f"GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}".encode()
+        )
+    return f"{url}%20-crole%3D{role}"
+
+
+def test_who_may_make_no_table_feeds_a_ledger_whose_owner_made_them(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        bring_up_all(ledger)
+    with Ledger(in_role(new_schema, "ledger_feeds")) as ledger:
+        with pytest.raises(StoreError, match="permission denied"):
+            ledger.write([("CREATE TABLE mine (a INTEGER)", [()])])
+        assert ledger.lease(MAIN) is not None
+        feed(ledger, says(delta(1, {"A": "1"})))
+        remember(ledger, [row_of(MAIN, b"so far")])
+        bring_up_all(ledger)
+        assert ([b"so far"], ["1"]) == (
+            [memory for _, memory, _ in remembered(ledger)],
+            [total for (total,) in ledger.select("SELECT total::text FROM current_balances")],
+        )
+
+
+def test_a_ledger_that_lacks_a_table_is_completed_by_who_may(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        ledger.write([("DROP TABLE ledger_leases", [()])])
+    writer = in_role(new_schema, "ledger_feeds")
+    assert "not all there, and only who may make them can open it first" in failed(writer)
+    Ledger(new_schema).close()
+    with Ledger(in_role(new_schema, "ledger_feeds")) as ledger:
+        assert ledger.lease(MAIN) is not None
 
 
 def test_a_closed_ledger_keeps_no_connection(new_schema: str, schemas: Schemas) -> None:

@@ -33,6 +33,28 @@ def test_a_secret_is_taken_out_in_every_spelling_it_travels_in(spelling: str) ->
     assert f"a {MARK} b" == redaction.text(f"a {spelling} b")
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        r"canary+/\u003d\u0026\u003cse\u0027cr\u00e9t\u003e\"",
+        r"canary+/=\u0026\u003cse'cr\u00e9t\u003e\"",
+        r"canary\u002B/=\u0026\u003Cse\u0027cr\u00E9t\u003E\u0022",
+        r"canary+\/=&<se'crét>\"",
+        "canary+/=&amp;&lt;se'crét&gt;\"",
+        "canary+/=&amp;&lt;se&#x27;crét&gt;&quot;",
+        "canary+/=&amp;&lt;se&#39;crét&gt;&quot;",
+        "canary%2B/%3D%26%3Cse%27cr%C3%A9t%3E%22",
+        "canary%2B%2F%3D%26%3Cse'cr%C3%A9t%3E%22",
+        "canary+/=&%3Cse'cr%C3%A9t%3E%22",
+        "canary+/=&%3cse'cr%c3%a9t%3e%22",
+    ],
+    ids=["Gson", "Go", ".NET", "UTF-8", "HTML text", "HTML", "HTML 4", "path", "component", "URI", "lower"],
+)
+def test_a_secret_is_taken_out_where_more_is_escaped_than_need_be_or_less(spelling: str) -> None:
+    redaction = Redaction(["canary+/=&<se'crét>\""])
+    assert f"a {MARK} b" == redaction.text(f"a {spelling} b")
+
+
 def test_a_bearer_token_is_hidden_without_its_scheme_too() -> None:
     redaction = Redaction()
     redaction.add_headers([("Authorization", "Bearer token-of-nobody")])

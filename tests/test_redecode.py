@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from ledger import Frame, Ledger, redecode
-from ledger.events import BalanceDelta, Statement
+from ledger.events import BalanceDelta, FillRecorded, Statement
 from ledger.findings import Finding
 from ledger.venue import Venue
 from tests import scripted
@@ -72,3 +72,43 @@ def test_a_redecoding_that_takes_every_frame_for_the_same_is_found_out(
     monkeypatch.setattr(redecode.Again, "check", lambda *_: ())
     with pytest.raises(ValueError, match="not enough values"):
         test_the_event_that_is_decoded_otherwise_is_named_with_both_sides()
+
+
+class Cheaper:
+    """The scripted venue with a defect: another price of every fill that is told at 0.6."""
+
+    NAME = scripted.NAME
+
+    def decode(self, frame: Frame, /) -> Sequence[Statement]:
+        return [
+            (account, replace(event, price="0.7"))
+            if isinstance(event, FillRecorded) and event.price == "0.6"
+            else (account, event)
+            for account, event in scripted.decode(frame)
+        ]
+
+
+def test_a_fill_told_again_raises_no_alarm_unless_it_is_decoded_otherwise() -> None:
+    first = fill("f1", 3, key="fill:f1")
+    dearer = replace(first, price="0.6")
+    with Ledger() as ledger:
+        feed(
+            ledger,
+            says(first),
+            says(order("o1", 2, "1"), dearer, first),
+            says(dearer),
+            says(dearer, fill("f2", 4)),
+        )
+        assert [] == found(ledger, scripted.VENUE)
+        (finding,) = found(ledger, Cheaper())
+    assert ("decode", 4) == (finding.what, finding.version)
+    assert "today's decoder makes a different FillRecorded of its frame" == finding.reason
+
+
+def test_a_quarantined_frame_that_tells_a_fill_again_is_read_late_and_raises_no_alarm() -> None:
+    first = fill("f1", 3, key="fill:f1")
+    with Ledger() as ledger:
+        feed(ledger, says(first), LATE + says(replace(first, price="0.6")), LATE + says(first))
+        assert ["read", "known"] == [ledger.retry([LATER], MAIN, at).result for at in (3, 4)]
+        assert ["known", "known"] == [ledger.retry([LATER], MAIN, at).result for at in (3, 4)]
+        assert [] == found(ledger, LATER)

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ledger import run as run_module
 from ledger.run import status, summary
-from tests.terminal import Ran, rows, run
+from tests.terminal import Ran, rows, run, unheard
 from transports import Health
 
 TAPES = Path(run_module.__file__).parent / "demo"
@@ -123,6 +123,13 @@ def test_a_wrong_key_is_told_and_the_other_feed_runs_on(
     assert "kraken_prime:desk  refused: HTTP 401 to the upgrade of ws://127.0.0.1:" in ran.out
     assert "bitopro:main  4 frames: 4 recorded" in ran.out
     assert "wrong-secret" not in ran.out
+
+
+def test_feeds_go_on_where_nobody_reads_any_more_what_is_printed(tmp_path: Path) -> None:
+    with served("bitopro") as feeds:
+        (tmp_path / "FEEDS.toml").write_text(feeds)
+        assert (0, "") == unheard(tmp_path, "run", "FEEDS.toml", "--db", "a.db", "--for", "3")
+    assert [("bitopro:main", 6)] == [(row["account"], row["events"]) for row in rows(tmp_path, "accounts")]
 
 
 def test_when_every_login_is_refused_it_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,42 @@ async def test_a_store_that_fails_is_tried_again_and_each_frame_is_stored_once(
     assert frames == list(frames_of(tape))
 
 
+async def test_a_feed_is_not_live_while_the_store_fails_and_live_again_when_it_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "STORE_RETRY_S", 0.005)
+    failing = Failing(monkeypatch, 1_000_000)
+    write = Store.write
+
+    def writes(store: Store, *args: Any) -> None:
+        if failing.times or not feed.health.frames:
+            raise StoreError("the disk is full, says the test")
+        write(store, *args)
+
+    def converse(_: Begun) -> Conversation:
+        yield Open(ENDPOINT)
+        yield Ready()
+        yield Wait(0.03)
+        yield Remember(b"while the store fails")
+        yield Wait(0.01)
+        remembered.set()
+        while True:
+            yield from listen()
+
+    remembered = threading.Event()
+    feed = Feed(Speaking(converse), login=Speaking.Login(), connect=wired(quiet(*numbered(5))))
+    with Ledger() as ledger:
+        monkeypatch.setattr(Store, "write", writes)
+        async with live(ledger, feed):
+            await until(lambda: feed.health.state == "waiting")
+            assert "the store: the disk is full, says the test" == feed.health.reason
+            await anyio.sleep(0.06)
+            assert "waiting" == feed.health.state
+            failing.times = 0
+            await until(remembered.is_set)
+            assert ("live", "", 5) == (feed.health.state, feed.health.reason, feed.health.frames)
+
+
 async def test_frames_that_cannot_be_stored_in_time_are_counted_and_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ledger import Ledger
 from ledger.events import Asked, Event
 from ledger.ledger import Arrival
 from projections import Coverage, Coverages, Sessions, compare
 from projections.sessions import SessionsFold
-from projections.tables import Table
 from tests.scripted import MAIN, VENUE, delta, order, says, snapshot
 
 S = 1_000_000_000
@@ -78,16 +75,8 @@ def test_one_account_is_told_of_as_among_all(tmp_path: Path) -> None:
 
 
 def test_what_is_read_of_an_account_does_not_grow_with_the_sessions_of_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rows_read: list[int]
 ) -> None:
-    read = [0]
-    load = Table._load
-
-    def counted(self: Any, stored: Any) -> Any:
-        read[0] += 1
-        return load(self, stored)
-
-    monkeypatch.setattr(Table, "_load", counted)
     with Ledger(tmp_path / "a.db") as ledger:
         logins(ledger)
         found: list[int] = []
@@ -97,9 +86,9 @@ def test_what_is_read_of_an_account_does_not_grow_with_the_sessions_of_others(
                     intake.receive(says(delta(None, {"A": "1"}), account="scripted:busy"), T0)
             sessions = Sessions(ledger)
             sessions.subscription.catch_up()
-            read[0] = 0
+            rows_read[0] = 0
             assert sessions.listening("scripted:shared")
-            found.append(read[0])
+            found.append(rows_read[0])
         assert found[0] == found[1] > 0
 
 

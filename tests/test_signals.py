@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,14 +80,14 @@ import logging, warnings
 logging.basicConfig(level=logging.DEBUG)
 warnings.simplefilter("always")
 """
-FULL_ONCE: Final = """
+FAILS_ONCE: Final = """
 import pathlib, ledger.errors, ledger.run
 catch_up = ledger.run.catch_up
 
 def once(*arguments, **more):
     ledger.run.catch_up = catch_up
     pathlib.Path("failed").touch()
-    raise ledger.errors.StoreError("a.db: database or disk is full")
+    raise {error}
 
 ledger.run.catch_up = once
 """
@@ -99,6 +99,8 @@ def bitopro(secret: str = ENVIRON["BITOPRO_SECRET"]) -> BitoPro:
 
 class Process:
     """`accountledger run` in a process of its own."""
+
+    stdout: int = subprocess.PIPE
 
     def __init__(self, folder: Path, *args: str, **environ: str) -> None:
         self.began = time.monotonic()
@@ -115,7 +117,7 @@ class Process:
             ],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **ENVIRON, **environ},
-            stdout=subprocess.PIPE,
+            stdout=self.stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -377,8 +379,12 @@ def test_a_folder_for_tapes_that_cannot_be_written_is_told(tmp_path: Path) -> No
         assert len(err.splitlines()) == 1
 
 
-def test_projections_that_cannot_be_kept_caught_up_stop_no_feed(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(FULL_ONCE)
+@pytest.mark.few(1)
+@pytest.mark.parametrize(
+    "error", ['ledger.errors.StoreError("a.db: database or disk is full")', 'OverflowError("a defect")']
+)
+def test_projections_that_cannot_be_kept_caught_up_stop_no_feed(error: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILS_ONCE.format(error=error))
     with bitopro() as exchange, pushing(exchange):
         write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
         environ = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
@@ -387,3 +393,29 @@ def test_projections_that_cannot_be_kept_caught_up_stop_no_feed(tmp_path: Path) 
     assert code == 0, err
     assert "Traceback" not in err
     check(tmp_path, exchange, ["stopped: after 3 s"])
+
+
+@contextmanager
+def full_disk() -> Generator[int]:
+    with open("/dev/full", "wb") as file:
+        yield file.fileno()
+
+
+@contextmanager
+def nobody_reads() -> Generator[int]:
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+@pytest.mark.parametrize("output", [full_disk, nobody_reads])
+def test_output_that_cannot_be_written_stops_no_feed(
+    output: Callable[[], AbstractContextManager[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bitopro() as exchange, pushing(exchange), output() as stdout:
+        write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
+        monkeypatch.setattr(Process, "stdout", stdout)
+        code, _, err = Process(tmp_path, "--for", "1.5").end()
+    assert (code, err) == (0, "")
+    check(tmp_path, exchange, ["stopped: after 1.5 s"])

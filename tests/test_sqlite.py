@@ -12,6 +12,8 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -634,6 +636,24 @@ def test_a_file_that_somebody_keeps_locked_is_a_store_error_not_a_missing_ledger
             Store(path)
     assert StoreError is caught.type
     Store(path).close()
+
+
+def test_who_has_to_end_waits_no_longer_for_a_lock_than_until_then(path: Path) -> None:
+    with (
+        closing(Store(path)) as store,
+        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
+    ):
+        fill(store, 1, 1)
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        store.give_up_at(began + 0.1)
+        for number in (2, 3):
+            with pytest.raises(StoreError, match="locked"):
+                fill(store, number, number)
+        assert 0.1 <= time.monotonic() - began < 1
+        store.give_up_at(None)
+        threading.Timer(0.3, other.rollback).start()
+        fill(store, 2, 2)  # as patient as ever
 
 
 def test_a_reader_writes_nothing(path: Path) -> None:

@@ -88,10 +88,10 @@ def test_a_lease_is_had_by_one_and_ends_with_release_and_with_its_ledger(schemas
 
 
 def cut(url: str, ledger: Ledger) -> None:
-    """End every connection to the server but our own."""
+    """End every connection to the server that appended, and wait until they are gone."""
     with psycopg.connect(url) as connection:
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
             "AND application_name = 'accountledger' AND query LIKE '%%accountledger_append%%'"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+from rich.console import Console
 
-from ledger import Ledger, Malformed, Venue
+from ledger import Ledger, Malformed, Venue, console
+from ledger.cli import statements
 from ledger.events import Event, known_ns, time_of
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from ledger.wire import decimal, time_text
@@ -212,6 +215,47 @@ def test_rows_of_one_instant_follow_one_another_however_they_came() -> None:
     assert [("5", "5", "trade"), ("2", "7", "trade"), ("-4", "3", "trade")] == moved(found)
 
 
+UP, DOWN = imported(at(1), "5", "5"), imported(at(1), "-5", "0")
+
+
+@pytest.mark.parametrize("first", [[UP, DOWN], [DOWN, UP]])
+@pytest.mark.parametrize(("begins", "last"), [("0", "2"), ("5", "7")])
+def test_rows_that_lead_back_to_where_they_begin_end_where_the_next_row_begins(
+    first: list[Event], begins: str, last: str
+) -> None:
+    with told(("s1", at(0), [*first, imported(at(2), "2", last)])) as ledger:
+        found = one(of(ledger, 0, 3))
+    before = [] if begins == "0" else [(begins, begins, "unexplained")]
+    middle = [("5", "5", "trade"), ("-5", "0", "trade")]
+    rows = [*(middle if begins == "0" else middle[::-1]), ("2", last, "trade")]
+    assert before + rows == moved(found)
+
+
+@pytest.mark.parametrize("first", [[UP, DOWN], [DOWN, UP]])
+def test_rows_that_lead_back_to_where_they_begin_lead_to_what_is_held_at_the_end(first: list[Event]) -> None:
+    with told(("s1", at(0), first)) as ledger:
+        found = one(of(ledger, 0, 1))
+    assert "unprovable" == found.closing_completeness
+    assert Counter({"5": 1, "-5": 1}) == Counter(
+        amount for amount, _, cause in moved(found) if cause == "trade"
+    )
+    assert [] == [reason for reason in reasons(found) if reason and "do not follow" in reason]
+
+
+def test_what_only_a_later_row_tells_of_the_opening_is_said_so() -> None:
+    with told(("s1", at(0), [UP, DOWN, imported(at(2), "2", "7")])) as ledger:
+        found = one(of(ledger, 1, 3))
+    assert ("0", [("5", "5", "unexplained"), ("2", "7", "trade")]) == (found.opening, moved(found))
+    assert "at which balance they ended, only version 4 tells" in str(reasons(found)[0])
+
+
+def test_a_balance_stated_before_its_row_came_is_explained_by_the_row() -> None:
+    rows: list[Event] = [imported(at(1), "5", "5"), delta(at(3), {"USDC": "7"}), imported(at(3), "2", "7")]
+    with told(("s1", at(0), rows)) as ledger:
+        found = one(of(ledger, 0, 3))
+    assert [("5", "5", "trade"), ("2", "7", "trade")] == moved(found)
+
+
 def test_missing_rows_are_a_movement_of_their_own_that_names_the_gap() -> None:
     rows = [imported(at(1), "5", "5", cause="deposit"), imported(at(3), "1", "9")]
     with told(("s1", at(0), rows)) as ledger:
@@ -370,6 +414,20 @@ def stated(amount: str, tick: int) -> bytes:
 
 
 # The command
+
+
+def test_in_a_narrow_window_no_amount_of_a_statement_is_broken_or_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    total = "123456789012345678901234567890.123456789"
+    with told(("s1", at(0), [delta(at(1), {"A": total})])) as ledger:
+        made = of(ledger, 0, 2)
+    for width in (60, 400):
+        monkeypatch.setattr(console, "out", Console(force_terminal=True, width=width, color_system=None))
+        statements._show(made)
+        printed = capsys.readouterr().out
+        assert ["A"] == [line.strip() for line in printed.splitlines() if line.strip() == "A"]
+        assert 3 == printed.count(total)
 
 
 def test_the_command_prints_one_object_or_a_table_and_says_what_is_wrong(tmp_path: Path) -> None:

@@ -90,6 +90,19 @@ def test_a_quote_that_differs_touches_the_movement_its_fill_explains() -> None:
     assert not touched(moved(cause="fills f1"), breaks=(quote,))
 
 
+def test_whatever_is_told_otherwise_of_a_fill_touches_the_movement_it_explains() -> None:
+    of = [
+        msgspec.structs.replace(BREAK, kind=kind, subject="f2", part=part)
+        for kind, part in (("quote", None), ("retold", "price"), ("retold", "fee"))
+    ]
+    trouble = Trouble((), of)
+    assert ["quote", "retold", "retold"] == [
+        each.split()[0] for each in trouble.of(moved(cause="fills f1, f2"))
+    ]
+    assert () == trouble.of(moved(cause="fills f1"))
+    assert 3 == len(trouble.open_in(99, 100, ["A"]))
+
+
 def test_a_period_is_touched_by_what_is_open_in_it() -> None:
     day_1 = DAY_2 - 86_400_000_000_000
     trouble = Trouble([SEQUENCE, BLIND, CHAIN, closed(SEQUENCE, 12)], [BREAK])

@@ -9,11 +9,12 @@ import pytest
 import trio
 import trio_websocket as library
 
+from ledger.errors import Lost
 from ledger.venue import Endpoint
 from tests.blast import PING, Peer, Server, closing, frame, numbered
 from tests.conformance import WebSocketCases, authority, everything_logged, guard, receive_to_the_end
+from transports import Inbox, trio_websocket
 from transports import connection as bounds
-from transports import trio_websocket
 
 __all__ = ["authority", "everything_logged"]
 
@@ -32,6 +33,32 @@ async def test_an_exception_in_a_group_of_the_body_keeps_its_group() -> None:
         async with guard(), trio_websocket.connect(Endpoint(server.url)):
             raise ExceptionGroup("of the body", [KeyError("own")])
     assert caught.value.message == "of the body"
+
+
+@pytest.mark.parametrize("own", [Lost("what came of it"), ValueError("the host's own")])
+async def test_an_interrupt_that_strikes_the_reader_is_raised_whatever_the_body_raises(
+    own: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def script(peer: Peer) -> None:
+        go.wait(5)
+        peer.send(numbered(0, 1)).wait_for_end()
+
+    def struck(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def body(server: Server) -> None:
+        async with guard(), trio_websocket.connect(Endpoint(server.url)) as connection:
+            monkeypatch.setattr(Inbox, "put", struck)
+            go.set()
+            try:
+                await connection.receive()
+            except Lost:
+                raise own from None
+
+    with Server(lambda peer: script(peer.accept())) as server, pytest.raises(KeyboardInterrupt):
+        await body(server)
 
 
 async def test_a_pong_that_cannot_be_sent_does_not_cost_the_messages_behind_the_ping(

@@ -530,6 +530,8 @@ def test_any_number_of_fraction_digits_is_read_exactly(ns: int, digits: int) -> 
         (1_795_262_400_000_000_001, "2026-11-21T12:00:00.000000001Z"),
         (0, "1970-01-01T00:00:00Z"),
         (-1, "1969-12-31T23:59:59.999999999Z"),
+        (-62_135_596_800_000_000_000, "0001-01-01T00:00:00Z"),
+        (-30_641_759_999_500_000_000, "0999-01-01T00:00:00.500Z"),
     ],
 )
 def test_a_time_is_written_with_the_digits_it_needs(ns: int, text: str) -> None:
@@ -639,6 +641,8 @@ def test_a_time_is_read_as_a_person_writes_it(text: str, ns: int) -> None:
         "2026-11-21T12:00:00.5.5Z",
         "2026-11-21T12:00:00.5Z\n",
         "2026-11-21T12:00:00.٥Z",
+        "0001-01-01T00:00+05:00",
+        "9999-12-31T23:00-05:00",
         "x" * 5_000,
     ],
     ids=lambda text: ascii(text)[:36],

@@ -129,6 +129,7 @@ class _Wire(ClientConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._made = self.transport
+        self.recv_messages.resume = self._read_on
 
     def data_received(self, data: bytes) -> None:
         self.last_byte = self.loop.time()
@@ -161,6 +162,12 @@ class _Wire(ClientConnection):
         if self._cutting is not None:
             self._cutting.cancel()
         super().connection_lost(exc)
+
+    def _read_on(self) -> None:
+        """Read again, as there is room; where nothing more is read, asyncio's TLS would raise, and websockets lose the
+        message that it has in hand."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _finish(self) -> None:
         """Close, at the latest in CLOSE_S: websockets waits for the peer to do so."""

@@ -360,6 +360,25 @@ def told(error: BaseException) -> str:
     return "connection broken"
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """What is in a group of groups; of what is no group, itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in leaves(each)]
+    return [error]
+
+
+def interrupt_in(error: BaseException) -> BaseException | None:
+    """What is neither an error nor a cancellation: an interrupt from the keyboard, in whatever task it struck. It goes
+    before all that came of it."""
+    calm = (Exception, anyio.get_cancelled_exc_class())
+    return next((each for each in leaves(error) if not isinstance(each, calm)), None)
+
+
+def interrupt_before(cancelled: BaseException) -> BaseException | None:
+    """The interrupt that was being raised when a cancellation took its place."""
+    return next(filter(None, map(interrupt_in, _causes(cancelled))), None)
+
+
 def _causes(error: BaseException) -> list[BaseException]:
     """The error and what it came of, nearest first."""
     found: list[BaseException] = []

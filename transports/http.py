@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from ssl import SSLContext
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -214,21 +215,30 @@ async def _body(answer: httpx2.Response, encoding: str) -> bytes:
 
 
 class _Body:
-    """The body of an answer: as it is, or packed with gzip, which is what was offered."""
+    """The body of an answer: as it is, or packed with gzip, which is what was offered: in one member or several
+    (RFC 1952, section 2.2)."""
 
     def __init__(self, encoding: str) -> None:
         self._bytes = bytearray()
-        self._unpack = zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding.lower() == "gzip" else None
+        self._unpack = _member() if encoding.lower() == "gzip" else None
         self.wrong = "" if encoding.lower() in ("", "identity", "gzip") else _PACKED
 
     def add(self, part: bytes) -> None:
-        room = bounds.MESSAGE_BYTES_MAX - len(self._bytes) + 1
         try:
-            self._bytes += part[:room] if self._unpack is None else self._unpack.decompress(part, room)
+            while part and not self.wrong:
+                room = bounds.MESSAGE_BYTES_MAX - len(self._bytes) + 1
+                if self._unpack is None:
+                    self._bytes += part[:room]
+                    part = b""
+                else:
+                    if self._unpack.eof:
+                        self._unpack = _member()
+                    self._bytes += self._unpack.decompress(part, room)
+                    part = self._unpack.unused_data
+                if len(self._bytes) > bounds.MESSAGE_BYTES_MAX:
+                    self.wrong = str(bounds.too_big())
         except zlib.error:
             self.wrong = _PACKED
-        if len(self._bytes) > bounds.MESSAGE_BYTES_MAX:
-            self.wrong = str(bounds.too_big())
 
     def whole(self) -> bytes:
         """Raises Lost for one that is not."""
@@ -239,4 +249,5 @@ class _Body:
         return bytes(self._bytes)
 
 
+_member: Final = partial(zlib.decompressobj, zlib.MAX_WBITS | 16)
 _PACKED: Final = "the answer is not packed as it says"

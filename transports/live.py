@@ -26,6 +26,7 @@ from ledger.errors import (
     StoreError,
 )
 from ledger.ledger import Ledger
+from transports.connection import interrupt_in, leaves
 from transports.feed import Feed, Health, log
 from transports.session import DRAIN_S, STORE_RETRY_S, Session, Stopping
 from transports.writer import Writer
@@ -35,8 +36,11 @@ BACKOFF_S_MAX: Final = 30.0
 PAUSE_S: Final = 0.05
 """The least pause between two attempts: no nonce is made twice in one millisecond."""
 HEALTHY_S: Final = 30.0
-"""How long a conversation must have been live for the next backoff to begin anew (s)."""
+"""How long a conversation must have been live for the next backoff to begin anew, and its login to be known for right
+(s)."""
 REJECTIONS_MAX: Final = 3
+REJECTED_S_MAX: Final = 3600.0
+"""How long a login may be refused that was known for right (s): a venue that restarts rejects everybody."""
 STANDBY_S: Final = 1.0
 """How often a standby asks whether the account is to be fed by it now (s)."""
 REJECTED_S: Final = 1.0
@@ -65,7 +69,7 @@ class Live:
     def stop(self, cause: str = "stopped") -> None:
         """Stop them: what was received is stored within the deadline, and `SessionClosed` says `cause`."""
         self._stopping.begin(cause)
-        self._ledger.give_up_at(self._stopping.deadline)
+        self._ledger.give_up_at(self._stopping.deadline, self)
         for scope in self._scopes:
             scope.cancel()
 
@@ -93,7 +97,7 @@ class Live:
                 elif not health.session and health.reason:
                     reason = f"{reason}; never live: {health.reason}"
                 feed.note(state="stopped", reason=reason, standby=health.state == "standby")
-            self._writer.ask(partial(_release, feed, self._ledger))
+            await self._writer.ask(partial(_release, feed, self._ledger)).done()  # before it is taken again
             self._running -= 1
             if not self._running:
                 self._ended.set()
@@ -116,21 +120,25 @@ async def live(ledger: Ledger, *feeds: Feed, drain_s: float = DRAIN_S) -> AsyncG
     try:
         with Writer() as writer:
             running = Live(ledger, feeds, drain_s, writer)
-            async with anyio.create_task_group() as tasks:
-                for feed in feeds:
-                    tasks.start_soon(running._run, feed, name=feed.name)
-                try:
-                    yield running
-                except BaseException as error:
-                    raised = error
-                    raise
-                finally:
-                    running.stop()
-    except BaseExceptionGroup:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    for feed in feeds:
+                        tasks.start_soon(running._run, feed, name=feed.name)
+                    try:
+                        yield running
+                    except BaseException as error:
+                        raised = error
+                        raise
+                    finally:
+                        running.stop()
+            finally:
+                ledger.give_up_at(None, running)  # it may outlive its feeds
+    except BaseExceptionGroup as group:
+        interrupt = interrupt_in(group)
+        if interrupt is not None and (raised is None or interrupt not in leaves(raised)):
+            raised = interrupt  # it struck a feed
         if raised is None or isinstance(raised, anyio.get_cancelled_exc_class()):
             raise
-    finally:
-        ledger.give_up_at(None)  # it may outlive its feeds
     if raised is not None:
         raise raised  # as it was, not in a group
     lost = sum(feed.health.unstored for feed in feeds)
@@ -176,11 +184,13 @@ def _release(feed: Feed, ledger: Ledger) -> None:
 
 
 async def _keep(feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) -> None:
-    """Be live until cancelled, or until the venue has refused the login three times in a row."""
+    """Be live until cancelled, or until the venue has refused the login three times in a row; where it had accepted it
+    before, for an hour."""
     feed.begin(None)
     await _stand_by(feed, ledger, writer)
     feed.begin(await _last(feed, ledger, writer))
     attempts = rejections = 0
+    accepted, rejected_at = False, 0.0
     while True:
         feed.note(state="connecting")
         session = Session(feed, ledger, writer, stopping)
@@ -191,11 +201,14 @@ async def _keep(feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) 
             continue
         if session.ready_at is not None and anyio.current_time() - session.ready_at >= HEALTHY_S:
             attempts = rejections = 0
+            accepted = True
         if isinstance(error, Rejected):
+            rejected_at = rejected_at if rejections else anyio.current_time()
             rejections += 1
         elif session.ready_at is not None:
             rejections = 0
-        if rejections == REJECTIONS_MAX or not isinstance(error, ConversationError):
+        passing = accepted and anyio.current_time() - rejected_at < REJECTED_S_MAX
+        if (rejections >= REJECTIONS_MAX and not passing) or not isinstance(error, ConversationError):
             refused = isinstance(error, Rejected | BadLogin)
             reason = feed.health.reason if feed.health.unstored else str(error)
             feed.note(state="refused" if refused else "failed", reason=reason)
@@ -203,7 +216,8 @@ async def _keep(feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) 
         if error.final:
             feed.note(state="stopped", reason=str(error))
             return
-        pause_s = max(PAUSE_S, error.retry_after_s, _backoff_s(attempts), rejections * REJECTED_S)
+        rejected_s = min(rejections * REJECTED_S, BACKOFF_S_MAX)
+        pause_s = max(PAUSE_S, error.retry_after_s, _backoff_s(attempts), rejected_s)
         attempts += 1
         feed.note(state="waiting", reason=str(error))
         log.info("%s: connects again in %.1f s", feed.name, pause_s)

@@ -1,11 +1,13 @@
 """Redaction: what must appear nowhere, taken out of frames and texts before anything keeps or shows them.
 
-Knows secrets as texts and the spellings they travel in (as they are, in a URL, in JSON, in base64); knows no venue.
+Knows secrets as texts and the spellings they travel in (as they are, in a URL, in JSON, in HTML, in base64);
+knows no venue.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from collections import deque
@@ -26,6 +28,11 @@ MARK: Final = "[redacted]"
 _SCHEMES: Final = frozenset({"Basic", "Bearer", "Digest", "Negotiate"})
 _PLAIN: Final = re.compile(r"[0-9.]+|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z|[a-z]+/[a-z*+.-]+")
 _PERCENT: Final = re.compile(r"%[0-9A-F]{2}")
+_UNICODE: Final = re.compile(r"\\u[0-9a-f]{4}")
+_LEFT_IN_URLS: Final = ("", "/", "!'()*", "!#$&'()*+,/:;=?@")
+"""What is left as it is: by who is strict, in a path, by encodeURIComponent, by encodeURI."""
+_ESCAPED_IN_JSON: Final = ("", "&<>", "&'<=>", "\"&'+<>`")
+"""What is escaped where it need not be: by most nothing, by Go, by Gson, by .NET."""
 
 
 class Redaction:
@@ -78,16 +85,30 @@ class Redaction:
 
 
 def _spellings(secret: str) -> set[bytes]:
-    """A secret as it is, in a URL, in JSON and in base64."""
+    """A secret as it is, in a URL, in JSON, in HTML and in base64."""
     raw = secret.encode("utf-8", "surrogateescape")
-    quoted, json_text = quote(secret, safe=""), json.dumps(secret)[1:-1]
-    texts = (quoted, _PERCENT.sub(lambda code: code[0].lower(), quoted), quote_plus(secret), json_text)
+    quoted = {quote(secret, safe=safe) for safe in _LEFT_IN_URLS} | {quote_plus(secret)}
+    quoted |= {_PERCENT.sub(lambda code: code[0].lower(), text) for text in quoted}
+    told = {_in_json(secret, also) for also in _ESCAPED_IN_JSON}
+    told |= {_UNICODE.sub(lambda code: code[0][:2] + code[0][2:].upper(), text) for text in told}
+    told.add(json.dumps(secret, ensure_ascii=False)[1:-1])
+    told |= {text.replace("/", "\\/") for text in told}
+    shown = {
+        html.escape(secret, quote=False),
+        html.escape(secret),
+        html.escape(secret).replace("x27;", "39;"),
+    }
     return {
         raw,
-        *(text.encode() for text in (*texts, json_text.replace("/", "\\/"))),
+        *(text.encode("utf-8", "surrogateescape") for text in quoted | told | shown),
         base64.b64encode(raw),
         base64.urlsafe_b64encode(raw),
     }
+
+
+def _in_json(text: str, also: str) -> str:
+    """A text in JSON, between the quotes, by a writer that escapes these characters, too."""
+    return "".join(f"\\u{ord(char):04x}" if char in also else json.dumps(char)[1:-1] for char in text)
 
 
 def secrets_of(login: Struct | None) -> list[str]:

@@ -55,8 +55,8 @@ from ledger.venue import (
     origin_of,
 )
 from transports import http
-from transports.connection import Connection
-from transports.feed import Feed, log
+from transports.connection import Connection, interrupt_in, leaves
+from transports.feed import Feed, Health, log
 from transports.redaction import Redaction
 from transports.tape import TapeWriter
 from transports.writer import Work, Writer
@@ -114,6 +114,8 @@ class Session:
         self._unstored: deque[Arrival] = deque()
         self._taped = 0
         self._storing = threading.Lock()
+        self._before: Health | None = None
+        """How the feed was before the store failed; None where it does not fail."""
         self._heard: deque[Heard] = deque()
         self._listening = False
         self._awake = anyio.Event()
@@ -147,12 +149,11 @@ class Session:
 
     def _told(self, error: BaseException) -> LedgerError:
         """The one error to tell of several: a defect before all, then what the ledger raises on purpose."""
-        errors = [each for each in _leaves(error) if not isinstance(each, anyio.get_cancelled_exc_class())]
+        if (interrupt := interrupt_in(error)) is not None:
+            raise interrupt
+        errors = [each for each in leaves(error) if isinstance(each, Exception)]
         known = [each for each in errors if isinstance(each, LedgerError)]
         foreign = [each for each in errors if not isinstance(each, LedgerError)]
-        for each in foreign:
-            if not isinstance(each, Exception):
-                raise each
         if not errors:
             raise error
         if foreign:  # its text may hold anything, a secret too: its kind and its place are told
@@ -276,6 +277,10 @@ class Session:
             reply = replace(reply, fresh=fresh)
             if self.ready_at is not None:
                 self._feed.note(reason="")
+        elif request.kept:  # the conversation may wait for long before it asks again, as it was told to
+            asked_to_wait = f", Retry-After {reply.retry_after_s:.0f} s" if reply.retry_after_s else ""
+            line = self._redaction.text(request.line).partition("?")[0]
+            self._feed.note(reason=f"HTTP {reply.status} to {line}{asked_to_wait}")
         return reply
 
     async def _asker(self, request: Request, stack: AsyncExitStack) -> http.HttpConnection:
@@ -329,16 +334,15 @@ class Session:
     async def _in_thread(self, work: Callable[[], T], asked: Work[T] | None = None) -> T:
         """Do what needs the store, in the writer's thread, or wait for what was `asked` of it. A store that fails is
         tried again, until there is no time left: what was received is not given up, nothing more received meanwhile."""
-        pause_s, reason = STORE_RETRY_S, self._feed.health.reason
+        pause_s = STORE_RETRY_S
         while True:
             try:
                 done = await (self._writer.do(work) if asked is None else asked.done())
-                if pause_s > STORE_RETRY_S:
-                    self._feed.note(reason=reason)
+                self._note_store(None)
                 return done
             except StoreError as error:
                 asked = None
-                self._feed.note(reason=f"the store: {error}")
+                self._note_store(error)
                 if self._stopping.over or isinstance(error, ReadOnly | Conflict | Corrupt | LeaseLost):
                     raise
                 log.warning("%s: the store fails, is tried again: %s", self._feed.name, error)
@@ -346,6 +350,17 @@ class Session:
             while anyio.current_time() < until and not self._stopping.over:  # noqa: ASYNC110
                 await anyio.sleep(min(0.1, pause_s))
             pause_s = min(pause_s * 2, STORE_RETRY_S_MAX)
+
+    def _note_store(self, failed: StoreError | None) -> None:
+        """Say that nothing can be stored, and nobody knows what becomes of the connection; or that all is as before."""
+        before = self._before
+        if failed is not None:
+            self._before = before or self._feed.health
+            self._feed.note(state="waiting", reason=f"the store: {failed}")
+        elif before is not None:
+            self._before = None
+            if self._feed.health.state == "waiting":
+                self._feed.note(state=before.state, reason=before.reason)
 
     def _begin(self) -> None:
         """Open the intake, and the tape; once."""
@@ -471,12 +486,6 @@ def _close(conversation: Conversation) -> None:
         conversation.close()
     except Exception as error:
         log.error("a conversation does not end well: %s", type(error).__name__)
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for each in error.exceptions for leaf in _leaves(each)]
-    return [error]
 
 
 def _tape_name(name: str, session: str, opened_ns: int) -> str:

@@ -53,11 +53,9 @@ async def connect(endpoint: Endpoint, *, tls: SSLContext | None = None) -> Async
             if opened is not None:
                 await opened.leave()
             nursery.cancel_scope.cancel()
-    except (
-        BaseExceptionGroup
-    ) as group:  # our tasks raise nothing; a cancellation from outside is met again below
-        left = left or _leaf(group.split((Exception, trio.Cancelled))[1])
-    except trio.Cancelled:
+    except BaseExceptionGroup as group:  # our tasks raise nothing else
+        left = bounds.interrupt_in(group) or left
+    except trio.Cancelled:  # from outside: it is met again below
         pass
     if opened is not None:
         await opened.empty()
@@ -67,13 +65,6 @@ async def connect(endpoint: Endpoint, *, tls: SSLContext | None = None) -> Async
         await trio.lowlevel.checkpoint_if_cancelled()
     finally:
         del left  # its traceback holds this frame
-
-
-def _leaf(error: BaseException | None) -> BaseException | None:
-    """The first exception in a group of groups: an interrupt from the keyboard, in whatever task it struck."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def _open(nursery: trio.Nursery, place: str, target: Target, tls: SSLContext) -> _WebSocket:
@@ -145,6 +136,11 @@ class _Tasks:
                 await task(*arguments)
             except Exception:
                 pass  # wsproto's LocalProtocolError among others, where a ping comes while we close
+            except trio.Cancelled as cancelled:  # by `end`, where an interrupt was on its way out already
+                interrupt = bounds.interrupt_before(cancelled)
+                if interrupt is not None:
+                    raise interrupt from None
+                raise
             finally:
                 self._scopes.discard(scope)
                 self.when_over()

@@ -1,7 +1,7 @@
 """The command line: `accountledger`. The one room of this package that knows projections and transports.
 
 Exit codes: 0 done; 1 done, and something was found wrong (a quarantined frame, a gap, a difference); 2 bad usage or bad
-input, told in one line.
+input, told in one line; 130 interrupted; 141 whoever read the output is gone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ledger.cli import (
     statements,
     views,
 )
-from ledger.cli.options import BAD, DONE, INTERRUPTED, VENUES, cli
+from ledger.cli.options import BAD, DONE, INTERRUPTED, VENUES, cli, end_output
 from ledger.console import printable
 from ledger.errors import LedgerError
 
@@ -64,9 +64,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted; what was acknowledged is stored")
         code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = DONE
+    except OSError as error:
+        end_output()  # it may be this that could not be written
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        code = BAD
     sys.exit(code if isinstance(code, int) else DONE)
 
 

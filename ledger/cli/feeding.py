@@ -12,7 +12,17 @@ from typing import Final
 
 import click
 
-from ledger.cli.options import DONE, FINDINGS, VENUES, bring_up_all, cli, db_option, views_and_all
+from ledger.cli.options import (
+    DONE,
+    FINDINGS,
+    VENUES,
+    Finite,
+    bring_up_all,
+    cli,
+    db_option,
+    end_output,
+    views_and_all,
+)
 from ledger.console import printable, progress
 from ledger.errors import BadTape, StoreError
 from ledger.ledger import Ledger, Tally
@@ -84,7 +94,7 @@ def _tally_text(tally: Tally) -> str:
 @cli.command()
 @db_option
 @click.argument("feeds", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FEEDS.toml")
-@click.option("--for", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop after so long.")
+@click.option("--for", "seconds", type=Finite(), metavar="SECONDS", help="Stop after so long.")
 @click.option(
     "--tape",
     "tapes",
@@ -100,7 +110,7 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     stored or taped.
     """
     from ledger.feeds import read_feeds
-    from ledger.run import catch_up_some, run_feeds, summary
+    from ledger.run import catch_up_some, run_feeds, say, summary
 
     settings = read_feeds(feeds, VENUES)
     if tapes is not None:
@@ -113,12 +123,13 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     with Ledger(db) as ledger:
         views, projections = views_and_all(ledger)
         ended = run_feeds(ledger, settings, projections, views, seconds=seconds, tapes=tapes)
+        for health in ended:
+            say(summary(health))
         ledger.give_up_at(0.0)  # readers catch up by themselves
         with contextlib.suppress(StoreError):
             catch_up_some(ledger, projections)
             views.tell()
-    for health in ended:
-        click.echo(summary(health))
+    end_output()  # who reads it is no matter of the feeds
     wrong = any(
         each.state in ("refused", "failed")
         or not (each.session or each.standby)
@@ -141,9 +152,7 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     metavar="FEEDS.toml",
     help="Check the credentials of this file's feed, not those of the demo.",
 )
-@click.option(
-    "--speed", type=click.FloatRange(min=0), default=0.0, help="1: as recorded; 10: tenfold; 0: at once."
-)
+@click.option("--speed", type=Finite(), default=0.0, help="1: as recorded; 10: tenfold; 0: at once.")
 def serve(tape: Path, port: int, feeds: Path | None, speed: float) -> int:
     """Play TAPE as the venue it was recorded at, to any client, over real WebSocket or HTTP.
 

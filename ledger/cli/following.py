@@ -9,7 +9,16 @@ from typing import Final
 
 import click
 
-from ledger.cli.options import DONE, PROJECTIONS, bring_up, cli, db_option, views_and_all
+from ledger.cli.options import (
+    DONE,
+    PROJECTIONS,
+    Finite,
+    bring_up,
+    cli,
+    db_option,
+    existing,
+    views_and_all,
+)
 from ledger.ledger import Ledger
 from projections import Projection
 from projections import follow as follow_live
@@ -25,7 +34,7 @@ _KINDS: Final = {kind.__name__.lower(): kind for kind in PROJECTIONS}
     multiple=True,
     help="Follow with this projection only; may be said several times. Others may be followed by other processes.",
 )
-@click.option("--for", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop after so long.")
+@click.option("--for", "seconds", type=Finite(), metavar="SECONDS", help="Stop after so long.")
 def follow(db: str, only: tuple[str, ...], seconds: float | None) -> int:
     """Keep projections, and the SQL views over them, caught up, until Ctrl-C, SIGTERM or --for.
 
@@ -33,7 +42,7 @@ def follow(db: str, only: tuple[str, ...], seconds: float | None) -> int:
     process writes: there, `run` keeps the projections itself.
     """
     stop = threading.Event()
-    with Ledger(db) as ledger:
+    with Ledger(existing(db)) as ledger:
         views, projections = (
             (None, [_KINDS[name](ledger) for name in only]) if only else views_and_all(ledger)
         )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import sys
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +17,7 @@ import click
 
 from ledger.console import progress
 from ledger.ledger import Ledger
-from ledger.store import URLS
+from ledger.store import URLS, is_url
 from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import (
@@ -37,6 +41,8 @@ DONE: Final = 0
 FINDINGS: Final = 1
 BAD: Final = 2
 INTERRUPTED: Final = 130
+UNHEARD: Final = 141
+"""Whoever read the output is gone, and has not heard how it ended."""
 
 _ALL: Final[tuple[Venue, ...]] = (deltadefi, bitopro, kraken_prime, cascade, pacifica)
 VENUES: Final[Mapping[str, Venue]] = {venue.NAME: venue for venue in _ALL}
@@ -66,7 +72,41 @@ def _version() -> str:
         return "from a source tree, not installed"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Finite(click.FloatRange):
+    """A number from 0 to what a timer can wait for: `nan` is in every range."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=threading.TIMEOUT_MAX)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return found
+
+
+class _Commands(click.Group):
+    """A command whose output nobody reads any more ends as UNHEARD: not done, and nothing was found by it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            found = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            end_output()
+            raise click.exceptions.Exit(UNHEARD) from None
+        return found
+
+
+def end_output() -> None:
+    """Write what is left to be written; where it cannot be, to nobody: at the end it would fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version=_version(), prog_name="accountledger")
 def cli() -> None:
     """The ledger of what exchanges say about your accounts: exact, complete and provable.
@@ -88,6 +128,15 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON array; amounts are strings.")(
         command
     )
+
+
+def existing(db: str) -> str:
+    """A ledger that a command goes on with. Raises NoSuchLedger where there is no such file: a misspelt name is no new
+    ledger. A database on a server is there, or cannot be reached."""
+    if not is_url(db):
+        with Ledger(db, read_only=True):
+            pass
+    return db
 
 
 def account_argument(command: F) -> F:

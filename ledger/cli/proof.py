@@ -19,7 +19,7 @@ from ledger.cli.options import (
     db_option,
     reading,
 )
-from ledger.console import out, progress, table
+from ledger.console import out, progress, show_table
 from ledger.ledger import Ledger
 from projections import Projection, Views, compare
 from projections.checkpoints import Checkpoints
@@ -59,7 +59,7 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
             )
             for said in found[:DIFFERENCES_SHOWN_MAX]:
                 out.print(said, soft_wrap=True)
-        out.print(table(summary))
+        show_table(summary)
     differences = sum(each["differences"] for each in summary)
     unstored = [each["projection"] for each in summary if events and not each["stored up to"]]
     if differences and rebuild:

@@ -56,15 +56,20 @@ def keygen(key: Path, public_key: Path, name: str | None) -> int:
     made = new_key(name)
     if public_key.exists():
         raise click.UsageError(f"{public_key} exists; a key is never written over")
-    for path, text, mode in ((key, made.text(), 0o600), (public_key, made.public.text(), 0o644)):
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        except FileExistsError:
-            raise click.UsageError(f"{path} exists; a key is never written over") from None
-        except OSError as error:
-            raise click.UsageError(f"{path}: {error.strerror}") from None
-        with os.fdopen(handle, "w") as file:
-            file.write(f"{text}\n")
+    with ExitStack() as unless_done:
+        for path, text, mode in ((key, made.text(), 0o600), (public_key, made.public.text(), 0o644)):
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            except FileExistsError:
+                raise click.UsageError(f"{path} exists; a key is never written over") from None
+            except OSError as error:
+                raise click.UsageError(f"{path}: {error.strerror}") from None
+            unless_done.callback(path.unlink)  # half a pair would stand in the way of the next
+            with os.fdopen(handle, "w") as file:
+                file.write(f"{text}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        unless_done.pop_all()
     click.echo(f"{key}: the private key, readable by you alone; signs checkpoints")
     click.echo(f"{public_key}: the public key; checks them: {made.public.text()}")
     return DONE

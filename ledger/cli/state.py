@@ -35,6 +35,7 @@ from projections import (
     History,
     Orders,
 )
+from projections.breaks import FILLS
 from projections.history import HistoryRow
 
 REASONS_MAX: Final = 50
@@ -162,14 +163,14 @@ def orders(db: str, account: str | None, as_json: bool) -> int:
     return DONE
 
 
-def _wrong(ledger: Ledger, account: str | None, kind: str) -> dict[tuple[str, str], str]:
-    """The open breaks of a kind: what is wrong, by account and subject."""
+def _wrong(ledger: Ledger, account: str | None, *kinds: str) -> dict[tuple[str, str], str]:
+    """The open breaks of some kinds: what is wrong, by account and subject."""
     projection = Breaks(ledger)
     bring_up(ledger, projection.projections)
     return {
         (each.account, each.subject): f"expected {each.expected}, stated {each.stated}"
         for each in projection.rows(account, open_only=True)
-        if each.kind == kind
+        if each.kind in kinds
     }
 
 
@@ -178,9 +179,10 @@ def _wrong(ledger: Ledger, account: str | None, kind: str) -> dict[tuple[str, st
 @account_argument
 @json_option
 def fills(db: str, account: str | None, as_json: bool) -> int:
-    """The executions, each once; suspect: where the quote quantity is not price x quantity."""
+    """The executions, each once; suspect: where the quote quantity is not price x quantity, or one was told
+    otherwise again."""
     with reading(db, account) as (ledger, account):
-        wrong = _wrong(ledger, account, "quote")
+        wrong = _wrong(ledger, account, *FILLS)
         rows = caught_up(ledger, Fills(ledger)).rows(account)
         shown = ({**fields(row), "suspect": wrong.get((row.account, row.fill_id))} for row in rows)
         show(shown, as_json=as_json, what="fills")

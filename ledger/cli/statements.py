@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from ledger.cli.options import DONE, FINDINGS, cli, db_option, reading
-from ledger.console import fields, out, printable, table
+from ledger.console import fields, printable, show_table
 from ledger.wire import parse_time, time_text
 from projections.statement import AssetStatement, Statement
 from projections.statement import statement as make
@@ -98,7 +98,7 @@ def _show_asset(made: Statement, each: AssetStatement) -> None:
         ),
         _row(time_text(made.end_ns), "closing", each.closing, each.closing_held, each.closing_completeness),
     ]
-    out.print(table(rows, title=printable(each.asset).replace("[", "\\[")))
+    show_table(rows, title=printable(each.asset).replace("[", "\\["))
     for when, reason, word in (
         ("opening", each.opening_reason, each.opening_completeness),
         ("closing", each.closing_reason, each.closing_completeness),

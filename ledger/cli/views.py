@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from ledger.cli.options import DONE, bring_up, cli, db_option, json_option
+from ledger.cli.options import DONE, bring_up, cli, db_option, existing, json_option
 from ledger.console import show
 from ledger.ledger import Ledger
 from projections import view_sql
@@ -31,7 +31,7 @@ def views(db: str, role: str | None, as_json: bool) -> int:
             raise click.UsageError("--role prints a script, and nothing else")
         click.echo(_script(db, role), nl=False)
         return DONE
-    with Ledger(db) as ledger:
+    with Ledger(existing(db)) as ledger:
         kept = Views(ledger)
         bring_up(ledger, kept.projections)
         kept.tell()

@@ -314,6 +314,7 @@ _TOKEN_GIVEN: Final = Decoder(_Token)
 _CLAIMS: Final = Decoder(_Claims)
 _RPC: Final = Decoder(_Rpc)
 _FAULT: Final = Decoder(_Error)
+_WORDS: Final = Decoder(str)
 _ABOUT: Final = Decoder(_About)
 
 
@@ -440,6 +441,7 @@ class _Stream:
         """Ask for the balances nobody asked for yet, until each is answered. Raises Lost."""
         refused, wait_s, missing = 0, 1.0, ""
         while self._wanted:
+            left_s = 0.0
             for index in tuple(self._wanted):
                 reply = yield from ask(self._question(index))
                 if 200 <= reply.status < 300 and _is_answer(reply.body):
@@ -449,8 +451,10 @@ class _Stream:
                 refused = refused + 1 if reply.status in (401, 403) else 0
                 if refused == REFUSALS_MAX:
                     raise Lost(f"baseline refused: HTTP {reply.status}")
+                if left_s := reply.retry_after_s:
+                    break  # it wants to be left alone by all of them
             if self._wanted:
-                yield Wait(wait_s, missing)
+                yield Wait(max(wait_s, left_s), missing)
                 wait_s = min(2 * wait_s, RETRY_S_MAX)
 
     def hear(self, heard: Heard) -> tuple[int | str | None, str | None]:
@@ -490,6 +494,8 @@ class _Stream:
 
 
 def _outcome(reply: Reply) -> str:
+    with suppress(Malformed):  # an error is a bare JSON string
+        return f"HTTP {reply.status}, venue error: {wire.legible(wire.decode(_WORDS, reply.body))}"
     return f"HTTP {reply.status}, {len(reply.body)} bytes" if reply.status else "no answer"
 
 

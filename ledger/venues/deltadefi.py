@@ -32,6 +32,7 @@ from ledger.events import (
     Source,
     Statement,
 )
+from ledger.retold import told_again
 from ledger.venue import (
     Action,
     Begun,
@@ -40,6 +41,7 @@ from ledger.venue import (
     Frame,
     Open,
     Ready,
+    Reply,
     Request,
     Said,
     Secret,
@@ -57,6 +59,8 @@ BALANCE_PATH: Final = "/accounts/balance"
 REST_URL: Final = "https://api.deltadefi.io"
 RETRY_S_MAX: Final = 30.0
 REFUSALS_MAX: Final = 3
+UNAUTHORIZED: Final = 4010
+"""The code of an error; the status of its answer says little, a 400 has been seen with codes of every kind."""
 
 _REST: Final = "accounts/balance"
 _ADA: Final = "lovelace"
@@ -332,12 +336,18 @@ def _lists(frame: Frame, said: _Message[Any], sub_type: str, data: bytes) -> Ite
         _add_order(events, source, order)
     told = {fill.order_id for fill in fills}
     for filling in fillings:
+        nested = events.get(f"fill:{filling.execution_id}")
         if filling.order_id not in told:
             _add_fill(events, _fill_of_filling(source, filling))
-        elif f"fill:{filling.execution_id}" not in events:
+        elif not isinstance(nested, FillRecorded):
             # In no known example: perhaps the same fill under another id; neither to be booked nor to be lost.
             reason = f"not booked: {filling.execution_id} is not among the fills its order has in this frame"
             events[f"aside:{filling.execution_id}"] = FrameQuarantined(source, "", reason)
+        elif (again := told_again(nested, _fill_of_filling(source, filling))) is not None:
+            reason = (
+                f"not booked: {nested.fill_id} is told otherwise among the fills of its order in this frame"
+            )
+            events[again.key] = FrameQuarantined(source, f"aside:{again.key}", reason)
     return events.values()
 
 
@@ -649,6 +659,26 @@ def _is_baseline(body: bytes) -> bool:
         return False
 
 
+def _error_of(reply: Reply) -> _Error | None:
+    """What the venue says is wrong; None where it says nothing that can be read."""
+    try:
+        return wire.decode(_ERROR, reply.body)
+    except Malformed:
+        return None
+
+
+def _is_refused(reply: Reply) -> bool:
+    error = _error_of(reply)
+    return reply.status in (401, 403) or (error is not None and error.code == UNAUTHORIZED)
+
+
+def _outcome(reply: Reply) -> str:
+    error = _error_of(reply)
+    if error is not None:
+        return f"HTTP {reply.status}, venue error {error.code}: {wire.legible(error.error)}"
+    return f"HTTP {reply.status}, {len(reply.body)} bytes" if reply.status else "no answer"
+
+
 def _baseline(request: Request) -> Generator[Action, Said, None]:
     """Ask until there is an answer. The venue refuses everybody while it restarts: only refused again and again, the
     conversation is over. Raises Lost."""
@@ -657,9 +687,8 @@ def _baseline(request: Request) -> Generator[Action, Said, None]:
         reply = yield from ask(request)
         if 200 <= reply.status < 300 and _is_baseline(reply.body):
             return
-        refused = refused + 1 if reply.status in (401, 403) else 0
+        refused = refused + 1 if _is_refused(reply) else 0
         if refused == REFUSALS_MAX:
             raise Lost(f"baseline refused: HTTP {reply.status}")
-        outcome = f"HTTP {reply.status}, {len(reply.body)} bytes" if reply.status else "no answer"
-        yield Wait(wait_s, f"no balance asked for yet: {outcome}")
+        yield Wait(max(wait_s, reply.retry_after_s), f"no balance asked for yet: {_outcome(reply)}")
         wait_s = min(2 * wait_s, RETRY_S_MAX)

@@ -362,6 +362,8 @@ class _Stream:
         """Whether all of its baseline could be read."""
         self._torn = False
         """Whether something is missing since it began: a number, or what could not be read."""
+        self._cursors: set[str] = set()
+        """Where the pages of the baseline began that were asked for."""
         self._ready = False
         self._resubscribed_ns: int | None = None
 
@@ -370,6 +372,7 @@ class _Stream:
         self._reqid += 1
         self._number = None
         self._torn = self._whole = self._unread = False
+        self._cursors.clear()
         yield Remember(b"%d" % self._reqid)
         yield _send({"reqid": self._reqid, "type": "subscribe", "streams": [{"name": CHANNEL}]})
 
@@ -411,12 +414,17 @@ class _Stream:
             self._ready = True
             yield Ready()
         if said.next:
+            if said.next in self._cursors:
+                raise Lost("the cursor repeats")
+            self._cursors.add(said.next)
             yield _send(
                 {"reqid": self._reqid, "type": "page", "data": [{"name": CHANNEL, "after": said.next}]}
             )
             return
         baseline = said.initial if isinstance(said.initial, bool) else said.action in (UNSET, None)
         self._whole = self._whole or (baseline and not self._unread)
+        if self._whole:
+            self._cursors.clear()
         if self._whole and self._old is not None and not self._torn:
             yield _send({"reqid": self._old, "type": "cancel"})
             self._old = None

@@ -30,7 +30,7 @@ from msgspec import NODEFAULT, Struct
 from ledger.errors import BadLogin
 from ledger.venue import Secret, Spoken, Venue
 from transports import login_of
-from transports.connection import is_loopback
+from transports.connection import is_loopback, verifying
 
 FEEDS_BYTES_MAX: Final = 1024 * 1024
 SECRET_BYTES_MAX: Final = 64 * 1024
@@ -178,7 +178,7 @@ class _Table:
             return None
         place = self._folder / Path(self._text("ca_file")).expanduser()
         try:
-            return ssl.create_default_context(cafile=place)
+            return verifying(place)
         except ssl.SSLError:
             raise self._bad("ca_file", "is not a PEM file of certificates") from None
         except (OSError, ValueError) as error:

@@ -79,7 +79,7 @@ def server_tls(authority: trustme.CA, *names: str) -> ssl.SSLContext:
 
 
 def client_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = bounds.verifying()
     authority.configure_trust(context)
     return context
 

@@ -6,10 +6,12 @@ import logging
 import ssl
 import time
 from email.utils import formatdate
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
+import trustme
 
 from ledger.errors import Lost, Rejected
 from ledger.events import Asked
@@ -125,8 +127,11 @@ def test_our_name_is_told_unless_another_is_given() -> None:
 # TLS ---------------------------------------------------------------------------------------------------------------
 
 
-def careless(**changes: object) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+_DEFAULT = ssl.create_default_context
+
+
+def careless(cafile: str | None = None, **changes: object) -> ssl.SSLContext:
+    context = _DEFAULT(cafile=cafile)
     for name, value in changes.items():
         setattr(context, name, value)
     return context
@@ -138,6 +143,31 @@ def test_the_systems_context_verifies() -> None:
     assert context.check_hostname
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert connection.trusted(context) is context
+
+
+@pytest.fixture
+def left_to_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the Python of Debian and Ubuntu makes contexts: the oldest version is in OpenSSL's settings, not in theirs."""
+
+    def make(*, cafile: str | None = None) -> ssl.SSLContext:
+        return careless(cafile, minimum_version=ssl.TLSVersion.MINIMUM_SUPPORTED)
+
+    monkeypatch.setattr(ssl, "create_default_context", make)
+
+
+@pytest.mark.usefixtures("left_to_openssl")
+def test_the_systems_context_is_used_where_python_leaves_the_version_to_openssl(tmp_path: Path) -> None:
+    assert connection.trusted(None).minimum_version is ssl.TLSVersion.TLSv1_2
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    named = connection.verifying(tmp_path / "ca.pem")
+    assert connection.trusted(named) is named
+    assert 1 == len(named.get_ca_certs())
+
+
+def test_a_newer_version_that_the_system_asks_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = careless(minimum_version=ssl.TLSVersion.TLSv1_3)
+    monkeypatch.setattr(ssl, "create_default_context", lambda *, cafile: newest)
+    assert connection.trusted(None).minimum_version is ssl.TLSVersion.TLSv1_3
 
 
 @pytest.mark.parametrize(

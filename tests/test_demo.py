@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ledger import Lost, demo
+from ledger.venues import bitopro
 from tests.terminal import rows, run
 
 
@@ -80,6 +82,14 @@ def test_the_demo_makes_a_new_file_when_none_is_named(tmp_path: Path) -> None:
     first, second = (run(tmp_path, "demo").out.splitlines()[0] for _ in range(2))
     assert first != second
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_demo_whose_feeds_do_not_come_through_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "PATIENCE_S", 0.0)
+    with pytest.raises(Lost, match=r"^bitopro:main: \d of \d+ frames came in 0 s: "):
+        demo.show(str(tmp_path / "a.db"), {"bitopro": bitopro})
 
 
 def test_why_on_every_balance_of_the_demo_leads_to_bytes_that_contain_those_digits(tmp_path: Path) -> None:

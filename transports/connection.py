@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 import socket
 import ssl
@@ -272,14 +273,23 @@ _OURS: Final = frozenset(
 )
 
 
+def verifying(authorities: str | os.PathLike[str] | None = None) -> ssl.SSLContext:
+    """A context that verifies certificate and host name over TLS 1.2 or newer, and trusts the system's authorities, or
+    those of a PEM file instead. Raises OSError (ssl.SSLError is one) where that cannot be read."""
+    context = ssl.create_default_context(cafile=authorities)
+    # The Python of Debian and Ubuntu leaves the version to OpenSSL, and then it is told of none.
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    return context
+
+
 def trusted(tls: ssl.SSLContext | None) -> ssl.SSLContext:
     """A context that verifies certificate and host name over TLS 1.2 or newer: the system's where None is given. Raises
     ValueError for one that does not: there is no off switch."""
-    context = ssl.create_default_context() if tls is None else tls
+    context = verifying() if tls is None else tls
     if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
         raise ValueError("a TLS context that does not verify certificate and host name is not used")
     if context.minimum_version not in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        raise ValueError("a TLS context that allows less than TLS 1.2 is not used")
+        raise ValueError("a TLS context that allows less than TLS 1.2 is not used: set its minimum_version")
     return context
 
 

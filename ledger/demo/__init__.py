@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from ledger.console import fields, out, progress, table
 from ledger.counterparts import DEMO_LOGINS
+from ledger.errors import Lost
 from ledger.events import BalanceDelta, BalanceSnapshot, time_of
 from ledger.ledger import Ledger
 from ledger.serve import exchange, serving
@@ -125,6 +126,10 @@ def _listen(ledger: Ledger, venues: Mapping[str, Venue]) -> list[Health]:
                 come = sum(health.frames for health in running.health())
                 advance(come - seen)
                 seen = come
+        for health in running.health():
+            if health.frames < expected[health.account]:
+                came = f"{health.frames} of {expected[health.account]} frames came in {PATIENCE_S:g} s"
+                raise Lost(f"{health.account}: {came}: {health.state}, {health.reason}")
         running.stop("the end of the demo")
         return running.health()
 

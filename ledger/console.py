@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ledger.wire import time_text
 
@@ -33,8 +34,9 @@ class _Piped(Console):
         raise
 
 
-out = _Piped(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-err = Console(stderr=True, highlight=False)
+# What venues and users say is shown as it is: no `[tag]` and no `:word:` in it means anything.
+out = _Piped(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 # fmt: off
 NUMBERS: Final = frozenset({
@@ -98,13 +100,13 @@ def show_table(rows: list[dict[str, Any]], title: str | None = None) -> None:
 
 def _show_records(rows: list[dict[str, Any]], title: str | None) -> None:
     if title is not None:
-        out.print(f"[bold]{title}[/bold]", soft_wrap=True)
+        out.print(title, style="bold", soft_wrap=True)
     width = max(len(name) for name in rows[0])
     for row in rows:
         out.rule(style="dim")
         for name, value in row.items():
             if value is not None:
-                out.print(f"[dim]{name:>{width}}[/dim]  {_cell(name, value)}", soft_wrap=True)
+                out.print(Text.assemble((f"{name:>{width}}  ", "dim"), _cell(name, value)), soft_wrap=True)
 
 
 def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
@@ -123,7 +125,12 @@ def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
 @contextlib.contextmanager
 def progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
     """A bar on standard error while something long runs; nothing where nobody looks."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(
         *columns, console=err, transient=True, disable=total == 0 or not sys.stderr.isatty()
     ) as bar:
@@ -144,7 +151,7 @@ def shortened(name: str) -> str:
     return _LONG.sub(lambda word: f"{word[0][:6]}…{word[0][-4:]}", name)
 
 
-def _cell(name: str, value: object) -> str:
+def _cell(name: str, value: object) -> str | Text:
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -161,8 +168,8 @@ def _cell(name: str, value: object) -> str:
         text = f"{text[:8]}…{text[-4:]}"
     elif len(text) > TEXT_CHARS_MAX:
         text = f"{text[:TEXT_CHARS_MAX]}…"
-    cell = printable(text).replace("[", "\\[")
-    return f"[red]{cell}[/red]" if name == "completeness" and text.startswith("!") else cell
+    cell = printable(text)
+    return Text(cell, "red") if name == "completeness" and text.startswith("!") else cell
 
 
 def _said(value: Any) -> Any:

@@ -167,6 +167,6 @@ def status(healths: Sequence[Health]) -> Table:
             "-" if age_s is None else f"{max(0.0, age_s):.0f} s ago",
             "-" if age_s is None else f"{health.lag_s * 1000:.1f} ms",
             *map(str, (health.frames, health.quarantined, health.reconnects)),
-            printable(health.reason).replace("[", "\\["),
+            printable(health.reason),
         )
     return made

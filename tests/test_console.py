@@ -9,7 +9,7 @@ from msgspec import Struct
 from rich.console import Console
 
 from ledger import console
-from ledger.console import TABLE_ROWS_MAX, fields, printable, show
+from ledger.console import TABLE_ROWS_MAX, fields, printable, show, show_table
 
 
 class Row(Struct, rename={"start": "from"}):
@@ -52,6 +52,21 @@ def test_amounts_are_never_shortened_and_ids_are(capsys: pytest.CaptureFixture[s
 def test_control_characters_are_written_out() -> None:
     assert "plain é 😀" == printable("plain é 😀")
     assert "\\x1b[31m\\n\\u202e" == printable("\x1b[31m\n\u202e")
+
+
+@pytest.mark.parametrize("width", [20, 200])
+def test_what_looks_like_markup_is_shown_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    hostile = r"[bold]a[/x]\[red] :key:"
+    out = console.out
+    monkeypatch.setattr(out, "_force_terminal", True)
+    monkeypatch.setattr(out, "_color_system", None)
+    monkeypatch.setattr(out, "_width", width)
+    show_table([{"asset": hostile, "completeness": f"! {hostile}"}], title=hostile)
+    assert 3 == capsys.readouterr().out.count(hostile)
+    out.print(hostile, soft_wrap=True)
+    assert f"{hostile}\n" == capsys.readouterr().out
 
 
 def test_in_a_window_too_narrow_for_the_table_rows_become_records_and_no_amount_is_broken(

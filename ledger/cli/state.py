@@ -132,7 +132,7 @@ def _show_reasons(rows: list[dict[str, Any]]) -> None:
         mark = SUSPECT if word == "gap" else word
         text = f"{mark}  {shortened(account) if out.is_terminal else account} {named}: {reason}"
         style = "red" if word == "gap" else "dim"
-        out.print(printable(text), style=style, soft_wrap=True, markup=False, emoji=False)
+        out.print(printable(text), style=style, soft_wrap=True)
     if len(reasons) > REASONS_MAX:
         print(f"and {len(reasons) - REASONS_MAX} more reasons: --json prints them all")
 

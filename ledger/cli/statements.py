@@ -98,7 +98,7 @@ def _show_asset(made: Statement, each: AssetStatement) -> None:
         ),
         _row(time_text(made.end_ns), "closing", each.closing, each.closing_held, each.closing_completeness),
     ]
-    show_table(rows, title=printable(each.asset).replace("[", "\\["))
+    show_table(rows, title=printable(each.asset))
     for when, reason, word in (
         ("opening", each.opening_reason, each.opening_completeness),
         ("closing", each.closing_reason, each.closing_completeness),

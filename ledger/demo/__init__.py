@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from rich.text import Text
+
 from ledger.console import fields, out, progress, table
 from ledger.counterparts import DEMO_LOGINS
 from ledger.errors import Lost
@@ -51,7 +53,10 @@ def show(db: str, venues: Mapping[str, Venue]) -> None:
     """Run the feeds into a new ledger at `db` and print what a newcomer wants to see of it."""
     with Ledger(db) as ledger:
         out.print(
-            f"[bold]accountledger demo[/bold]: five venues, live on this machine, one ledger ({ledger.name})\n"
+            Text.assemble(
+                ("accountledger demo", "bold"),
+                f": five venues, live on this machine, one ledger ({ledger.name})\n",
+            )
         )
         ended = _listen(ledger, venues)
         out.print(table([_feed(health) for health in ended], "1. What came in, feed by feed, frame by frame"))
@@ -69,7 +74,7 @@ def show(db: str, venues: Mapping[str, Venue]) -> None:
         out.print()
         out.print(table(_findings(ledger, ended), "4. What was found wrong, and where"))
         catch_up(ledger, [Accounts(ledger), Balances(ledger), Orders(ledger), History(ledger)])
-    out.print("\n[bold]5. Look further[/bold]")
+    out.print("\n5. Look further", style="bold")
     for command in (
         "why {db} kraken_prime:desk BTC",
         "balances {db} bitopro:main --at 2026-11-20T09:17:00Z",

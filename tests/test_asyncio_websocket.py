@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from asyncio import sslproto
 from contextlib import suppress
 
 import pytest
@@ -26,6 +27,7 @@ from tests.conformance import (
     guard,
     hashes,
     payloads,
+    receive_to_the_end,
     server_tls,
 )
 from transports import asyncio_websocket
@@ -204,6 +206,27 @@ async def test_being_cancelled_twice_leaves_no_task_behind() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
     assert asyncio.all_tasks() == before
+
+
+async def test_tls_is_not_closed_twice(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be cut after that; before Python 3.11.3 that raised, and what was still queued was lost."""
+    closed: list[int] = []
+    close = sslproto._SSLProtocolTransport.close
+
+    def counted(transport: sslproto._SSLProtocolTransport) -> None:
+        closed.append(id(transport))
+        close(transport)
+
+    monkeypatch.setattr(sslproto._SSLProtocolTransport, "close", counted)
+    with Server(
+        lambda peer: peer.accept().send(numbered(0, 3) + closing(1001)).wait_for_end(),
+        tls=server_tls(authority, "127.0.0.1"),
+    ) as server:
+        endpoint = Endpoint(server.url)
+        async with guard(), asyncio_websocket.connect(endpoint, tls=client_tls(authority)) as connection:
+            got, _ = await receive_to_the_end(connection)
+    assert got == hashes(0, 3)
+    assert len(closed) == 1
 
 
 async def test_a_debugging_event_loop_shows_no_secret(everything_logged: Records) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 import trio_websocket as library
+from trio.testing import wait_all_tasks_blocked
 
 from ledger.errors import Lost
 from ledger.venue import Endpoint
@@ -26,6 +27,27 @@ def anyio_backend() -> str:
 
 class TestTrioWebSocket(WebSocketCases):
     connect = staticmethod(trio_websocket.connect)
+
+
+async def test_a_message_that_cannot_even_be_begun_in_time_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "SEND_S", 0.05)
+    with Server(lambda peer: peer.accept().wait_for_end()) as server:
+        async with guard(), trio_websocket.connect(Endpoint(server.url)) as connection:
+
+            async def write_for_ever() -> None:
+                async with connection._tap._writing:  # type: ignore[attr-defined]
+                    await trio.sleep_forever()
+
+            async with trio.open_nursery() as another:
+                another.start_soon(write_for_ever)
+                await wait_all_tasks_blocked()
+                with pytest.raises(Lost, match=r"^a message could not be sent within 0\.05 s"):
+                    await connection.send(b"x")
+                another.cancel_scope.cancel()
+            _, error = await receive_to_the_end(connection)
+    assert str(error) == "a message could not be sent within 0.05 s"
 
 
 async def test_an_exception_in_a_group_of_the_body_keeps_its_group() -> None:

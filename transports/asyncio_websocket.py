@@ -152,6 +152,10 @@ class _Wire(ClientConnection):
             self.queued += 1
         super().process_event(event)
 
+    def send_data(self) -> None:
+        if not self.transport.is_closing():  # where nothing is written any more; it might close once more
+            super().send_data()
+
     def eof_received(self) -> None:
         super().eof_received()
         self._finish()
@@ -173,7 +177,8 @@ class _Wire(ClientConnection):
         """Close, at the latest in CLOSE_S: websockets waits for the peer to do so."""
         if self._cutting is None:
             self._cutting = self.loop.call_later(bounds.CLOSE_S, self.cut)
-            self.transport.close()
+            if not self.transport.is_closing():  # asyncio's TLS that is closed twice can no longer be cut
+                self.transport.close()
 
     def cut(self, why: str = "") -> None:
         """Close the socket now; nothing more is read or written."""

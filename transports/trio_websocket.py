@@ -31,6 +31,7 @@ QUEUE_MESSAGES: Final = 16
 """Of trio-websocket's own channel, which is in use until the upgrade is done."""
 TURN_MESSAGES: Final = 64
 """So many are put into the inbox before the other tasks have their turn."""
+LATE: Final = "a message could not be sent within {:g} s"
 
 bounds.hush("trio-websocket")
 
@@ -220,9 +221,9 @@ class _Tap(trio.abc.Stream):
                     self.failure = self.failure or bounds.told(error)
                 finally:
                     if not written:  # half a frame is out: nothing can follow it
-                        self.cut(f"a message could not be sent within {bounds.SEND_S:g} s")
+                        self.cut(LATE.format(bounds.SEND_S))
         if deadline.cancelled_caught:
-            self.cut(f"a message could not be sent within {bounds.SEND_S:g} s")
+            self.cut(LATE.format(bounds.SEND_S))
 
     def cut(self, why: str) -> None:
         """Close the socket now, and with it every read and write."""
@@ -271,7 +272,9 @@ class _WebSocket:
                 await self._websocket.send_message(_message(payload))
             except Exception:  # ConnectionClosed, or LocalProtocolError where we close at the same time
                 raise self._cause() from None
-        if deadline.cancelled_caught or self._tap.mute:
+        if deadline.cancelled_caught:
+            self._tap.cut(LATE.format(bounds.SEND_S))
+        if self._tap.mute:
             raise self._cause()
 
     async def ping(self) -> None:

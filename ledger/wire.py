@@ -22,7 +22,7 @@ from decimal import (
     Underflow,
 )
 from functools import lru_cache
-from sys import getrecursionlimit
+from sys import getrecursionlimit, version_info
 from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -36,6 +36,8 @@ DEPTH_MAX: Final = 1_000
 _NESTING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 DEPTH_GUARDED_MAX: Final = 5_000
 """The highest recursion limit with which the parser guards the stack by itself."""
+DEPTH_APART: Final = version_info >= (3, 12)
+"""Whether Python's recursion limit does not count what is written in C: parsers go thousands of levels deep there."""
 WORDS_CHARS_MAX: Final = 200
 AMOUNT_EXPONENT_MAX: Final = 99
 """By the two digits an exponent may have."""
@@ -90,7 +92,7 @@ def decode(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
             if payload
             else "empty frame"
         )
-    if getrecursionlimit() > DEPTH_GUARDED_MAX and _nested_too_deep(payload):
+    if (DEPTH_APART or getrecursionlimit() > DEPTH_GUARDED_MAX) and _nested_too_deep(payload):
         raise Malformed("JSON nested too deep")
     try:
         if not payload.isascii():
@@ -105,8 +107,8 @@ def decode(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
 
 
 def _nested_too_deep(payload: bytes) -> bool:
-    """What Python's recursion limit tells, where somebody has lifted it (a library below eth-account does): msgspec
-    trusts it, and the stack of a thread ends long before 100,000 levels."""
+    """What Python's recursion limit tells, where it counts no C, or where somebody has lifted it (a library below
+    eth-account does): msgspec trusts it, and the stack of a thread ends long before 100,000 levels."""
     if payload.count(b"[") + payload.count(b"{") <= DEPTH_MAX:
         return False
     depth = 0
@@ -245,6 +247,8 @@ def unique_keys(payload: bytes, counts: Mapping[bytes, int] | None = None) -> No
         and all(payload.count(key) == count for key, count in counts.items())
     ):
         return
+    if DEPTH_APART and _nested_too_deep(payload):
+        raise Malformed("JSON nested too deep")
     try:
         json.loads(payload, object_pairs_hook=_pairs, parse_int=str, parse_float=str)
     except RecursionError:

@@ -349,9 +349,13 @@ def test_a_frame_that_is_not_its_shape_is_refused_with_the_reason(payload: bytes
     assert reason in refusal(lambda: wire.decode(SHAPE, payload))
 
 
+@pytest.mark.parametrize("apart", [wire.DEPTH_APART, True])
 @pytest.mark.parametrize("depth", [1_100, 100_000])
 @pytest.mark.parametrize(("opened", "closed"), [(b"[", b"]"), (b'{"a":', b"}")])
-def test_deep_nesting_is_refused_wherever_it_stands(depth: int, opened: bytes, closed: bytes) -> None:
+def test_deep_nesting_is_refused_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch, depth: int, opened: bytes, closed: bytes, apart: bool
+) -> None:
+    monkeypatch.setattr(wire, "DEPTH_APART", apart)  # with another Python the same frames have to be refused
     nest = opened * depth + b"1" + closed * depth
     assert "nested too deep" in refusal(lambda: wire.decode(SHAPE, b'{"unknown":' + nest + b"}"))
     assert "nested too deep" in refusal(lambda: wire.decode(SHAPE, b'{"raw":' + nest + b"}"))

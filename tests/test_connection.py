@@ -140,6 +140,18 @@ def test_the_systems_context_verifies() -> None:
     assert connection.trusted(context) is context
 
 
+def test_whom_the_system_trusts_is_read_once_an_hour_and_not_at_each_connect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 1000 * connection.SYSTEM_S
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    context = connection.trusted(None)
+    now_s += connection.SYSTEM_S - 1
+    assert connection.trusted(None) is context
+    now_s += 1
+    assert connection.trusted(None) is not context
+
+
 @pytest.mark.parametrize(
     "context",
     [

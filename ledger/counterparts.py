@@ -138,7 +138,7 @@ class Channel:
             return
         try:
             await self._send(message)
-        except OSError:  # uvicorn: the client has left
+        except (OSError, RuntimeError):  # uvicorn: the client has left, or was sent away for what it said
             self.gone = True
 
 
@@ -351,7 +351,7 @@ class _KrakenPrime(Counterpart):
 
     def refusal(self, asked: Asked) -> Answer | None:
         at = asked.headers.get("apitimestamp", "")
-        host = urlsplit("//" + asked.headers.get("host", "")).hostname or ""
+        host = _host(asked.headers.get("host", ""))
         text = f"GET\n{at}\n{host}\n{asked.path}".encode()
         digest = hmac.new(self._known["secret"].encode(), text, hashlib.sha256).digest()
         right = (
@@ -449,6 +449,14 @@ class _KrakenTalk:
     async def _say(self, said: object) -> None:
         async with self._saying:
             await self._channel.say(json.dumps(said).encode())
+
+
+def _host(header: str) -> str:
+    """A Host header without its port; empty where it is none."""
+    try:
+        return urlsplit("//" + header).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _renumbered(payload: bytes, reqid: int) -> bytes:

@@ -37,6 +37,8 @@ SECRET_BYTES_MAX: Final = 64 * 1024
 ACCOUNT_CHARS_MAX: Final = 200
 SHOWN_CHARS_MAX: Final = 40
 
+_TEXT: Final = "utf-8-sig"
+"""UTF-8; the mark that some editors put in front of it is none of the text."""
 _COMMON: Final = frozenset({"venue", "account", "ca_file"})
 _MAY_BE_PLAIN: Final = frozenset({"identity"})
 _ACCOUNT_IS_THE_WALLET: Final = frozenset({"pacifica"})
@@ -81,7 +83,7 @@ def _tables(path: Path) -> list[dict[str, Any]]:
             content = file.read(FEEDS_BYTES_MAX + 1)
         if len(content) > FEEDS_BYTES_MAX:
             raise BadLogin(f"{path}: more than {FEEDS_BYTES_MAX} bytes")
-        said = tomllib.loads(content.decode())
+        said = tomllib.loads(content.decode(_TEXT))
     except OSError as error:
         raise BadLogin(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -220,12 +222,14 @@ class _Table:
                 raise self._bad(name, f"others may read or write the file; run: chmod 600 {path}")
             with open(handle, "rb", closefd=False) as file:
                 content = file.read(SECRET_BYTES_MAX + 1)
+        except OSError as error:
+            raise self._bad(name, f"the file cannot be read: {error.strerror}") from None
         finally:
             os.close(handle)
         if len(content) > SECRET_BYTES_MAX:
             raise self._bad(name, f"the file has more than {SECRET_BYTES_MAX} bytes")
         try:
-            text = content.decode()
+            text = content.decode(_TEXT)
         except UnicodeDecodeError:
             raise self._bad(name, "the file is not UTF-8") from None
         return text.removesuffix("\n").removesuffix("\r")

@@ -28,6 +28,7 @@ import uvicorn
 from msgspec import Struct
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+from wsproto.events import Ping
 
 from ledger.counterparts import (
     COUNTERPARTS,
@@ -50,6 +51,7 @@ from transports.tape import open_recording
 
 HOST: Final = "127.0.0.1"
 BODY_BYTES_MAX: Final = 1024 * 1024
+"""Of what a client asks or says at once."""
 START_S: Final = 10.0
 STOP_S: Final = 1.0
 """How long a client may take to leave when the server stops."""
@@ -243,6 +245,22 @@ class _WebSocket(WSProtocol):
         super().__init__(*args, **kwargs)
         self.logger = _SILENT
 
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except Exception:  # a library's, at what no client says: asyncio would log it whole
+            self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Who does not read what is left is not waited for."""
+        super().shutdown()
+        self.loop.call_later(STOP_S / 2, self.transport.abort)
+
+    def handle_ping(self, event: Ping) -> None:
+        """Pongs wait for nobody: to a client that does not read they would pile up (RFC 6455, 5.5.3, lets them go)."""
+        if self.writable.is_set():
+            super().handle_ping(event)
+
 
 @contextmanager
 def serving(app: Exchange, port: int = 0) -> Generator[int]:
@@ -260,6 +278,8 @@ def serving(app: Exchange, port: int = 0) -> Generator[int]:
         access_log=False,
         server_header=False,
         ws_ping_interval=None,
+        ws_max_size=BODY_BYTES_MAX,
+        ws_per_message_deflate=False,  # a small message may hold a large one
         timeout_graceful_shutdown=int(STOP_S),
     )
     server = uvicorn.Server(config)

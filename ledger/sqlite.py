@@ -271,6 +271,8 @@ class SQLite:
                 self.select("SELECT 1")
             else:
                 self._make()
+            self._path: Final = path and path.absolute()
+            self._file: Final = path and _identity(path)
         except BaseException:
             self.close()
             raise
@@ -345,9 +347,22 @@ class SQLite:
 
     def insert(self, rows: Rows, committing: Callable[[], object], lease: Lease | None = None) -> None:
         """All rows in one transaction. No lease is lost: one process writes."""
+
+        def last() -> None:
+            self._is_there()
+            committing()
+
         with self.errors():
-            self._recorder.insert(rows, committing)
+            self._recorder.insert(rows, last)
         self._notice.ring()
+
+    def _is_there(self) -> None:
+        """Raise StoreError where the file is another now, or none: what is written to the one that was opened is found
+        by nobody. (In WAL mode SQLite does not look.)"""
+        if self._path is not None and _identity(self._path) != self._file:
+            raise StoreError(
+                f"{self.name}: moved, removed or replaced while it was open; nothing more is stored in it"
+            )
 
     def lease(self, name: str) -> Lease:
         """It is had at once: one process writes."""
@@ -369,6 +384,7 @@ class SQLite:
             nonlocal seen
             until = time.monotonic() + seconds
             while True:
+                self._is_there()
                 rung = self._notice.rung
                 before, seen = seen, self.select(sql)
                 if seen != before:
@@ -416,6 +432,7 @@ class SQLite:
                     raise Overtaken(f"{self.name}: somebody else wrote it first")
             for sql, rows in changes:
                 cursor.executemany(sql, rows)
+            self._is_there()
 
     def columns(self, table: str) -> set[str]:
         """The names of a table's columns; none where there is no such table."""
@@ -507,6 +524,15 @@ def _tables(path: Path, mode: str) -> set[str] | None:
                 return None
             raise
     return {row[0] for row in rows}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _WriterLock:

@@ -385,43 +385,57 @@ def catch_up(
     *,
     upto: int | None = None,
     progress: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
-    """Fold the ledger's new events into several projections in one pass, up to a position if given.
+    """Fold the ledger's new events into several projections in one pass, up to a position if given; once `stop` is set,
+    no further than the batch at hand.
 
     `progress` is called with the number of events of each batch.
     """
     subscriptions = [projection.subscription for projection in projections]
     for each in subscriptions:
         each.refresh()
-    for _ in range(REFRESHES_MAX):  # beside a writer, rows may be newer than the place they were read for
-        _fold_with_others(ledger, subscriptions, upto, progress)
-        if not any([each.refresh() for each in subscriptions]):
-            return
-    _fold_with_others(ledger, subscriptions, upto, progress)
+
+    def written(events: int) -> None:
+        if progress is not None:
+            progress(events)
+        if stop is not None and stop.is_set():
+            raise _Stopped
+
+    with suppress(_Stopped):
+        for _ in range(REFRESHES_MAX):  # beside a writer, rows may be newer than the place they were read for
+            _fold_with_others(ledger, subscriptions, upto, written)
+            if not any([each.refresh() for each in subscriptions]):
+                return
+        _fold_with_others(ledger, subscriptions, upto, written)
+
+
+class _Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """Who catches up is told to stop."""
 
 
 def _fold_with_others(
     ledger: Ledger,
     subscriptions: Sequence[Subscription],
     upto: int | None,
-    progress: Callable[[int], None] | None,
+    written: Callable[[int], None],
 ) -> None:
     """Fold what nobody else has; whoever writes a batch first has it, and the others go on after it."""
     for _ in range(CONFLICTS_MAX):
         try:
-            return _fold(ledger, subscriptions, upto, progress)
+            return _fold(ledger, subscriptions, upto, written)
         except Overtaken:
             time.sleep(random.uniform(0, CONFLICT_S))
             for each in subscriptions:
                 each.refresh()
-    _fold(ledger, subscriptions, upto, progress)
+    _fold(ledger, subscriptions, upto, written)
 
 
 def _fold(
     ledger: Ledger,
     subscriptions: Sequence[Subscription],
     upto: int | None,
-    progress: Callable[[int], None] | None,
+    written: Callable[[int], None],
 ) -> None:
     start = min((each.position for each in subscriptions), default=0)
     waiting = 0
@@ -437,11 +451,11 @@ def _fold(
                 waiting += end - at
                 last = frame_of(run[end - 1].event)
             if end < len(run):
-                _flush(subscriptions, waiting, progress)
+                _flush(subscriptions, waiting, written)
                 waiting = 0
             at = end
     if waiting:
-        _flush(subscriptions, waiting, progress)
+        _flush(subscriptions, waiting, written)
 
 
 def _looked_ahead(
@@ -471,12 +485,9 @@ def _batch_end(run: Sequence[Recorded], at: int, waiting: int, last: Place | Non
     return end
 
 
-def _flush(
-    subscriptions: Sequence[Subscription], events: int, progress: Callable[[int], None] | None
-) -> None:
+def _flush(subscriptions: Sequence[Subscription], events: int, written: Callable[[int], None]) -> None:
     flush(subscriptions)
-    if progress is not None:
-        progress(events)
+    written(events)
 
 
 def follow(
@@ -495,7 +506,7 @@ def follow(
         while not stop.is_set():
             if time.monotonic() - looked >= FOLLOW_S or wait(STOP_S):
                 looked = time.monotonic()
-                catch_up(ledger, projections, progress=progress)
+                catch_up(ledger, projections, progress=progress, stop=stop)
             then()
 
 

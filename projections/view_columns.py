@@ -31,8 +31,8 @@ class Column(Struct, frozen=True):
 
 class View(Struct, frozen=True):
     """A view: what its rows are, where they are from (`{parts}`: a row for each balance of a statement of
-    `projections.stated`; `{part[0]}`: its first part), and its columns. `projection`: whose position says how far it
-    goes."""
+    `projections.stated`; `{part[0]}`: its first part; `{joined}`: what joins texts), and its columns. `projection`:
+    whose position says how far it goes."""
 
     name: str
     meaning: str
@@ -66,8 +66,10 @@ def _suspect(*kinds: str) -> str:
     """The open breaks of some kinds, in words, by what they are of."""
     among = ", ".join(f"'{kind}'" for kind in kinds)
     return (
-        "(SELECT account, subject, max('expected ' || expected || ', stated ' || stated) AS said FROM shown_breaks "
-        f"WHERE state = 'open' AND kind IN ({among}) GROUP BY account, subject)"
+        "(SELECT DISTINCT account, subject, {joined}(said, '; ') OVER (PARTITION BY account, subject ORDER BY said "
+        "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS said FROM (SELECT DISTINCT account, subject, "
+        "'expected ' || expected || ', stated ' || stated AS said FROM shown_breaks "
+        f"WHERE state = 'open' AND kind IN ({among})) AS each)"
     )
 
 

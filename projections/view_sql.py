@@ -12,7 +12,7 @@ from ledger.errors import StoreError
 from projections.tables import Cell, Change, Database, Table
 from projections.view_columns import AMOUNT, FLAG, INTEGER, PARTS, TEXT, TIME, VIEWS, Column, View
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the views and the rows of their own (`projections.views`), kept like that of a projection; where the stored one is
 another, both are made again. Change it with anything that changes either."""
 MARK: Final = "made by accountledger"
@@ -32,12 +32,14 @@ TABLES: Final = frozenset(
 _IN_SERVER: Final[dict[str, Any]] = {
     "parts": "jsonb_array_elements(balances::jsonb) AS said",
     "part": [f"(said.value ->> {place})" for place in range(PARTS)],
+    "joined": "string_agg",
 }
 _IN_FILE: Final[dict[str, Any]] = {
     "parts": "json_each(balances) AS said",
     "part": [f"json_extract(said.value, '$[{place}]')" for place in range(PARTS)],
+    "joined": "group_concat",
 }
-"""How each takes a statement apart (`View.rows`)."""
+"""How each takes a statement apart, and joins texts (`View.rows`)."""
 
 TYPES: Final = {
     TEXT: ("text", "TEXT"),

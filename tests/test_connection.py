@@ -157,7 +157,9 @@ def left_to_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("left_to_openssl")
 def test_the_systems_context_is_used_where_python_leaves_the_version_to_openssl(tmp_path: Path) -> None:
-    assert connection.trusted(None).minimum_version is ssl.TLSVersion.TLSv1_2
+    context = connection.verifying()
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert connection.trusted(context) is context
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     named = connection.verifying(tmp_path / "ca.pem")
     assert connection.trusted(named) is named
@@ -167,7 +169,19 @@ def test_the_systems_context_is_used_where_python_leaves_the_version_to_openssl(
 def test_a_newer_version_that_the_system_asks_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     newest = careless(minimum_version=ssl.TLSVersion.TLSv1_3)
     monkeypatch.setattr(ssl, "create_default_context", lambda *, cafile: newest)
-    assert connection.trusted(None).minimum_version is ssl.TLSVersion.TLSv1_3
+    assert connection.verifying().minimum_version is ssl.TLSVersion.TLSv1_3
+
+
+def test_whom_the_system_trusts_is_read_once_an_hour_and_not_at_each_connect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 1000 * connection.SYSTEM_S
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    context = connection.trusted(None)
+    now_s += connection.SYSTEM_S - 1
+    assert connection.trusted(None) is context
+    now_s += 1
+    assert connection.trusted(None) is not context
 
 
 @pytest.mark.parametrize(

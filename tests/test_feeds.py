@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import trustme
 from msgspec import Struct
 
-from ledger import BadLogin
+from ledger import BadLogin, feeds
 from ledger.feeds import SECRET_BYTES_MAX, FeedSettings, read_feeds
 from ledger.venue import Secret
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
@@ -110,6 +111,15 @@ def test_what_is_not_toml_is_named_by_its_line_and_not_repeated(tmp_path: Path) 
     )
     assert "not TOML" in said_of(tmp_path, "x = " + "9" * 5000)
     assert "not TOML" in said_of(tmp_path, "x = " + "[" * 100_000)
+
+
+def test_the_mark_of_an_editor_is_none_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.touch(0o600)
+    path.write_bytes(b"\xef\xbb\xbf" + CANARY.encode() + b"\r\n")
+    (feed,) = read(tmp_path, "\ufeff" + GOOD + 'secret = "file:s"\n')
+    found: Any = feed.login
+    assert Secret(CANARY) == found.secret
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -232,6 +242,20 @@ def test_a_pipe_and_a_folder_are_no_secret_and_nobody_waits_for_them(tmp_path: P
     (tmp_path / "d").mkdir(0o700)
     for place in ("s", "d", "/dev/null"):
         assert "not a regular file" in said_of(tmp_path, GOOD + f'secret = "file:{place}"\n')
+
+
+def test_a_secret_that_the_disk_does_not_give_is_named_by_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s").touch(0o600)
+
+    def broken(*_: object, **__: object) -> object:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(feeds, "open", broken, raising=False)
+    assert said_of(tmp_path, GOOD + 'secret = "file:s"\n').endswith(
+        "secret: the file cannot be read: Input/output error"
+    )
 
 
 def test_an_identity_alone_may_be_written(tmp_path: Path) -> None:

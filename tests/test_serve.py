@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
 import hashlib
 import hmac
 import http.client
@@ -494,8 +496,94 @@ def test_clients_that_leave_or_do_not_read_hold_nobody_up(tmp_path: Path) -> Non
             assert frames == received(reading, 300)
         began = time.monotonic()
     assert time.monotonic() - began < 2
+    gc.collect()  # what it left open complains
     for each in (silent, stuck.socket):
         each.close()
+
+
+UPGRADE = (
+    b"GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n"
+)
+STREAM = b"/accounts/stream?api_key=demo-key"
+
+
+def upgraded(port: int, target: bytes, host: bytes = b"x", more: bytes = b"") -> tuple[socket.socket, bytes]:
+    """A raw connection, and the head of the answer to its upgrade."""
+    raw = socket.socket()
+    raw.settimeout(5)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # little is on its way to who does not read
+    raw.connect(("127.0.0.1", port))
+    raw.sendall(UPGRADE % (target, host, more))
+    head = b""
+    while b"\r\n\r\n" not in head and (part := raw.recv(1)):
+        head += part
+    return raw, head
+
+
+def masked(code: int, payload: bytes) -> bytes:
+    """A WebSocket frame of a client."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xff" + len(payload).to_bytes(8, "big")
+    return bytes([0x80 | code]) + size + bytes(4) + payload
+
+
+def test_what_no_client_says_ends_its_connection_and_nothing_of_it_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tape_of(tmp_path, "deltadefi", pushed(*[b"x" * 60_000] * 300))
+    with serving(exchange(path)) as port:
+        raw, head = upgraded(port, STREAM, more=b"Sec-WebSocket-Protocol: \xff\r\n")
+        raw.close()
+        assert b"" == head
+        raw, head = upgraded(port, STREAM)
+        raw.sendall(masked(1, b"x" * (serve_module.BODY_BYTES_MAX + 1)))  # while the tape is played
+        while raw.recv(65536):
+            pass
+        raw.close()
+        began = time.monotonic()
+    assert time.monotonic() - began < 1  # it holds no connection that is gone
+    assert [] == [each.getMessage() for each in caplog.records if not each.name.startswith("websockets")]
+    hosts = tape_of(tmp_path, "kraken_prime", [])
+    with serving(exchange(hosts)) as port:
+        raw, head = upgraded(port, b"/", host=b"[")
+        raw.close()
+    assert head.startswith(b"HTTP/1.1 401 ")
+
+
+def test_nothing_packed_is_taken(tmp_path: Path) -> None:
+    offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=none\r\n"
+    with serving(exchange(tape_of(tmp_path, "deltadefi", []))) as port:
+        raw, head = upgraded(port, STREAM, more=offer)
+        raw.close()
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"sec-websocket-extensions" not in head.lower()
+
+
+def test_pings_are_answered_to_who_reads_and_pile_up_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = serve_module._listener
+
+    def narrow(port: int) -> socket.socket:
+        found = listener(port)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return found
+
+    monkeypatch.setattr(serve_module, "_listener", narrow)
+    with serving(exchange(tape_of(tmp_path, "deltadefi", []))) as port:
+        raw, _ = upgraded(port, STREAM)
+        raw.sendall(masked(9, b"one"))
+        assert b"\x8a\x03one" == raw.recv(5)
+        raw.sendall(masked(9, b"p" * 120) * 10_000)
+        for _ in range(20):  # which it answers in between: all pings have been read then
+            get(port, "/")
+        pongs = 0
+        raw.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while part := raw.recv(1 << 20):
+                pongs += len(part)
+        raw.close()
+    assert 0 < pongs < 400_000
 
 
 def test_every_tape_of_the_demo_can_be_served(tmp_path: Path) -> None:

@@ -133,6 +133,28 @@ def test_a_connection_that_cannot_be_made_is_a_store_error_and_blocks_nobody_aft
         assert (0, 0, 0) == (pool._num_readers, pool._num_writers, pool.num_in_use)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_stored_in_a_file_that_is_somewhere_else_until_it_is_back(
+    path: Path, tmp_path: Path, replaced: bool
+) -> None:
+    with closing(Store(path)) as store, sqlite(store).following() as wait:
+        fill(store, 1, 3)
+        before = store.all_events()
+        path.rename(tmp_path / "away.db")
+        if replaced:
+            path.write_bytes(b"")
+        for work in (lambda: fill(store, 4, 5), lambda: sqlite(store).write([]), lambda: wait(0.0)):
+            with pytest.raises(StoreError, match="moved, removed or replaced while it was open"):
+                work()
+        assert before == store.all_events()
+        (tmp_path / "away.db").rename(path)
+        fill(store, 4, 5)
+        after = store.all_events()
+        assert 5 == len(after)
+    with closing(Store(path, read_only=True)) as store:
+        assert after == store.all_events()
+
+
 def test_no_transaction_is_open_while_a_run_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ledger.store.PAGE_EVENTS_MAX", 3)
     with closing(Store(path)) as store:

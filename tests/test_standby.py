@@ -246,6 +246,23 @@ def test_follow_keeps_projections_caught_up_until_it_is_told_to_stop(schemas: Sc
             assert out.splitlines()[-1] == "32 events folded; caught up to position 32 of 32"
 
 
+def test_a_follower_whose_server_is_away_ends_soon_when_it_is_told_to() -> None:
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = Postmaster(folder)
+        with Ledger(server.url) as ledger, ledger.intake(venue, "main") as intake:
+            intake.receive(frame("main", 1))
+        following = follow(server.url)
+        assert following.stdout is not None
+        assert following.stdout.readline().startswith("following ")
+        time.sleep(1.0)
+        server.kill()
+        time.sleep(1.0)
+        following.send_signal(signal.SIGTERM)
+        _, err = following.communicate(timeout=15.0)  # not the 30 s of patience
+    assert 2 == following.returncode
+    assert err.splitlines()[-1].startswith("accountledger: postgresql://")
+
+
 def test_what_is_tried_again_already_is_given_up_too() -> None:
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
         server = Postmaster(folder)

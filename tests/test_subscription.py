@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from projections import (
     Subscription,
     catch_up,
     compare,
+    follow,
     subscription,
 )
 from projections.subscription import frame_of
@@ -410,6 +412,22 @@ def test_a_catch_up_goes_no_further_than_it_is_told() -> None:
         catch_up(ledger, [counts], progress=progress.append)
         assert [1, 2, 3, 4, 5] == counts.seen
         assert [3, 2] == progress
+
+
+@pytest.mark.parametrize("begin", [catch_up, follow], ids=["catch_up", "follow"])
+def test_who_catches_up_stops_after_the_batch_at_hand_and_goes_on_from_there(
+    monkeypatch: pytest.MonkeyPatch, begin: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(subscription, "BATCH_EVENTS_MAX", 3)
+    with Ledger() as ledger:
+        feed(ledger, *fills(*range(1, 9)))
+        counts, stop = Counts(ledger), threading.Event()
+        begin(ledger, [counts], stop=stop, progress=lambda _: stop.set())
+        assert [1, 2, 3] == counts.seen
+        assert [(1, 3)] == ledger.select("SELECT version, position FROM projection_positions")
+        catch_up(ledger, [counts], stop=threading.Event())
+        assert [*range(1, 11)] == counts.seen
+        assert truth(ledger) == counts.counts()
 
 
 def test_nothing_new_is_no_progress() -> None:

@@ -177,7 +177,8 @@ def events(draw: st.DrawFn) -> Event:
             draw(st.sampled_from(["o1", "o2"])), draw(at_ns), draw(st.sampled_from(["0", "1", "2.0"]))
         )
     if kind == 3:
-        return fill(f"f{draw(numbers)}", draw(at_ns), quantity=draw(st.sampled_from(["1", "0.50"])))
+        name, quantity = f"f{draw(numbers)}", draw(st.sampled_from(["1", "0.50", "2"]))
+        return fill(name, draw(at_ns), key=draw(st.sampled_from(["", name])), quantity=quantity)
     return imported(
         draw(at_ns), draw(amounts), draw(amounts), asset=draw(assets), pending=draw(st.none() | amounts)
     )
@@ -318,6 +319,17 @@ def test_a_view_that_says_otherwise_is_found(
 
 def by(columns: Sequence[str], rows: list[Row]) -> list[list[Any]]:
     return sorted([[row[name] for name in columns] for row in rows], key=repr)
+
+
+def test_all_that_is_wrong_with_a_fill_is_told(place: str) -> None:
+    with Ledger(place) as ledger:
+        told = [fill("f1", 3, key="f1", quantity=quantity) for quantity in ("1", "9", "10", "9")]
+        feed(ledger, *[says(each) for each in told], says(fill("f2", 3)))
+        Views(ledger).bring_up()
+        assert [] != Breaks(ledger).rows()
+        found = {row["fill_id"]: row["suspect"] for row in rows_of(ledger, "fills")}
+    assert {"f1": "expected 1, stated 10; expected 1, stated 9", "f2": None} == found
+    assert [] == differences(place)
 
 
 @pytest.mark.parametrize("amount", ODD)

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
@@ -46,6 +47,8 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 HEAD_BYTES_MAX: Final = 16 * 1024
 """Of the head of an answer to an upgrade."""
 REASON_CHARACTERS_MAX: Final = 200
+SYSTEM_S: Final = 3600.0
+"""How often it is read again whom the system trusts (s)."""
 USER_AGENT: Final = ("User-Agent", "accountledger")
 
 _PASSING: Final = frozenset({408, 409, 425, 429})
@@ -285,12 +288,18 @@ def verifying(authorities: str | os.PathLike[str] | None = None) -> ssl.SSLConte
 def trusted(tls: ssl.SSLContext | None) -> ssl.SSLContext:
     """A context that verifies certificate and host name over TLS 1.2 or newer: the system's where None is given. Raises
     ValueError for one that does not: there is no off switch."""
-    context = verifying() if tls is None else tls
+    context = _system(time.monotonic() // SYSTEM_S) if tls is None else tls
     if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
         raise ValueError("a TLS context that does not verify certificate and host name is not used")
     if context.minimum_version not in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         raise ValueError("a TLS context that allows less than TLS 1.2 is not used: set its minimum_version")
     return context
+
+
+@lru_cache(1)
+def _system(_: float) -> ssl.SSLContext:
+    """Whom the system trusts. To read that takes 50 ms, in which no frame of any feed is read."""
+    return verifying()
 
 
 class _Warnings(logging.Filter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -23,6 +24,8 @@ from ledger.ledger import Ledger
 from projections import Projection
 from projections import follow as follow_live
 
+END_S: Final = 2.0
+"""How long a server that is away is asked again by who is told to stop."""
 _KINDS: Final = {kind.__name__.lower(): kind for kind in PROJECTIONS}
 
 
@@ -48,17 +51,20 @@ def follow(db: str, only: tuple[str, ...], seconds: float | None) -> int:
         )
         began = _reached(projections)
         said = ", ".join(only) if only else "all projections and views"
-        before = {
-            each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)
-        }
-        timer = None if seconds is None else threading.Timer(seconds, stop.set)
+
+        def end(*_: object) -> None:
+            ledger.give_up_at(time.monotonic() + END_S)
+            stop.set()
+
+        before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
+        timer = None if seconds is None else threading.Timer(seconds, end)
         try:
             if timer is not None:
                 timer.daemon = True
                 timer.start()
             click.echo(f"following {ledger.name} with {said}; Ctrl-C stops")
             then = (lambda: None) if views is None else views.tell_at_times
-            bring_up(ledger, projections)  # with a bar, where there is much
+            bring_up(ledger, projections, stop)  # with a bar, where there is much
             follow_live(ledger, projections, stop=stop, then=then)
         finally:
             if timer is not None:

@@ -200,7 +200,8 @@ def views_and_all(ledger: Ledger) -> tuple[Views, list[Projection]]:
     return views, [*every.values()]
 
 
-def bring_up(ledger: Ledger, projections: Sequence[Projection]) -> None:
+def bring_up(ledger: Ledger, projections: Sequence[Projection], stop: threading.Event | None = None) -> None:
+    """Catch up, with a bar; until `stop` is set."""
     behind = ledger.position() - min(each.subscription.position for each in projections)
     with progress("projections", behind) as advance:
-        catch_up(ledger, projections, progress=advance)
+        catch_up(ledger, projections, progress=advance, stop=stop)

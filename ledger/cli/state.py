@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
@@ -164,14 +165,14 @@ def orders(db: str, account: str | None, as_json: bool) -> int:
 
 
 def _wrong(ledger: Ledger, account: str | None, *kinds: str) -> dict[tuple[str, str], str]:
-    """The open breaks of some kinds: what is wrong, by account and subject."""
+    """The open breaks of some kinds: all that is wrong, by account and subject."""
     projection = Breaks(ledger)
     bring_up(ledger, projection.projections)
-    return {
-        (each.account, each.subject): f"expected {each.expected}, stated {each.stated}"
-        for each in projection.rows(account, open_only=True)
-        if each.kind in kinds
-    }
+    found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for each in projection.rows(account, open_only=True):
+        if each.kind in kinds:
+            found[each.account, each.subject].add(f"expected {each.expected}, stated {each.stated}")
+    return {key: "; ".join(sorted(said)) for key, said in found.items()}
 
 
 @cli.command()

@@ -563,6 +563,20 @@ def test_what_nobody_heard_is_neither_done_nor_a_finding(tmp_path: Path, args: t
 
 
 @pytest.mark.sqlite
+@pytest.mark.parametrize("args", [("--help",), ("--version",), ("balances", "--help")], ids=" ".join)
+def test_help_that_nobody_heard_is_no_finding(tmp_path: Path, args: tuple[str, ...]) -> None:
+    assert (141, "") == unheard(tmp_path, *args)
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("args", [("balances", "--db", "none.db"), ("balances",), ()], ids=" ".join)
+def test_a_complaint_that_nobody_heard_is_bad_usage_all_the_same(
+    tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    assert (2, "", "") == _in_shell(tmp_path, "2>/dev/full", *args)
+
+
+@pytest.mark.sqlite
 @pytest.mark.parametrize("args", [("balances",), ("balances", "--json")], ids=" ".join)
 def test_what_cannot_be_written_is_one_line_and_exit_code_2(tmp_path: Path, args: tuple[str, ...]) -> None:
     feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])

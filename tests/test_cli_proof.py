@@ -190,14 +190,16 @@ def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(folder: Path, forge
 
 @pytest.mark.sqlite
 def test_the_options_of_a_checkpoint_go_together_and_bad_ones_are_told_in_a_line(folder: Path) -> None:
-    for args in (
-        ["--checkpoint", "a.db.checkpoint"],
-        ["--public-key", "accountledger.pub"],
-        ["--checkpoint", "no", "--public-key", "accountledger.pub"],
-        ["--checkpoint", "a.db.checkpoint", "--public-key", "a.db.checkpoint"],
-        ["--checkpoint", "a.db.checkpoint", "--public-key", "accountledger.key"],
+    private = "accountledger.key: this is a private key, for its owner alone: give the public one"
+    for args, said in (
+        (["--checkpoint", "a.db.checkpoint"], "go together"),
+        (["--public-key", "accountledger.pub"], "go together"),
+        (["--checkpoint", "no", "--public-key", "accountledger.pub"], "does not exist"),
+        (["--checkpoint", "a.db.checkpoint", "--public-key", "a.db.checkpoint"], "not a public key"),
+        (["--checkpoint", "a.db.checkpoint", "--public-key", "accountledger.key"], private),
     ):
         ran = verify(folder, *args)
+        assert said in ran.err
         assert (2, "", 1) == (ran.code, ran.out, len(ran.err.splitlines()))
         assert (folder / "accountledger.key").read_text()[-40:].strip() not in ran.err
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -88,22 +88,33 @@ class Finite(click.FloatRange):
 class _Commands(click.Group):
     """A command whose output nobody reads any more ends as UNHEARD: not done, and nothing was found by it."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _heard():  # --help prints here
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            found = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            end_output()
-            raise click.exceptions.Exit(UNHEARD) from None
-        return found
+        with _heard():
+            return super().invoke(ctx)
 
 
-def end_output() -> None:
-    """Write what is left to be written; where it cannot be, to nobody: at the end it would fail again."""
+@contextlib.contextmanager
+def _heard() -> Generator[None]:
     try:
+        yield
         sys.stdout.flush()
+    except BrokenPipeError:
+        end_output()
+        raise click.exceptions.Exit(UNHEARD) from None
+
+
+def end_output(of: TextIO | None = None) -> None:
+    """Write what is left to be written, to standard output if nothing else is named; where it cannot be, to nobody: at
+    the end it would fail again."""
+    stream = of or sys.stdout
+    try:
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -159,7 +159,7 @@ def verify(db: str, note: Path | None, key: Path | None, export: Path | None, as
             raise click.UsageError(f"{export}: {error.strerror}") from None
         report = _Report(file, SHOWN_MAX if not as_json else None)
         try:
-            with Ledger(db, read_only=True) as ledger:
+            with Ledger(db, read_only=True, unfinished=True) as ledger:
                 report.events = _size(ledger) or 0
                 report.take(_findings(ledger, note, trusted))
         except Corrupt as error:  # not even opened
@@ -228,6 +228,10 @@ def _findings(ledger: Ledger, note: Path | None, key: PublicKey | None) -> Itera
             checkpoints.append(_opened(note, key))
         except BadNote as error:
             yield Finding("checkpoint", f"{note}: {error}")
+    if (source := ledger.unfinished()) is not None:
+        yield Finding(
+            "missing", f"an unfinished copy of {source}: copy again, and it goes on where it stopped"
+        )
     sound = True
     with progress("verify", _size(ledger)) as advance:
         for finding in ledger.verify(VENUES.values(), checkpoints=checkpoints, advance=advance):

@@ -2,7 +2,8 @@
 
 Knows two ledgers and the rows between them; knows no projection and no transport. What is copied is what the source
 held when it began. The rows go over as they are stored, whole frames in one transaction: whenever it is killed, the
-target is a beginning of the source, and it goes on after it.
+target is a beginning of the source, and it goes on after it. Until it was checked the target says that it is not
+finished (`Ledger.unfinished`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from hashlib import sha256
+from itertools import chain as chained
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +22,7 @@ from ledger.errors import Conflict, Corrupt, StoreError
 from ledger.events import Event, Source, keyed_ns
 from ledger.ledger import Ledger
 from ledger.notes import Checkpoint, Head
-from ledger.rows import Rows
+from ledger.rows import COPY, Change, Rows
 from ledger.seal import Sealed, Tree
 from ledger.store import READERS, recorded
 from ledger.verify import Advance, Chain, Reader, is_one_frame, taken
@@ -32,6 +34,7 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _SERVER: Final = "SELECT CAST(pg_postmaster_start_time() AS TEXT), current_database(), current_schema()"
 """What no two places on servers have in common."""
+_FINISHED: Final[Change] = ("DELETE FROM ledger_copy", [()])
 _OTHER: Final = "{}: {} is not what {} has there: it is no beginning of it; nothing was written"
 _OTHERS: Final = "{}: somebody else wrote to it: what was copied ends at position {}, and it does not"
 
@@ -62,13 +65,16 @@ def copy(source: Ledger, target: Ledger, advance: Advance = lambda _: None) -> C
     with source.view() as view, closing(_frames(view, whole := _Whole())) as frames:
         with target.view() as held:
             there, ahead = _go_past(held, frames, source.name, advance)
-        _copy(frames, target, there, ahead, advance)
+        first = next(frames, None)
+        if first is not None:
+            _begin(target, source.name)
+            _copy(chained([first], frames), target, there, ahead, advance)
     return Copied(there, whole.stands(source.name), whole.frames.digest(), whole.keys)
 
 
 def check(target: Ledger, copied: Copied, advance: Advance = lambda _: None) -> None:
-    """Read the whole target again, hash it, and compare where it stands. Raises Corrupt where it is not where the
-    source stood, Conflict where somebody else wrote to it meanwhile."""
+    """Read the whole target again, hash it, and compare where it stands: the copy is finished then. Raises Corrupt
+    where it is not where the source stood, Conflict where somebody else wrote to it meanwhile."""
     wanted = copied.stands
     with target.view() as view:
         for frame in _frames(view, whole := _Whole()):
@@ -86,6 +92,8 @@ def check(target: Ledger, copied: Copied, advance: Advance = lambda _: None) -> 
     ):
         if not same:
             raise Corrupt(f"{target.name}: its {what} are not those of {wanted.origin}")
+    if target.unfinished() is not None:
+        target.write([_FINISHED])
 
 
 def is_same(one: Ledger, other: Ledger) -> bool:
@@ -275,6 +283,13 @@ def _copy(frames: Iterator[_Frame], target: Ledger, there: int, ahead: int, adva
         size += frame.size
     if rows.seals:
         _take(target, rows, there, advance)
+
+
+def _begin(target: Ledger, source: str) -> None:
+    """Let the target say that it is not finished."""
+    made: list[Change] = [] if target.columns("ledger_copy") else [(COPY, [()])]
+    row = (source.encode("utf-8", "backslashreplace").decode(),)
+    target.write([*made, _FINISHED, ("INSERT INTO ledger_copy (source) VALUES (?)", [row])])
 
 
 def _take(target: Ledger, rows: Rows, there: int, advance: Advance) -> int:

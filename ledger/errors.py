@@ -12,6 +12,7 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── LeaseLost            another process feeds the account, or has since; nothing of the batch is stored
 │   ├── Unstorable           an id or a number that no database holds, or not this one; its frame is quarantined
 │   ├── Unsealed             a ledger of a version before seals, opened to read only
+│   ├── Unfinished           a copy of another ledger that was not finished: what it says is not all there is
 │   └── Corrupt              a stored event cannot be read, or the file is damaged
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
 │   ├── Rejected             the venue refused us: a login to be tried again at most twice
@@ -72,6 +73,10 @@ class LeaseLost(StoreError):  # noqa: N818
 
 class Unsealed(StoreError):  # noqa: N818
     """A ledger of a version before seals: they are made when it is first opened to write."""
+
+
+class Unfinished(StoreError):  # noqa: N818
+    """A copy of another ledger that was not finished (`ledger.copying`). Copy again: it goes on where it stopped."""
 
 
 class Corrupt(StoreError):  # noqa: N818

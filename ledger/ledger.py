@@ -101,12 +101,17 @@ Done: TypeAlias = tuple[Tally, int]
 class Ledger:
     """A ledger in memory (`Ledger()`) or in a SQLite file (`Ledger("ledger.db")`); a context manager.
 
-    One process writes at a time; any number may read with `read_only=True`. Raises NoSuchLedger, LedgerBusy.
+    One process writes at a time; any number may read with `read_only=True`. Raises NoSuchLedger, LedgerBusy; Unfinished
+    for what a copy was begun into and not finished, unless `unfinished` is said: who copies on, or verifies it.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False, unfinished: bool = False
+    ) -> None:
         place = path if path is None or is_url(str(path)) else Path(path)
-        self._store: Final = Store(place if place is None else str(place), read_only=read_only)
+        self._store: Final = Store(
+            place if place is None else str(place), read_only=read_only, unfinished=unfinished
+        )
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._firsts: Final = Firsts(self._store.fills, self._store.last_version)
         self._leases: dict[str, Lease] = {}
@@ -276,6 +281,10 @@ class Ledger:
     def view(self) -> AbstractContextManager[View]:
         """One moment of the whole ledger, row by row as it is stored. For who copies it (`ledger.copying`)."""
         return self._store.view()
+
+    def unfinished(self) -> str | None:
+        """The name of the ledger of which this one is an unfinished copy; None where it is none."""
+        return self._store.unfinished()
 
     def take(self, rows: Rows) -> None:
         """Store rows as they are, in one transaction: those that follow in the ledger that this one is a copy of."""

@@ -131,9 +131,11 @@ def private_key(text: str) -> PrivateKey:
 
 def public_key(text: str) -> PublicKey:
     """A key read back. Raises BadKey."""
+    if text.strip().startswith("PRIVATE+"):
+        raise BadKey("this is a private key, for its owner alone: give the public one")
     found = _PUBLIC.fullmatch(text.strip())
     key = None if found is None else _key_bytes(found[3])
-    if found is None or key is None or text.startswith("PRIVATE+"):
+    if found is None or key is None:
         raise BadKey("not a public key: it is written name+hash+base64")
     made = PublicKey(found[1], key)
     if made.hash.hex() != found[2]:

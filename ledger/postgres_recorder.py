@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 from ledger.arrays import ARRAYS, blobs, numbers, texts
 from ledger.dialect import query, spoken
 from ledger.errors import StoreError
-from ledger.rows import MEMORIES, Rows
+from ledger.rows import COPY, MEMORIES, Rows
 
 CONNECT_S: Final = 5
 LOCK_S: Final = 10
@@ -34,7 +34,7 @@ KEEPALIVE: Final = {
 READERS_MAX: Final = 16
 SCHEMA_VERSION: Final = 1
 TABLES: Final = ("stored_events", "evidence", "natural_keys")
-MADE: Final = (*TABLES, "ledger_leases", "feed_memories")
+MADE: Final = (*TABLES, "ledger_leases", "feed_memories", "ledger_copy")
 """Those that are there before anyone writes: not everyone who writes may make tables."""
 
 _NOT_OF_THE_ENVIRONMENT: Final = ("host", "hostaddr", "port", "dbname", "user")
@@ -57,6 +57,7 @@ _CREATE: Final = (
     # A token is raised by whoever takes the lease after another.
     'CREATE TABLE IF NOT EXISTS ledger_leases (name TEXT COLLATE "C" PRIMARY KEY, token BIGINT NOT NULL)',
     spoken(MEMORIES),
+    spoken(COPY),
     "CREATE TABLE IF NOT EXISTS ledger_schema (version BIGINT NOT NULL)",
 )
 _APPEND: Final = """

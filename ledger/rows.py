@@ -28,6 +28,9 @@ MEMORIES: Final = (
 )
 """What makes the table of what conversations remember (`ledger.memory`)."""
 
+COPY: Final = "CREATE TABLE IF NOT EXISTS ledger_copy (source TEXT PRIMARY KEY)"
+"""What makes the table that names the ledger of which a store is an unfinished copy (`ledger.copying`)."""
+
 Wait: TypeAlias = Callable[[float], bool]
 """Waits so many seconds at most; whether something may have been appended."""
 

@@ -29,6 +29,8 @@ from transports import Feed, Health, Live, live
 REFRESH_S: Final = 0.25
 CATCH_UP_S: Final = 1.0
 CATCH_UP_EVENTS_MAX: Final = 10_000
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""What stops the feeds."""
 
 
 def run_feeds(
@@ -76,8 +78,21 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+@contextlib.contextmanager
+def told_once() -> Generator[None]:
+    """In which a signal that comes when feeds were stopped changes nothing: what is left to do takes no time."""
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 async def _stop_on_signal(running: Live) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    for each in SIGNALS:  # as it is to be when nobody receives them any more (`told_once`)
+        signal.signal(each, signal.SIG_IGN)
+    with anyio.open_signal_receiver(*SIGNALS) as signals:
         async for number in signals:
             running.stop(f"stopped: {signal.Signals(number).name}")
 

@@ -71,22 +71,27 @@ class StoreWarning(UserWarning):
     """Something about the machine makes the store less safe than it should be."""
 
 
+class _Connection(SQLiteConnection):
+    wait_s: float = BUSY_TIMEOUT_S
+    """How long it waits for a lock."""
+
+
 class _Pool(SQLiteConnectionPool):
     """Connections with the durability set and read back; the stock pool leaves `synchronous` to the library build."""
 
     _end: float | None = None
-    _is_hurried = False
 
     def give_up_at(self, moment: float | None) -> None:
         """Wait until then at most (`time.monotonic`) for a lock that another process has; None: as long as ever."""
         self._end = moment
-        self._is_hurried = True
 
     def _hurry(self, connection: SQLiteConnection) -> SQLiteConnection:
-        if self._is_hurried:
-            left_s = BUSY_TIMEOUT_S if self._end is None else self._end - time.monotonic()
-            wait_s = max(0.0, min(left_s, BUSY_TIMEOUT_S))
+        assert isinstance(connection, _Connection)
+        left_s = BUSY_TIMEOUT_S if self._end is None else self._end - time.monotonic()
+        wait_s = max(0.0, min(left_s, BUSY_TIMEOUT_S))
+        if wait_s != connection.wait_s:
             connection.cursor().execute(f"PRAGMA busy_timeout={wait_s * 1000:.0f}")
+            connection.wait_s = wait_s
         return connection
 
     def get_connection(
@@ -132,7 +137,7 @@ class _Pool(SQLiteConnectionPool):
     def _create_connection(self) -> SQLiteConnection:
         connection = self.connect()
         connection.row_factory = sqlite3.Row
-        return SQLiteConnection(sqlite_conn=connection, max_age=self.max_age)
+        return _Connection(sqlite_conn=connection, max_age=self.max_age)
 
 
 class _Datastore(SQLiteDatastore):
@@ -237,7 +242,7 @@ _notices: Final[WeakValueDictionary[str, _Notice]] = WeakValueDictionary()
 
 
 def _notice_of(path: Path | None) -> _Notice:
-    return _Notice() if path is None else _notices.setdefault(str(path.resolve()), _Notice())
+    return _Notice() if path is None else _notices.setdefault(os.path.realpath(path), _Notice())
 
 
 class SQLite:
@@ -549,7 +554,7 @@ class _WriterLock:
             return _warn_two_writers(path)
         try:
             # Beside the file itself: two links to one ledger are one ledger.
-            handle = os.open(f"{path.resolve()}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(f"{os.path.realpath(path)}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
         try:

@@ -16,7 +16,7 @@ import msgspec
 from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from ledger.account import Account, Keyed, Recorded
-from ledger.errors import Corrupt, ReadOnly, StoreError, Unstorable
+from ledger.errors import Corrupt, ReadOnly, StoreError, Unfinished, Unstorable
 from ledger.events import TOPICS, Event, FillRecorded, ids, keyed_ns, numbers, opened_key
 from ledger.rows import Cell, Change, Engine, Evidence, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
@@ -125,15 +125,30 @@ class Store:
     """One ledger's storage: append and read. Thread-safe for any number of readers beside one writer.
 
     `place` is a file, the URL of a PostgreSQL database, or None for memory. Raises NoSuchLedger, LedgerBusy or
-    StoreError.
+    StoreError; Unfinished, unless `unfinished` ones are wanted, too.
     """
 
-    def __init__(self, place: str | Path | None, *, read_only: bool = False) -> None:
+    def __init__(
+        self, place: str | Path | None, *, read_only: bool = False, unfinished: bool = False
+    ) -> None:
         self.read_only: Final = read_only
         self._engine: Final = engine_of(place, read_only=read_only)
         self.name: Final = self._engine.name
         self.in_file: Final = self._engine.FILE
         self._mapper: Final = EventMapper()
+        try:
+            if not unfinished and (source := self.unfinished()) is not None:
+                raise Unfinished(
+                    f"{self.name}: an unfinished copy of {source}: copy again, and it goes on where it stopped"
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def unfinished(self) -> str | None:
+        """The ledger of which this is an unfinished copy; None where it is none."""
+        found = self.select("SELECT source FROM ledger_copy") if self.columns("ledger_copy") else []
+        return str(found[0][0]) if found else None
 
     def close(self) -> None:
         """Close every connection and let the next writer in."""

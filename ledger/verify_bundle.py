@@ -394,9 +394,15 @@ def ends_of(rows: list[Row], start: Decimal | None) -> set[Decimal]:
 
 def head_of(note: Any, key_text: str, account: str) -> tuple[str, int, bytes]:
     """The name of the log, and where the account stood, from a note that the key signed (C2SP signed-note)."""
-    key_name, key_hash, key = [*key_text.strip().split("+", 2), "", ""][:3]
+    key_text, none = key_text.strip(), "not a public key: it is written name+hash+base64"
+    check(
+        not key_text.startswith("PRIVATE+"),
+        "the key is a private one, for its owner alone: give the public one",
+    )
+    check(key_text.count("+") >= 2, none)
+    key_name, key_hash, key = key_text.split("+", 2)
     public = data(key)
-    check(len(public) == 33 and public[0] == 1, "not a public key: it is written name+hash+base64")
+    check(len(public) == 33 and public[0] == 1, none)
     told = hashlib.sha256(f"{key_name}\n".encode() + public).digest()[:4]
     check(told.hex() == key_hash, "the public key is damaged: its hash does not fit")
     check(isinstance(note, str) and note.endswith("\n") and "\n\n" in note, "no signed checkpoint")

@@ -127,6 +127,7 @@ class Table(Generic[R]):
         self.changed = 0
         """How often a row was changed, or all were forgotten: what was worked out of its rows holds while it is the
         same."""
+        self.columns: Final = set(row.__struct_fields__)
         self.create: Final = shape.create
         self.index: Final = (
             None if index is None else f"CREATE INDEX IF NOT EXISTS {name}_by_{index} ON {name} ({index})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ledger.errors import StoreError
 from projections.tables import Database
 from projections.view_columns import VIEWS, View
 from projections.view_sql import on_server, query_of, relations, sql_of
@@ -36,7 +37,10 @@ def _is_same_on_server(database: Database, view: View) -> bool:
     if database.columns(view.name) != {each.name for each in view.columns}:
         return False
     query = f"({query_of(view, server=True)}) AS {view.name}"
-    return any(_plan(database, view, view.name) == _plan(database, view, query) for _ in range(PLANS_MAX))
+    try:
+        return any(_plan(database, view, view.name) == _plan(database, view, query) for _ in range(PLANS_MAX))
+    except StoreError:  # the tables it is of are not as they were made
+        return False
 
 
 def _plan(database: Database, view: View, of: str) -> list[str]:

@@ -95,9 +95,9 @@ def dropping(database: Database, found: dict[str, str], others: set[str]) -> lis
 
 def emptying(database: Database, tables: Sequence[Table[Any]], *, before: Cell, now: int) -> list[Change]:
     """The statements that make a projection's tables anew, which it had made as of a version `before` (None: never).
-    Where views are of them, tables of this version stay, and only their rows go; of others the views go too, until
-    they are made again. Raises StoreError where a table or view of somebody else's has the name of one that was never
-    made."""
+    Where views are of them, and on a server, where others may have rights to them, tables of this version stay, and
+    only their rows go; of others, and of such that somebody changed, the views go too, until they are made again.
+    Raises StoreError where a table or view of somebody else's has the name of one that was never made."""
     found, others, server = relations(database), foreign(database), on_server(database)
     for table in tables:
         if before is None and table.name in others:
@@ -105,10 +105,9 @@ def emptying(database: Database, tables: Sequence[Table[Any]], *, before: Cell, 
     shown = bool(TABLES & {table.name for table in tables}) and any(
         found.get(view.name) == "view" and view.name not in others for view in VIEWS
     )
-    if shown and before == now:
-        return [
-            change for each in tables for change in ((each.create, [()]), (f"DELETE FROM {each.name}", [()]))
-        ]
+    as_made = before == now and all(database.columns(each.name) == each.columns for each in tables)
+    if as_made and (shown or server):
+        return [(f"DELETE FROM {each.name}", [()]) for each in tables]
     changes = dropping(database, found, others) if shown else []
     for table in tables:
         former = RENAMED.get(table.name, "")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ledger.notes import new_key
 from tests.terminal import feed, rows, run, unheard
 
 U = "5066154a102ee037390c5236f78db23239b49c5748d3d349f3ccf04b55534458"
@@ -295,6 +296,11 @@ def test_balances_as_of_a_version_and_as_of_a_time(tmp_path: Path) -> None:
     [
         (["balances", "--db", "none.db"], "none.db"),
         (["balances", "--db", "a.db", "bitopro:nobody"], "bitopro:nobody"),
+        (["balances", "--db", "a.db", "\udcff"], "a.db has no account '\\udcff'"),
+        (["balances", "--db", "loop"], "loop: there is no ledger here"),
+        (["ingest", "--db", "loop", "bitopro", "main", "text.txt"], "loop: "),
+        (["checkpoint", "--db", "postgresql://[::1/db", "--key", "text.txt"], "text.txt: not a private key"),
+        (["checkpoint", "--db", "postgresql://[::1/db", "--key", "a.key"], "not the URL of a PostgreSQL"),
         (["balances", "--db", "a.db", "--at", "yesterday"], "yesterday"),
         (["balances", "--db", "a.db", "bitopro:main", "--at", "4"], "no version 4 yet, the last is 3"),
         (["balances", "--db", "a.db", "--at", "1716200000001"], "2026-11-21T12:00:00Z"),
@@ -328,6 +334,8 @@ def test_bad_usage_and_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
     (tmp_path / "text.txt").write_text("hello\n")
+    (tmp_path / "a.key").write_text(new_key("any").text())
+    (tmp_path / "loop").symlink_to("loop")
     frame = json.dumps({"received": "2026-01-01T00:00:00Z", "text": bitopro("t", 1639553303365).decode()})
     header = {
         "tape": 1,
@@ -560,6 +568,20 @@ def test_the_command_is_that_of_the_package() -> None:
 def test_what_nobody_heard_is_neither_done_nor_a_finding(tmp_path: Path, args: tuple[str, ...]) -> None:
     feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
     assert (141, "") == unheard(tmp_path, args[0], "--db", "a.db", *args[1:])
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("args", [("--help",), ("--version",), ("balances", "--help")], ids=" ".join)
+def test_help_that_nobody_heard_is_no_finding(tmp_path: Path, args: tuple[str, ...]) -> None:
+    assert (141, "") == unheard(tmp_path, *args)
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("args", [("balances", "--db", "none.db"), ("balances",), ()], ids=" ".join)
+def test_a_complaint_that_nobody_heard_is_bad_usage_all_the_same(
+    tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    assert (2, "", "") == _in_shell(tmp_path, "2>/dev/full", *args)
 
 
 @pytest.mark.sqlite

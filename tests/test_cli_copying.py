@@ -20,7 +20,7 @@ import pytest
 from ledger import Ledger, copying
 from ledger.cli import main
 from ledger.cli.options import PROJECTIONS
-from ledger.errors import StoreError
+from ledger.errors import StoreError, Unfinished
 from ledger.rows import Rows
 from ledger.store import Store
 from tests.scripted import delta, feed, says
@@ -150,6 +150,69 @@ def test_a_damaged_source_is_named_and_exit_code_1(source: Path) -> None:
     )
 
 
+# What reads a copy that was not finished -----------------------------------------------------------------------------
+
+
+READING: Final = (
+    *((each,) for each in ("accounts", "balances", "gaps", "quarantine", "replay", "views", "coverage")),
+    ("audit", "any"),
+    ("ingest", "bitopro", "main", "-"),
+)
+
+
+@pytest.mark.parametrize("name", ["b.db", "pg"])
+def test_a_copy_that_was_killed_says_so_until_it_is_copied_again(
+    made: Path,
+    places: Callable[[str], str],
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ran(command: str, *args: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([command, *args])
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    target = places(name)
+    words = f"an unfinished copy of {made}: copy again, and it goes on where it stopped"
+    assert not is_done(forked(str(made), target, dies_in_transaction(2, "before")))
+    with pytest.raises(Unfinished, match=words):
+        Ledger(target, read_only=True)
+    for command, *args in READING:
+        code, out, err = ran(command, "--db", target, *args)
+        assert (2, "", 1) == (code, out, err.count("\n"))
+        assert err.endswith(f": {words}\n")
+    code, out, _ = ran("verify", "--db", target, "--json")
+    assert (1, [words]) == (
+        code,
+        [each["reason"] for each in json.loads(out) if each["what"] == "missing"],
+    )
+    assert 2 == ran("copy", "--from", target, "--to", str(tmp_path / "c.db"))[0]
+    assert is_done(forked(str(made), target, lambda: None))
+    assert 0 == ran("balances", "--db", target)[0]
+    assert "unfinished" not in ran("verify", "--db", target)[1]
+
+
+def test_a_copy_with_nothing_left_to_copy_keeps_no_reader_out(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = ["copy", "--from", str(source), "--to", str(tmp_path / "b.db")]
+    read: list[str | None] = []
+    straight = copying.check
+
+    def check(*args: Any) -> None:
+        with Ledger(tmp_path / "b.db", read_only=True, unfinished=True) as ledger:
+            read.append(ledger.unfinished())
+        straight(*args)
+
+    monkeypatch.setattr("ledger.cli.copying.check", check)
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            main(copy)
+    assert [str(source), None] == read
+
+
 # kill -9 -------------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +284,7 @@ def dies_in_write(number: int) -> Callable[[], None]:
 
 def check_beginning(place: str, original: dict[str, list[Any]]) -> int:
     """What is there is a beginning of the original, nothing wrong with it; how many events."""
-    with Ledger(place, read_only=True) as ledger, ledger.view() as view:
+    with Ledger(place, read_only=True, unfinished=True) as ledger, ledger.view() as view:
         events, frames = list(view.events()), [row[1:] for row in view.frames()]
         assert original["events"][: len(events)] == events
         assert original["frames"][: len(frames)] == frames
@@ -248,7 +311,7 @@ def test_killed_while_projections_are_folded_it_goes_on_and_ends_equal(
     made: Path, original: dict[str, list[Any]], places: Callable[[str], str], name: str, step: int
 ) -> None:
     target, kills = places(name), 0
-    for number in range(1, WRITES, step):
+    for number in range(2, WRITES, step):  # the first is before the events
         if is_done(forked(str(made), target, dies_in_write(number))):
             break
         assert len(original["events"]) == check_beginning(target, original)

@@ -26,6 +26,7 @@ from tests import tampering
 from tests.databases import Schemas
 from tests.scripted import delta, feed, says
 from tests.terminal import run
+from tests.test_postgres import in_role
 from tests.test_run import DEMO, TAPES, served
 
 
@@ -316,3 +317,32 @@ def test_the_demo_shows_where_it_wrote_and_no_password(schemas: Schemas, tmp_pat
 def test_the_tapes_are_the_demos() -> None:
     assert Path(run_module.__file__).parent / "demo" == TAPES
     assert 5 == len(list(TAPES.glob("*.tape")))
+
+
+def test_what_a_role_may_not_do_is_told_in_a_line(command: Command, schemas: Schemas) -> None:
+    url = schemas.kept()
+    with Ledger(url) as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})))
+        bring_up_all(ledger)
+        ledger.write([("UPDATE balances SET total='2'", [()])])
+    reads = in_role(url, "ledger_reads", "SELECT", "SELECT")
+    assert [0, 0, 1] == [command(each, "--db", reads).code for each in ("balances", "gaps", "replay")]
+    more = ": that takes more rights than this role has\n"
+    for args in (("views",), ("ingest", "bitopro", "main", "-"), ("quarantine", "retry")):
+        ran = command(args[0], "--db", reads, *args[1:])
+        assert (2, "", 1) == (ran.code, ran.out, ran.err.count("\n"))
+        assert ran.err.endswith(f"permission denied for table projection_positions{more}")
+    ran = command("replay", "--db", reads, "--rebuild")
+    assert (2, 1, True) == (ran.code, ran.err.count("\n"), ran.err.endswith(more))
+    assert "balances: stored " in ran.out
+    ran = command("balances", "--db", f"{url}%20-crole%3Dpg_monitor")
+    assert (2, "") == (ran.code, ran.out)
+    assert ran.err.endswith(": the schema of its search_path is not there, or not for this role\n")
+    ran = command("views", "--db", f"{url}%20-cdefault_transaction_read_only%3Don")
+    assert (2, "") == (ran.code, ran.out)
+    assert ran.err.endswith("in a read-only transaction: it can only be read here\n")
+    for role in (url, in_role(url, "ledger_feeds")):
+        with Ledger(url) as ledger:
+            ledger.write([("UPDATE balances SET total='2'", [()])])
+        assert 1 == command("replay", "--db", role, "--rebuild").code
+        assert 0 == command("replay", "--db", reads).code  # who might read the tables still may

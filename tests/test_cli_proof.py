@@ -190,14 +190,16 @@ def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(folder: Path, forge
 
 @pytest.mark.sqlite
 def test_the_options_of_a_checkpoint_go_together_and_bad_ones_are_told_in_a_line(folder: Path) -> None:
-    for args in (
-        ["--checkpoint", "a.db.checkpoint"],
-        ["--public-key", "accountledger.pub"],
-        ["--checkpoint", "no", "--public-key", "accountledger.pub"],
-        ["--checkpoint", "a.db.checkpoint", "--public-key", "a.db.checkpoint"],
-        ["--checkpoint", "a.db.checkpoint", "--public-key", "accountledger.key"],
+    private = "accountledger.key: this is a private key, for its owner alone: give the public one"
+    for args, said in (
+        (["--checkpoint", "a.db.checkpoint"], "go together"),
+        (["--public-key", "accountledger.pub"], "go together"),
+        (["--checkpoint", "no", "--public-key", "accountledger.pub"], "does not exist"),
+        (["--checkpoint", "a.db.checkpoint", "--public-key", "a.db.checkpoint"], "not a public key"),
+        (["--checkpoint", "a.db.checkpoint", "--public-key", "accountledger.key"], private),
     ):
         ran = verify(folder, *args)
+        assert said in ran.err
         assert (2, "", 1) == (ran.code, ran.out, len(ran.err.splitlines()))
         assert (folder / "accountledger.key").read_text()[-40:].strip() not in ran.err
 
@@ -495,6 +497,58 @@ def test_what_the_views_show_that_was_changed_is_found_and_mended_by_a_rebuild(
         assert (0, "") == (code, err), out
     with Ledger(told, read_only=True) as ledger:
         assert before == shown(ledger)
+
+
+@pytest.mark.few(3)
+@pytest.mark.parametrize(
+    ("command", "of", "change"),
+    [
+        (
+            "history",
+            "the table history is not as it was made",
+            "ALTER TABLE history RENAME COLUMN amount TO more",
+        ),
+        ("views", "the table shown_balances is not as it was made", "DROP TABLE shown_balances CASCADE"),
+        ("balances", "balances of bitopro:desk was changed", "UPDATE balances SET time_ns=NULL"),
+        (
+            "follow",
+            "balance_subjects of bitopro:desk was changed",
+            "UPDATE balance_subjects SET instants='{}'",
+        ),
+        ("accounts", "accounts of bitopro:desk was changed", "UPDATE accounts SET first_ns=NULL"),
+        ("coverage", "sessions of bitopro:desk was changed", "UPDATE sessions SET opened_ns=NULL"),
+        ("accounts", "the table accounts is not as it was made", "DROP TABLE accounts CASCADE"),
+        (None, "stated_balances of", "UPDATE stated_balances SET balances='[[1]'"),
+    ],
+)
+def test_what_nobody_can_read_any_more_is_named_in_a_line_and_mended_by_a_rebuild(
+    told: Path, capsys: pytest.CaptureFixture[str], command: str | None, of: str, change: str
+) -> None:
+    with Ledger(told) as ledger:
+        before = shown(ledger)
+        ledger.write([(change if on_server(ledger) else change.removesuffix(" CASCADE"), [()])])
+    if command is not None:
+        args = ["--for", "0"] if command == "follow" else []
+        code, _, err = called(capsys, command, "--db", told, *args)
+        assert (2, 1) == (code, err.count("\n")), err
+        assert f": {of}: `accountledger verify` names" in err
+    assert 1 == called(capsys, "verify", "--db", told).code
+    assert 1 == called(capsys, "replay", "--db", told, "--rebuild").code
+    code, out, err = called(capsys, "verify", "--db", told)
+    assert (0, "") == (code, err), out
+    with Ledger(told, read_only=True) as ledger:
+        assert before == shown(ledger)
+
+
+def test_a_defect_is_not_taken_for_something_that_was_changed(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(*_: object) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr("projections.Accounts.rows", rows)
+    with pytest.raises(TypeError, match="a defect"):
+        main(["accounts", "--db", str(told)])
 
 
 def shown(ledger: Ledger) -> dict[str, list[Any]]:

@@ -224,7 +224,10 @@ def test_every_transaction_holds_whole_frames(
 def test_progress_is_told_of_every_event_compared_or_copied(made: Path, tmp_path: Path) -> None:
     for there in (0, 80):
         told: list[int] = []
-        with Ledger(made, read_only=True) as source, Ledger(tmp_path / "b.db") as target:
+        with (
+            Ledger(made, read_only=True) as source,
+            Ledger(tmp_path / "b.db", unfinished=True) as target,
+        ):
             assert there == copy(source, target, told.append).there
         assert 80 == sum(told)
 

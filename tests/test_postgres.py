@@ -379,15 +379,17 @@ def test_twenty_that_make_the_same_ledger_at_once_make_one(schemas: Schemas) -> 
     schemas.forget()
 
 
-def in_role(url: str, role: str) -> str:
-    """The URL of a ledger, for somebody who may do in its schema what `role` may."""
+def in_role(
+    url: str, role: str, rows: str = "SELECT, INSERT, UPDATE, DELETE", numbers: str = "USAGE, UPDATE"
+) -> str:
+    """The URL of a ledger, for somebody who may do that with its rows and sequences, and no more, in its schema."""
     with closing(psycopg.connect(url, autocommit=True)) as owner:
         ((schema,),) = owner.execute("SELECT current_schema()").fetchall()
         owner.execute(
             f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
             f"GRANT USAGE ON SCHEMA {schema} TO {role}; "
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; "
-            f"GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}".encode()
+            f"GRANT {rows} ON ALL TABLES IN SCHEMA {schema} TO {role}; "
+            f"GRANT {numbers} ON ALL SEQUENCES IN SCHEMA {schema} TO {role}".encode()
         )
     return f"{url}%20-crole%3D{role}"
 

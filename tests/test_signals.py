@@ -246,6 +246,38 @@ def test_a_second_signal_changes_nothing(tmp_path: Path) -> None:
     check(tmp_path, exchange, ["stopped: SIGINT"])
 
 
+SLOW_TO_TELL: Final = """
+import time
+from projections import Views
+
+def tell(self):
+    print("telling", flush=True)
+    time.sleep(1)
+
+Views.tell = tell
+Views.tell_at_times = lambda self: None
+"""
+
+
+@pytest.mark.few(0)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_when_the_feeds_have_ended_changes_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_TO_TELL)
+    with bitopro() as exchange, pushing(exchange):
+        write(tmp_path, VENUE_BITOPRO.format(account="main", secret="BITOPRO_SECRET", url=exchange.ws))
+        process = Process(tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+        exchange.until(lambda: bool(exchange.live), 10)
+        time.sleep(0.6)
+        process.send(signal.SIGTERM)
+        assert process._process.stdout is not None
+        assert any(line == "telling\n" for line in process._process.stdout)
+        code, _, err = process.end(number)
+    assert (code, err) == (0, "")
+    check(tmp_path, exchange, ["stopped: SIGTERM"])
+
+
 @pytest.mark.few(0)
 def test_a_refused_login_is_told_and_the_other_feed_goes_on(tmp_path: Path) -> None:
     with bitopro() as well, bitopro("another-test-secret") as wrong, pushing(well):

@@ -351,6 +351,50 @@ def test_a_wrong_first_line_is_named_at_once(tmp_path: Path, header: str, why: s
         opened(path)
 
 
+SORTED = json.dumps(json.loads(HEADER), sort_keys=True)
+
+
+@pytest.mark.parametrize("header", [HEADER, SORTED, "\ufeff" + HEADER, "\ufeff" + SORTED + "\r"])
+def test_a_tape_is_one_whatever_a_tool_made_of_its_first_line(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "a.tape"
+    path.write_text(f"{header}\n{heard('x')}\n")
+    with opened(path) as recording:
+        assert ("v", "main", "desk-1", OPENED_NS) == (
+            recording.venue,
+            recording.account,
+            recording.session,
+            recording.opened_ns,
+        )
+    assert [b"x"] == frames(path)
+
+
+@pytest.mark.parametrize("order", [False, True], ids=["as written", "sorted"])
+@pytest.mark.parametrize("documents_max", [tape.DOCUMENT_BYTES_MAX, 10], ids=["small", "large"])
+def test_a_tape_whose_lines_were_broken_up_is_refused_before_anything_is_read_of_it(
+    tmp_path: Path, order: bool, documents_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tape, "DOCUMENT_BYTES_MAX", documents_max)
+    path = tmp_path / "a.tape"
+    entries = [json.loads(line) for line in (HEADER, heard("x"))]
+    path.write_text("".join(json.dumps(each, indent=2, sort_keys=order) + "\n" for each in entries))
+    why = "line 1: a tape whose lines are broken up: an entry is one line (jq -c)"
+    assert ([], f"{path}, {why}") == until_wrong(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_text_in_utf_16_is_refused(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.tape"
+    path.write_text("\ufeff" + HEADER, encoding=encoding)
+    with pytest.raises(BadTape, match=r"a\.tape, line 1: text in UTF-16: convert the file to UTF-8"):
+        opened(path)
+
+
+def test_a_byte_order_mark_is_not_of_the_first_frame(tmp_path: Path) -> None:
+    assert [b'{"a":1}', b'{"b":2}'] == frames_from(tmp_path, '\ufeff{"a":1}\n{"b":2}\n')
+    assert [b'{\n"a":1}'] == frames_from(tmp_path, '\ufeff{\n"a":1}')
+    assert [b"1", b"\xef\xbb\xbf2"] == frames_from(tmp_path, "1\n\ufeff2")
+
+
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_what_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadTape, match=rf"{name}: (No such file|Is a directory)"):

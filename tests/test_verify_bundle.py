@@ -368,6 +368,13 @@ def test_a_key_that_is_none_is_refused_in_one_line(
     refused(bundle, tmp_path, capsys, key)
 
 
+def test_a_private_key_is_told_to_be_one_and_never_shown(
+    bundle: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "NOT PROVED: the key is a private one, for its owner alone: give the public one\n"
+    assert said == refused(bundle, tmp_path, capsys, f"\n{KEY.text()}\n")
+
+
 # Where the events begin is the choice of whoever makes the bundle ----------------------------------------------------
 
 BEGINNINGS: Final[dict[str, tuple[list[Saying], str]]] = {

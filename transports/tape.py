@@ -6,13 +6,15 @@ Knows bytes and times; knows no venue. A tape is text, a JSON object a line:
     {"received": "2026-11-20T09:00:00.120Z", "text": "{…the frame…}"}        or "base64" where it is not UTF-8
     {"closed": "2026-11-20T09:30:00Z", "cause": "end"}                       missing where the recorder was killed
 
-A frame that answers a request has it in its line: "asked": {"request": "GET /accounts/balance", "at": "2026-…Z"}.
+The keys of a line may be in any order. A frame that answers a request has it in its line: "asked": {"request": "GET
+/accounts/balance", "at": "2026-…Z"}.
 `replay` is a transport over such a file: the same frames, at the recorded pace if that is wanted.
 """
 
 from __future__ import annotations
 
 import base64
+import codecs
 import io
 import json
 import os
@@ -42,6 +44,8 @@ LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 DOCUMENT_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
+HEADER_LINES: Final = 7
+"""Of a header that was printed for people, a key a line."""
 _BLANKS: Final = re.compile(r"[ \t\r\n]*")
 _Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 
@@ -75,6 +79,7 @@ class _Entry(Struct, forbid_unknown_fields=True):
 _format = msgspec.json.Decoder(_Format)
 _header = msgspec.json.Decoder(_Header)
 _entry = msgspec.json.Decoder(_Entry)
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _WRONG: Final = (Malformed, ValueError, RecursionError)
 """What a wrong line raises: of msgspec, of UTF-8 and of base64 all are ValueErrors."""
@@ -101,7 +106,7 @@ class Recording:
         self._line = 0
         self._closed = False
         self._cut_short = False
-        self._first = self._read_line()
+        self._first = self._read_first()
         self._is_tape = _looks_like_a_header(self._first)
         if self._is_tape:
             self._open_tape()
@@ -191,6 +196,8 @@ class Recording:
                     break
         except BadTape as error:  # told after the frames before it
             bad = error
+        if _looks_like_a_header(b"".join(lines[:HEADER_LINES])):
+            raise self._bad("a tape whose lines are broken up: an entry is one line (jq -c)", line=1)
         whole = b"\n".join(lines)
         frames = lines  # no document after all: a frame a line, of which the first is broken
         if size <= DOCUMENT_BYTES_MAX and _is_json(whole):
@@ -226,18 +233,21 @@ class Recording:
             self._cut_short = True
             yield [b"".join(parts)]
 
-    def _read_line(self) -> bytes | None:
+    def _read_first(self) -> bytes | None:
         line = self._source.readline(LINE_BYTES_MAX)
         self.bytes_read += len(line)
         if not line:
             return None
         self._line = 1
+        if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise self._bad("text in UTF-16: convert the file to UTF-8")
+        line = line.removeprefix(codecs.BOM_UTF8)  # an editor's, not the venue's
         if not line.endswith(b"\n") and len(line) == LINE_BYTES_MAX:
             raise self._bad(f"a line of more than {LINE_BYTES_MAX} bytes")
         return line.removesuffix(b"\n").removesuffix(b"\r")
 
-    def _bad(self, why: str) -> BadTape:
-        return BadTape(f"{self.name}, line {self._line}: {why}")
+    def _bad(self, why: str, line: int | None = None) -> BadTape:
+        return BadTape(f"{self.name}, line {line or self._line}: {why}")
 
 
 def open_recording(path: Path, now_ns: Callable[[], int] = time.time_ns) -> Recording:
@@ -451,7 +461,13 @@ class Replayed:
 
 
 def _looks_like_a_header(line: bytes | None) -> bool:
-    return line is not None and line.lstrip().startswith(b'{"tape"')
+    """A line that begins as we write it, or an object with such keys in whatever order."""
+    if line is None or line.lstrip().startswith(b'{"tape"'):
+        return line is not None
+    try:
+        return {"tape", "venue"} <= _object(line).keys()
+    except _WRONG:
+        return False
 
 
 def _is_json(text: bytes) -> bool:

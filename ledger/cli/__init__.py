@@ -6,6 +6,7 @@ input, told in one line; 130 interrupted; 141 whoever read the output is gone.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -50,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     try:
         code = cli.main(args=args, prog_name="accountledger", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
+        _say(error.format_message())
         code = BAD
     except click.ClickException as error:
         where = (
@@ -72,4 +73,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _complain(message: str) -> None:
-    print(f"accountledger: {printable(' '.join(message.split()))}", file=sys.stderr)
+    _say(f"accountledger: {printable(' '.join(message.split()))}")
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the exit code says it, too
+        print(text, file=sys.stderr)
+    end_output(sys.stderr)

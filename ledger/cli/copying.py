@@ -35,7 +35,7 @@ def copy(source: str, target: str, as_json: bool) -> int:
     """
     if not (is_url(source) or is_url(target)) and is_same_file(Path(source), Path(target)):
         raise click.UsageError(f"{target}: a ledger is not copied to where it is")
-    with Ledger(source, read_only=True) as one, Ledger(target) as other:
+    with Ledger(source, read_only=True) as one, Ledger(target, unfinished=True) as other:
         try:
             copied = _copied(one, other)
         except Corrupt as error:
@@ -55,10 +55,10 @@ def _copied(source: Ledger, target: Ledger) -> Copied:
     memories = remembered(source)  # before the events: it must not know of frames that are not copied
     with progress("copy", source.position()) as advance:
         copied = copy_events(source, target, advance)
-    with progress("check", copied.stands.size) as advance:
-        check(target, copied, advance)
     if memories:
         remember(target, memories)
+    with progress("check", copied.stands.size) as advance:
+        check(target, copied, advance)
     bring_up_all(target)
     return copied
 

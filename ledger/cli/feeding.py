@@ -110,7 +110,7 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
     stored or taped.
     """
     from ledger.feeds import read_feeds
-    from ledger.run import catch_up_some, run_feeds, say, summary
+    from ledger.run import catch_up_some, run_feeds, say, summary, told_once
 
     settings = read_feeds(feeds, VENUES)
     if tapes is not None:
@@ -120,7 +120,7 @@ def run(db: str, feeds: Path, seconds: float | None, tapes: Path | None) -> int:
             raise click.UsageError(f"{tapes}: {error.strerror}") from None
         if not os.access(tapes, os.W_OK | os.X_OK):
             raise click.UsageError(f"{tapes}: no tape can be written there")
-    with Ledger(db) as ledger:
+    with told_once(), Ledger(db) as ledger:
         views, projections = views_and_all(ledger)
         ended = run_feeds(ledger, settings, projections, views, seconds=seconds, tapes=tapes)
         for health in ended:

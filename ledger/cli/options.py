@@ -8,14 +8,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Final, TextIO, TypeVar
 
 import click
 
 from ledger.console import progress
+from ledger.errors import Corrupt, LedgerError, StoreError
 from ledger.ledger import Ledger
 from ledger.store import URLS, is_url
 from ledger.venue import Venue
@@ -61,6 +62,8 @@ PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (
     Checkpoints,
 )
 
+_CLICKS: Final = (click.ClickException, click.Abort, click.exceptions.Exit)
+
 F = TypeVar("F", bound=Callable[..., Any])
 P = TypeVar("P", bound=Projection)
 
@@ -88,22 +91,33 @@ class Finite(click.FloatRange):
 class _Commands(click.Group):
     """A command whose output nobody reads any more ends as UNHEARD: not done, and nothing was found by it."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _heard():  # --help prints here
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            found = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            end_output()
-            raise click.exceptions.Exit(UNHEARD) from None
-        return found
+        with _heard():
+            return super().invoke(ctx)
 
 
-def end_output() -> None:
-    """Write what is left to be written; where it cannot be, to nobody: at the end it would fail again."""
+@contextlib.contextmanager
+def _heard() -> Generator[None]:
     try:
+        yield
         sys.stdout.flush()
+    except BrokenPipeError:
+        end_output()
+        raise click.exceptions.Exit(UNHEARD) from None
+
+
+def end_output(of: TextIO | None = None) -> None:
+    """Write what is left to be written, to standard output if nothing else is named; where it cannot be, to nobody: at
+    the end it would fail again."""
+    stream = of or sys.stdout
+    try:
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,13 +129,46 @@ def cli() -> None:
     """
 
 
-def db_option(command: F) -> F:
+def db_option(command: Callable[..., int]) -> Callable[..., int]:
+    """The ledger of a command. What somebody changed of what projections stored, and the command stumbled over, is
+    named in one line; whatever else it stumbles over is a defect."""
+
+    @wraps(command)
+    def told(*, db: str, **options: Any) -> int:
+        try:
+            return command(db=db, **options)
+        except (OSError, *_CLICKS):
+            raise
+        except Exception as error:
+            if isinstance(error, LedgerError) and type(error) is not StoreError:
+                raise
+            found = None
+            with contextlib.suppress(StoreError), Ledger(db, read_only=True) as ledger:
+                found = _changed(ledger, error)
+            if found is None:
+                raise
+            raise Corrupt(
+                f"{found}: `accountledger verify` names all that was changed, `accountledger replay --rebuild` folds "
+                "it again"
+            ) from error
+
     return click.option(
         "--db",
         required=True,
         type=click.Path(dir_okay=False),
         help="The ledger: a SQLite file, or a PostgreSQL database (postgresql://user@host/database).",
-    )(command)
+    )(told)
+
+
+def _changed(ledger: Ledger, error: Exception) -> str | None:
+    """What a command stumbled over, where it is something that somebody changed."""
+    from ledger.cli.proof import changed, misshapen  # which has these options, too
+
+    table = misshapen(ledger)
+    if table is not None:
+        return f"{ledger.name}: the table {table} is not as it was made"
+    row = None if isinstance(error, StoreError) else changed(ledger)
+    return None if row is None else f"{ledger.name}: {row} was changed"
 
 
 def json_option(command: F) -> F:
@@ -145,8 +192,10 @@ def account_argument(command: F) -> F:
 
 def checkpoint_of(db: str) -> Path:
     """Where the signed checkpoint of a ledger is kept: beside its file; of a database on a server, in this folder."""
-    name = (urlsplit(db).path.strip("/") or "postgres") if db.startswith(URLS) else db
-    return Path(f"{name}.checkpoint")
+    if db.startswith(URLS):  # perhaps not a right one: opening it says so
+        path = db.partition("://")[2].partition("?")[0].partition("/")[2]
+        db = path.strip("/") or "postgres"
+    return Path(f"{db}.checkpoint")
 
 
 def replaceable(path: Path) -> Path:
@@ -167,8 +216,8 @@ def replaceable(path: Path) -> Path:
 def reading(db: str, account: str | None) -> Generator[tuple[Ledger, str | None]]:
     """The ledger, to read, and the account as the ledger writes it. Raises where it is not there."""
     with Ledger(db, read_only=True) as ledger:
-        if account is not None and account not in caught_up(ledger, Accounts(ledger)):
-            known = [row.account for row in Accounts(ledger).rows()]
+        known = [] if account is None else [row.account for row in caught_up(ledger, Accounts(ledger)).rows()]
+        if account is not None and account not in known:
             alike = [name for name in known if name.casefold() == account.casefold()]
             if len(alike) != 1:
                 raise click.UsageError(

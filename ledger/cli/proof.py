@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -14,12 +14,14 @@ from ledger.cli.options import (
     FINDINGS,
     PROJECTIONS,
     account_argument,
+    bring_up,
     bring_up_all,
     cli,
     db_option,
     reading,
 )
 from ledger.console import out, progress, show_table
+from ledger.errors import StoreError
 from ledger.ledger import Ledger
 from projections import Projection, Views, compare
 from projections.checkpoints import Checkpoints
@@ -40,10 +42,7 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
         summary: list[dict[str, Any]] = []
         for fold in folds:
             one, other = fold.stored, fold.folded
-            found = [
-                f"{each.table}: stored {each.stored}, folded {each.folded}"
-                for each in compare(one, other, account)
-            ]
+            found = [f"{each.table}: {each.said}" for each in unlike(fold, account)]
             if isinstance(one, Shown):
                 found += [
                     f"{name}: the view is not defined as it was made" for name in misdefined(ledger, one)
@@ -62,22 +61,31 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
         show_table(summary)
     differences = sum(each["differences"] for each in summary)
     unstored = [each["projection"] for each in summary if events and not each["stored up to"]]
-    if differences and rebuild:
-        with Ledger(db) as ledger:
-            fresh = [projection(ledger) for projection in PROJECTIONS]
-            for each in fresh:
-                each.subscription.reset()
-            bring_up_all(ledger)
-            Views(ledger).define()
-        verdict = f"{differences} differences; the projections were rebuilt"
-    elif differences:
-        verdict = f"{differences} differences (replay --rebuild keeps the fresh fold)"
+    if differences:
+        verdict = f"{differences} differences" + (
+            "" if rebuild else " (replay --rebuild keeps the fresh fold)"
+        )
     elif unstored:
         verdict = f"every stored projection equals the fresh fold; not stored yet: {', '.join(unstored)}"
     else:
         verdict = "every projection equals the stored one"
+    if rebuild:
+        _rebuild(db)
+        verdict += "; the projections were rebuilt"
     click.echo(f"{events} events replayed: {verdict}")
     return FINDINGS if differences else DONE
+
+
+def _rebuild(db: str) -> None:
+    """Fold everything again, whatever is stored."""
+    with Ledger(db) as ledger:
+        fresh = [projection(ledger) for projection in PROJECTIONS]
+        for each in fresh:
+            each.subscription.reset()
+        bring_up(ledger, fresh)
+        Shown(ledger, ledger).subscription.reset()  # not before: until then the views show what they showed
+        bring_up_all(ledger)
+        Views(ledger).define()
 
 
 class Refolded(NamedTuple):
@@ -115,6 +123,59 @@ def refolded(ledger: Ledger, account: str | None, doing: str) -> Generator[tuple
         with progress("views", upto) as advance:
             folds.append(Refolded(shown, told_again(ledger, beside, upto, advance), beside))
         yield events, folds
+
+
+class Unlike(NamedTuple):
+    """Of a projection's table, or of the projection itself, what is stored otherwise than it is folded."""
+
+    table: str
+    account: str | None
+    said: str
+
+    @property
+    def place(self) -> str:
+        """The table, and whose row of it."""
+        return self.table if self.account is None else f"{self.table} of {self.account}"
+
+
+def unlike(fold: Refolded, account: str | None = None) -> Iterator[Unlike]:
+    """The rows that are stored otherwise than they are folded again; and that what is stored cannot be compared, where
+    somebody put in its place what no projection writes."""
+    lost = _misshapen(fold.stored)
+    if lost is not None:
+        yield Unlike(lost, None, "the table is not as it was made")
+        return
+    try:
+        for each in compare(fold.stored, fold.folded, account):
+            row = each.stored or each.folded
+            said = f"stored {each.stored}, folded again {each.folded}"
+            yield Unlike(each.table, getattr(row, "account", None), said)
+    except StoreError:  # which is not for what is stored
+        raise
+    except Exception as error:
+        yield Unlike(fold.stored.name, None, f"its rows cannot be read: {type(error).__name__}: {error}")
+
+
+def misshapen(ledger: Ledger) -> str | None:
+    """The first table that projections stored and that is gone, or has other columns; None where all are there."""
+    made: list[Projection] = [*(kind(ledger) for kind in PROJECTIONS), Shown(ledger, ledger)]
+    return next(filter(None, map(_misshapen, made)), None)
+
+
+def _misshapen(stored: Projection) -> str | None:
+    subscription = stored.subscription
+    tables = stored.tables if subscription.position else ()
+    return next(
+        (each.name for each in tables if subscription.ledger.columns(each.name) != each.columns), None
+    )
+
+
+def changed(ledger: Ledger) -> str | None:
+    """Whose rows of what table the first is that is not what the events fold to; None where all are."""
+    with refolded(ledger, None, "what was changed") as (_, folds):
+        for each in (each for fold in folds for each in unlike(fold)):
+            return each.place
+    return None
 
 
 def misdefined(ledger: Ledger, shown: Shown) -> list[str]:

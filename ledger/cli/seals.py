@@ -23,14 +23,14 @@ from ledger.cli.options import (
     json_option,
     replaceable,
 )
-from ledger.cli.proof import misdefined, refolded
+from ledger.cli.proof import misdefined, refolded, unlike
 from ledger.console import printable, progress, show
 from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
 from ledger.findings import Finding, first_bad, weight
 from ledger.ledger import Ledger
 from ledger.memory import changed_memories
 from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
-from projections import Projection, compare
+from projections import Projection
 from projections.subscription import place_of
 from projections.views import Shown
 
@@ -159,7 +159,7 @@ def verify(db: str, note: Path | None, key: Path | None, export: Path | None, as
             raise click.UsageError(f"{export}: {error.strerror}") from None
         report = _Report(file, SHOWN_MAX if not as_json else None)
         try:
-            with Ledger(db, read_only=True) as ledger:
+            with Ledger(db, read_only=True, unfinished=True) as ledger:
                 report.events = _size(ledger) or 0
                 report.take(_findings(ledger, note, trusted))
         except Corrupt as error:  # not even opened
@@ -228,6 +228,10 @@ def _findings(ledger: Ledger, note: Path | None, key: PublicKey | None) -> Itera
             checkpoints.append(_opened(note, key))
         except BadNote as error:
             yield Finding("checkpoint", f"{note}: {error}")
+    if (source := ledger.unfinished()) is not None:
+        yield Finding(
+            "missing", f"an unfinished copy of {source}: copy again, and it goes on where it stopped"
+        )
     sound = True
     with progress("verify", _size(ledger)) as advance:
         for finding in ledger.verify(VENUES.values(), checkpoints=checkpoints, advance=advance):
@@ -252,7 +256,8 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
     """What the projections stored and what the views say, beside a fold from zero."""
     with refolded(ledger, None, "projections") as (_, folds):
         yield from _places(ledger, [fold.stored for fold in folds])
-        for one, other, scratch in folds:
+        for fold in folds:
+            one, _, scratch = fold
             if not one.subscription.position:
                 continue  # not stored, or by another version
             for table in one.tables:
@@ -261,11 +266,8 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
             if isinstance(one, Shown):
                 for name in misdefined(ledger, one):
                     yield Finding("projection", f"the view {name} is not defined as it was made")
-            for difference in compare(one, other):
-                row = difference.stored or difference.folded
-                account = getattr(row, "account", None)
-                reason = f"stored {difference.stored}, folded again {difference.folded}"
-                yield Finding("projection", f"{difference.table} of {account}: {reason}")
+            for each in unlike(fold):
+                yield Finding("projection", f"{each.place}: {each.said}")
 
 
 def _places(ledger: Ledger, stored: Iterable[Projection]) -> Iterator[Finding]:

@@ -13,8 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ledger import Ledger, Recorded
-from ledger.events import Event, FillRecorded, OrderUpdated, known_ns, time_of
+from ledger.events import Event, known_ns, time_of
 from ledger.wire import time_text
+from projections.agreement import BreakRow
 from projections.executions import ExecutionsFold, MissingRow
 from projections.history import Before, ChainRow, ClosedChainRow, History, HistoryFold
 from projections.sessions import Blind, Listening, Sessions, SessionsFold
@@ -108,7 +109,7 @@ class Gap(Struct, frozen=True, rename={"start": "from", "end": "to"}):
 
 
 class _Fold:
-    """Holes in sequences, and executions without fills (where asked for): what needs tables of its own."""
+    """Holes in sequences, and orders against their fills (where asked for): what needs tables of its own."""
 
     def __init__(self, database: Database | None, *, fills: bool = True) -> None:
         self._fills: Final = fills
@@ -116,28 +117,24 @@ class _Fold:
         self._holes: Final = Table(database, "sequence_holes", HoleRow, key=3)
         self._filled: Final = Table(database, "sequence_holes_closed", FilledRow, key=3)
         self._statements: Final = Statements(database, "sequence_pages")
-        self._executions: Final = ExecutionsFold(database)
+        self.executions: Final = ExecutionsFold(database)
         self._firsts: Final[dict[str, dict[str, list[int]]]] = {}
         self.tables: Final[tuple[Table[Any], ...]] = (
             self._sequences,
             self._holes,
             self._filled,
             *self._statements.tables,
-            *self._executions.tables,
+            *self.executions.tables,
         )
 
     @property
     def changed(self) -> tuple[int, ...]:
-        return self._holes.changed, self._filled.changed, self._executions.changed
-
-    def ahead(self, run: Sequence[Recorded]) -> None:
-        self._executions.ahead(run)
+        return self._holes.changed, self._filled.changed, self.executions.changed
 
     def apply(self, recorded: Recorded) -> None:
         event = recorded.event
-        self._executions.turn(event)
-        if self._fills and (type(event) is OrderUpdated or type(event) is FillRecorded):
-            self._executions.apply(recorded)
+        if self._fills:
+            self.executions.apply(recorded)
         source = event.source
         if source.sequence is not None and source.subscription is not None:
             self._count(recorded, source.subscription, source.sequence)
@@ -145,11 +142,8 @@ class _Fold:
         if full is not None and not full.answer:
             self._restate(full, event)
 
-    def settle(self) -> None:
-        self._executions.settle()
-
     def forget(self) -> None:
-        self._executions.forget()
+        self.executions.forget()
         self._firsts.clear()
 
     def _count(self, recorded: Recorded, subscription: str, number: int) -> None:
@@ -222,7 +216,7 @@ class _Fold:
     def rows(self, account: str | None) -> Iterator[Gap]:
         yield from map(_sequence_gap, self._holes.rows(account))
         yield from map(_sequence_gap, self._filled.rows(account))
-        yield from map(_fills_gap, self._executions.missing(account))
+        yield from map(_fills_gap, self.executions.missing(account))
 
 
 class GapsFold:
@@ -260,7 +254,7 @@ class GapsFold:
     def _wait(self, scratch: Scratch, frame: Place) -> None:
         """Write what is waiting, once it is much, and forget it; at the end of a frame."""
         if self._waiting >= WAITING_EVENTS_MAX and frame != self._frame:
-            self._own.settle()
+            self._own.executions.settle()
             scratch.write([change for table in self.tables for change in table.changes() if change[1]])
             for table in self.tables:
                 table.forget()
@@ -270,7 +264,7 @@ class GapsFold:
 
     def settle(self) -> None:
         """That was the last event of its frame."""
-        self._own.settle()
+        self._own.executions.settle()
         self.history.settle()
 
     def rows(self, account: str | None = None, open_only: bool = False) -> list[Gap]:
@@ -283,12 +277,18 @@ class GapsFold:
         heard = self._sessions.listening(account)
         return _gaps(self._own, self.history, heard, account, open_only), _logins(heard)
 
+    def breaks(self, account: str | None = None) -> Iterator[BreakRow]:
+        """As `Gaps.breaks`."""
+        self.settle()
+        return self._own.executions.breaks(account)
+
 
 class Gaps:
-    """The gaps of all accounts, open and closed. Catches up when read."""
+    """The gaps of all accounts, open and closed; and the breaks of orders and fills, found as theirs are. Catches up
+    when read."""
 
     name = "gaps"
-    version = 3
+    version = 7  # more than the versions together that gaps and breaks had when each folded orders for itself
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
@@ -298,8 +298,8 @@ class Gaps:
         self.sessions: Final = Sessions(ledger, database)
         self.tables: Final = self._fold.tables
         self.apply: Final = self._fold.apply
-        self.ahead: Final = self._fold.ahead
-        self.settle: Final = self._fold.settle
+        self.ahead: Final = self._fold.executions.ahead
+        self.settle: Final = self._fold.executions.settle
         self.forget: Final = self._fold.forget
         self.subscription: Final = Subscription(ledger, self, database)
 
@@ -321,6 +321,10 @@ class Gaps:
     def folded(self, account: str | None = None, open_only: bool = False) -> list[Gap]:
         """The gaps as far as `projections` have come."""
         return self.with_logins(account, open_only)[0]
+
+    def breaks(self, account: str | None = None) -> Iterator[BreakRow]:
+        """The breaks of orders and fills as far as `projections` have come."""
+        return self._fold.executions.breaks(account)
 
     def logins(self, account: str | None = None) -> Logins:
         """The logins each account (or the one named) was heard through, as far as `projections` have come."""

@@ -199,11 +199,13 @@ class HistoryFold:
         found: list[Break] = []
         done_ns = -1
         known_gaps = self._open.of(chain[0])
-        instants = instants.union(*(self._open_before(chain, instant) for instant in instants))
-        for instant in sorted(instants):
+        places: dict[int, Sequence[HistoryRow]] = {}
+        for instant in instants:
+            places |= self._open_before(chain, instant)
+        for instant in sorted(places):
             if instant <= done_ns:
                 continue
-            last = self._last_before(chain, instant)
+            last = self._last_of(chain, places[instant])
             for group, _ in in_course(_groups(self._beginning(chain, instant)), last):
                 for before, after in pairwise([last, *group]):
                     assert after is not None
@@ -219,23 +221,21 @@ class HistoryFold:
                     last = after
                 assert last is not None
                 done_ns = last.time_ns
-                if not self._ends_otherwise(group, last) and done_ns not in instants:
+                if not self._ends_otherwise(group, last) and done_ns not in places:
                     break
         return gone, found
 
-    def _open_before(self, chain: tuple[str, str], instant: int) -> list[int]:
-        """The instants just before this one whose rows lead back to where they begin: what comes after may tell where
-        they ended."""
-        found: list[int] = []
-        while len(found) < LATER_MAX:
-            rows = self._two_before(chain, instant)
-            if len(rows) < 2 or rows[0].time_ns != rows[1].time_ns:
-                break
+    def _open_before(self, chain: tuple[str, str], instant: int) -> dict[int, Sequence[HistoryRow]]:
+        """An instant, and those just before it whose rows lead back to where they begin: what comes after may tell
+        where they ended. Of each, the last two rows before it."""
+        found: dict[int, Sequence[HistoryRow]] = {}
+        while True:
+            rows = found[instant] = self._two_before(chain, instant)
+            if len(found) > LATER_MAX or len(rows) < 2 or rows[0].time_ns != rows[1].time_ns:
+                return found
             instant = rows[0].time_ns
             if not may_end_otherwise(next(_groups(self._beginning(chain, instant)))):
-                break
-            found.append(instant)
-        return found
+                return found
 
     def _two_before(self, chain: tuple[str, str], instant: int) -> Sequence[HistoryRow]:
         rows = self._rows.before(*chain, instant)
@@ -243,8 +243,8 @@ class HistoryFold:
             return rows
         return sorted([*rows, *self._before.before(*chain, instant)], key=_place, reverse=True)[:2]
 
-    def _last_before(self, chain: tuple[str, str], instant: int) -> HistoryRow | None:
-        rows = self._two_before(chain, instant)
+    def _last_of(self, chain: tuple[str, str], rows: Sequence[HistoryRow]) -> HistoryRow | None:
+        """The row that comes last, of the last two before an instant: those of one instant follow as it ends."""
         if len(rows) < 2 or rows[0].time_ns != rows[1].time_ns:
             return rows[0] if rows else None
         end = self._end(chain, rows[0].time_ns)
@@ -253,9 +253,9 @@ class HistoryFold:
 
     def _beginning(self, chain: tuple[str, str], instant: int) -> Iterator[HistoryRow]:
         rows = self._rows.beginning(*chain, instant)
-        if self._before is None:
-            return rows
-        return merge(rows, self._before.beginning(*chain, instant), key=_place)
+        before = iter(()) if self._before is None else self._before.beginning(*chain, instant)
+        first = next(before, None)
+        return rows if first is None else merge(rows, [first], before, key=_place)
 
     def _end(self, chain: tuple[str, str], instant: int) -> int | None:
         """The version of the row that an instant ends with, as it was found last."""

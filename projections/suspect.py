@@ -15,7 +15,7 @@ from ledger.events import known_ns
 from ledger.wire import parse_time
 from projections.balances import Balances
 from projections.balances_fold import BalancesFold
-from projections.breaks import FILLS, Break, Breaks, BreaksFold, told
+from projections.breaks import FILLS, Break, Breaks, told
 from projections.causes import UNEXPLAINED
 from projections.gaps import ARRIVED, Gap, Gaps, GapsFold
 from projections.tables import Scratch
@@ -77,15 +77,14 @@ def trouble(ledger: Ledger, account: str, known_at_ns: int | None) -> Trouble:
     if known_at_ns is None:
         return Trouble(Gaps(ledger).rows(account), Breaks(ledger).rows(account))
     with Scratch() as scratch:
-        gaps, balances, breaks = GapsFold(scratch), BalancesFold(None), BreaksFold(None)
+        gaps, balances = GapsFold(scratch), BalancesFold(None)
         for recorded in Balances(ledger).events(account):
             if known_ns(recorded.event) <= known_at_ns:
                 gaps.apply(recorded)
                 if recorded.account == account:
                     balances.apply(recorded)
-                    breaks.apply(recorded)
         found = gaps.rows(account)
-    rows = [*balances.agreement.breaks.rows(account), *breaks.rows(account)]
+        rows = [*balances.agreement.breaks.rows(account), *gaps.breaks(account)]
     return Trouble(found, told(rows, found, known_at_ns))
 
 

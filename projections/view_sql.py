@@ -19,6 +19,8 @@ MARK: Final = "made by accountledger"
 """The comment of a table that a projection made on a server: any other is somebody's, and never dropped."""
 RENAMED: Final = {"order_rows": "orders", "fill_rows": "fills", "quarantine_rows": "quarantine"}
 """Tables, and what versions before 0.5.0 called them: the views have these names now."""
+_GONE: Final = {**RENAMED, "executions": "order_sums", "fill_tellings": "execution_fills"}
+"""Tables, and those of former versions that go where they are made."""
 STATEMENT_TIMEOUT_S: Final = 60
 IDLE_S: Final = 60
 """How long a reader's query may run, and how long its transaction may be left open."""
@@ -110,9 +112,9 @@ def emptying(database: Database, tables: Sequence[Table[Any]], *, before: Cell, 
         return [(f"DELETE FROM {each.name}", [()]) for each in tables]
     changes = dropping(database, found, others) if shown else []
     for table in tables:
-        former = RENAMED.get(table.name, "")
-        if found.get(former) == "table" and before is not None and not server:
-            changes.append((f"DROP TABLE {former}", [()]))  # ours: of before there were ledgers on a server
+        former = _GONE.get(table.name, "")
+        if found.get(former) == "table" and before is not None and former not in others:
+            changes.append((f"DROP TABLE IF EXISTS {former}", [()]))
         changes += [(f"DROP TABLE IF EXISTS {table.name}", [()]), (table.create, [()])]
         if table.index is not None:
             changes.append((table.index, [()]))

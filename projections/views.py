@@ -131,7 +131,7 @@ class Shown:
     from the events up to there, and from nothing else: of another version where anything they rest on is."""
 
     name = "views"
-    version = view_sql.VERSION + sum(each.version for each in (Balances, Breaks, Gaps, History, Sessions))
+    version = view_sql.VERSION + sum(each.version for each in (Balances, Gaps, History, Sessions))
 
     def __init__(self, ledger: Ledger, database: Database) -> None:
         self.balances: Final = Table(database, "shown_balances", BalanceShown, key=2)

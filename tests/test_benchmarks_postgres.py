@@ -20,6 +20,7 @@ from benchmarks.server import DURABLE, SERVER, Server, server
 from ledger import Ledger
 from ledger.ledger import BATCH_FRAMES_MAX
 from ledger.rows import Rows
+from projections import Breaks
 
 TINY: Final = Effort(2, 1_000, ((1, 2), (3, 2)), 200, 2, 10, 15_000)
 
@@ -226,7 +227,7 @@ def test_the_orders_of_a_feed_leave_no_gap_and_no_break(here: Server) -> None:
         for rows in (*opening, *stored):
             appends.insert(ledger, rows)
         assert 4 == len(KINDS["Fills"](ledger).rows())
-        assert [] == KINDS["Breaks"](ledger).rows()
+        assert [] == Breaks(ledger).rows()
         assert [] == KINDS["Gaps"](ledger).rows()
 
 

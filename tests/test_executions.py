@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ledger import Ledger
 from projections import Gaps
 from projections.gaps import Gap
+from projections.view_sql import MARK
 from tests.scripted import MAIN, RECEIVED_NS, feed, fill, order, says
 
 
@@ -65,6 +68,22 @@ def test_a_fill_told_twice_counts_once_and_fills_of_an_unknown_order_wait_for_it
     assert [("o1", "1", 4, None, None)] == order_lives(
         says(fill("f1", 5)), says(fill("f1", 5)), says(order("o1", 5, "2"))
     )
+
+
+def test_what_former_versions_kept_of_orders_and_fills_goes_where_the_tables_are_made_anew(
+    tmp_path: Path,
+) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, says(order("o1", 5, "2"), fill("f1", 5)))
+        assert [] != Gaps(ledger).rows()
+        for name in ("order_sums", "execution_fills"):
+            ledger.write([(f"CREATE TABLE {name} (account TEXT)", [()])])
+            if not ledger.in_file:
+                ledger.write([(f"COMMENT ON TABLE {name} IS '{MARK}'", [()])])
+        ledger.write([("UPDATE projection_positions SET version=3", [()])])
+    with Ledger(tmp_path / "a.db") as ledger:
+        assert ["1"] == [gap.missing for gap in Gaps(ledger).rows()]
+        assert set() == ledger.columns("order_sums") | ledger.columns("execution_fills")
 
 
 def test_the_next_gap_of_an_order_is_another_one() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ledger import Ledger
 from ledger.events import OrderUpdated
-from projections import Breaks, Gaps, Orders, catch_up
+from projections import Gaps, Orders, catch_up
 from projections.orders import OrderRow
 from tests.scripted import MAIN, RECEIVED_NS, feed, order, says, source
 
@@ -135,7 +135,7 @@ def test_orders_of_many_events_are_read_at_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Ledger, "select", counted)
     with Ledger() as ledger:
         feed(ledger, *[says(order(f"o{number}", 1, "0")) for number in range(300)])
-        projections: list[Any] = [Orders(ledger), Gaps(ledger), Breaks(ledger)]
+        projections: list[Any] = [Orders(ledger), Gaps(ledger)]
         asked.clear()
         catch_up(ledger, projections)
         assert 300 == len(projections[0].rows())

@@ -234,7 +234,7 @@ def test_views_told_now_and_then_are_what_a_fold_from_zero_tells(told: list[tupl
                     "all": views.projections,
                     "gaps": gaps.projections,
                     "balances": [Balances(ledger)],
-                    "breaks": [Breaks(ledger)],
+                    "breaks": [Gaps(ledger)],
                 }
                 for step in taken:
                     if step == "tell":

@@ -24,7 +24,6 @@ from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import (
     Accounts,
     Balances,
-    Breaks,
     Checkpoints,
     Fills,
     Gaps,
@@ -56,7 +55,6 @@ PROJECTIONS: Final[tuple[Callable[..., Any], ...]] = (
     History,
     Gaps,
     Sessions,
-    Breaks,
     Quarantine,
     Stated,
     Checkpoints,

@@ -206,7 +206,7 @@ async def test_a_refused_port_is_lost() -> None:
             "the answer is not packed as it says",
         ),
         (
-            answering("200 OK", "Content-Encoding: gzip", body=PACKED[:5]),  # of which nothing can be unpacked
+            answering("200 OK", "Content-Encoding: gzip", body=PACKED[:5]),
             "the answer is not packed as it says",
         ),
     ],

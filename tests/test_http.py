@@ -205,6 +205,10 @@ async def test_a_refused_port_is_lost() -> None:
             answering("200 OK", "Content-Encoding: gzip", body=PACKED + PACKED[:-1]),
             "the answer is not packed as it says",
         ),
+        (
+            answering("200 OK", "Content-Encoding: gzip", body=PACKED[:5]),
+            "the answer is not packed as it says",
+        ),
     ],
 )
 async def test_an_answer_that_is_none_is_lost(script: Callable[[Peer], object], cause: str) -> None:

@@ -220,12 +220,14 @@ class _Body:
 
     def __init__(self, encoding: str) -> None:
         self._bytes = bytearray()
+        self._came = False
         self._unpack = _member() if encoding.lower() == "gzip" else None
         self.wrong = "" if encoding.lower() in ("", "identity", "gzip") else _PACKED
 
     def add(self, part: bytes) -> None:
         try:
             while part and not self.wrong:
+                self._came = True
                 room = bounds.MESSAGE_BYTES_MAX - len(self._bytes) + 1
                 if self._unpack is None:
                     self._bytes += part[:room]
@@ -242,7 +244,7 @@ class _Body:
 
     def whole(self) -> bytes:
         """Raises Lost for one that is not."""
-        if not self.wrong and self._unpack is not None and self._bytes and not self._unpack.eof:
+        if not self.wrong and self._unpack is not None and self._came and not self._unpack.eof:
             self.wrong = _PACKED
         if self.wrong:
             raise Lost(self.wrong)

@@ -123,7 +123,8 @@ def end_output(of: TextIO | None = None) -> None:
 def cli() -> None:
     """The ledger of what exchanges say about your accounts: exact, complete and provable.
 
-    Exit codes: 0 done; 1 done, and something was found wrong; 2 bad usage or input.
+    Exit codes: 0 done; 1 done, and something was found wrong; 2 bad usage or input; 130 interrupted; 141 nobody reads
+    the output any more.
     """
 
 

@@ -128,7 +128,9 @@ class Postgres:
         """Where unqualified names are made; it must be there."""
         found = connection.execute("SELECT current_schema()").fetchone()
         if found is None or found[0] is None:
-            raise NoSuchLedger(f"{self.name}: the schema of its search_path is not there, or not for this role")
+            raise NoSuchLedger(
+                f"{self.name}: the schema of its search_path is not there, or not for this role"
+            )
         encoding = connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
             raise StoreError(f"{self.name}: a database in {encoding}; a ledger wants one in UTF8")
@@ -220,7 +222,9 @@ class Postgres:
         except errors.InvalidCatalogName as error:
             raise NoSuchLedger(f"{self.name}: {words(error)}") from error
         except errors.InsufficientPrivilege as error:
-            raise StoreError(f"{self.name}: {words(error)}: that takes more rights than this role has") from error
+            raise StoreError(
+                f"{self.name}: {words(error)}: that takes more rights than this role has"
+            ) from error
         except errors.ReadOnlySqlTransaction as error:
             raise StoreError(f"{self.name}: {words(error)}: it can only be read here") from error
         except (psycopg.Error, PersistenceError, PoolTimeout) as error:

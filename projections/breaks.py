@@ -99,9 +99,9 @@ def told(rows: Iterable[BreakRow], gaps: Sequence[Gap], now_ns: int) -> list[Bre
     of: dict[str, list[Gap]] = defaultdict(list)
     for gap in gaps:
         of[gap.account].append(gap)
-    missed = {account: Missed(of[account]) for account in of}
-    nothing = Missed(())
-    found = [_shown(row, missed.get(row.account, nothing).explaining(row), now_ns) for row in rows]
+    rows = list(rows)
+    missed = {account: Missed(of[account]) for account in {row.account for row in rows}}
+    found = [_shown(row, missed[row.account].explaining(row), now_ns) for row in rows]
     return sorted(found, key=lambda each: (each.state != "open", each.account, each.time_ns, each.kind))
 
 

@@ -95,8 +95,9 @@ class Doubts:
         self._gaps: Final = gaps
         self._touching: tuple[int, Sequence[Gap]] | None = None
         self.breaks: Final[dict[str, list[BreakRow]]] = {}
-        missed = Missed(gaps)
-        for row in sorted(breaks, key=lambda each: each.stated_version or 0):
+        rows = sorted(breaks, key=lambda each: each.stated_version or 0)
+        missed = Missed(gaps if rows else ())
+        for row in rows:
             if missed.explaining(row) is None:
                 self.breaks.setdefault(row.subject, []).append(row)
 

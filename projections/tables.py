@@ -228,7 +228,7 @@ class Table(Generic[R]):
             yield from self._remembered(account)
             return
         changed = {key: self._cache[str(key[0])][key] for key in self._dirty if account in (None, key[0])}
-        merged = sorted(changed, key=_sortable)
+        merged = _in_order(changed)
         at = 0
         for stored in self._stored(account):
             key = self._key(stored)
@@ -256,13 +256,13 @@ class Table(Generic[R]):
             row = self._cache[str(key[0])][key]
             if row is not None and getattr(row, field) in wanted:
                 found[key] = copy.copy(row)
-        return [found[key] for key in sorted(found, key=_sortable)]
+        return [found[key] for key in _in_order(found)]
 
     def _remembered(self, account: str | None) -> Iterator[R]:
         """All rows there are, where none are stored."""
         names = self._cache.keys() if account is None else {account} & self._cache.keys()
         rows = {key: row for name in names for key, row in self._cache[name].items() if row is not None}
-        for key in sorted(rows, key=_sortable):
+        for key in _in_order(rows):
             yield copy.copy(rows[key])  # the next event may change it in place
 
     def restore(self, kept: Iterable[Sequence[Cell]], gone: Iterable[Sequence[Cell]]) -> None:
@@ -505,6 +505,15 @@ def _alive(row: R | None) -> Iterator[R]:
         yield copy.copy(row)  # the next event may change it in place
 
 
+def _in_order(keys: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Keys as the databases order them: text by its UTF-8 bytes, which is by its characters."""
+    keys = list(keys)
+    try:
+        return sorted(keys)
+    except TypeError:  # numbers and texts in one place, by damage
+        return sorted(keys, key=_sortable)
+
+
 def _sortable(key: tuple[Cell, ...]) -> tuple[tuple[bool, Any], ...]:
-    """Keys as SQLite orders them: numbers before text, text by its UTF-8 bytes."""
-    return tuple((isinstance(part, str), part.encode() if isinstance(part, str) else part) for part in key)
+    """Keys as SQLite orders them: numbers before text."""
+    return tuple((isinstance(part, str), part) for part in key)

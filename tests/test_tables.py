@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -182,6 +183,14 @@ def test_a_read_only_table_shows_what_was_put_and_writes_nothing(
         model.play(made, script, None)
         model.check(made, "v:é")
         assert in_order(stored) == list(table(ledger, create=False).rows())
+
+
+def test_numbers_come_before_texts_where_damage_left_both_in_one_place() -> None:
+    made = table(None)
+    damaged: list[Any] = ["x", 7, "10", 3]
+    for name in damaged:
+        made.put(Row("v:a", name, 1))
+    assert [3, 7, "10", "x"] == [row.name for row in made.rows()]
 
 
 def test_numbers_come_by_value_and_text_by_its_bytes(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ _HEAVY: Final = ("Gaps", "Orders")
 """Half of the work: a process of its own."""
 SIDES: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "Balances": (("Balances",),),
-    "all ten projections": (_ALL,),
-    "all ten, two processes": (_HEAVY, tuple(name for name in _ALL if name not in _HEAVY)),
+    "all projections": (_ALL,),
+    "all, two processes": (_HEAVY, tuple(name for name in _ALL if name not in _HEAVY)),
 }
 """Which projections follow, process by process."""
 _decode: Final = msgspec.json.Decoder(Followed)

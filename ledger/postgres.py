@@ -191,6 +191,16 @@ class Postgres:
             )
         return version is not None and version[0] == SCHEMA_VERSION
 
+    def unfinished(self) -> str | None:
+        """The ledger of which this is an unfinished copy. Asked at each opening: by the connection that is there."""
+        return self._patiently(self._unfinished)
+
+    def _unfinished(self, connection: Connection) -> str | None:
+        if not self._has(connection, ("ledger_copy",)):
+            return None
+        found = connection.execute("SELECT source FROM ledger_copy").fetchone()
+        return None if found is None else str(found[0])
+
     def close(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True

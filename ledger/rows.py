@@ -81,6 +81,10 @@ class Engine(Protocol):
         """In which the database's errors become ours."""
         ...
 
+    def unfinished(self) -> str | None:
+        """The ledger of which this is an unfinished copy (`COPY`); None where it is none."""
+        ...
+
     def insert(self, rows: Rows, committing: Callable[[], object], lease: Lease | None = None) -> None:
         """All rows in one transaction; `committing` is called when all that is left to do is the commit. Raises
         LeaseLost where a `lease` is asked for that another process has, or had since it was taken."""

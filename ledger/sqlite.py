@@ -316,6 +316,11 @@ class SQLite:
         ) as error:  # SQLite's words may quote damage
             raise StoreError(f"{self.name}: {error}") from error
 
+    def unfinished(self) -> str | None:
+        """The ledger of which this is an unfinished copy."""
+        found = self.select("SELECT source FROM ledger_copy") if self.columns("ledger_copy") else []
+        return str(found[0][0]) if found else None
+
     def _is_unsealed(self) -> bool:
         """Whether the store is older than seals."""
         # The cast: a name that one flipped bit made bytes is damage, not age.

@@ -147,8 +147,7 @@ class Store:
 
     def unfinished(self) -> str | None:
         """The ledger of which this is an unfinished copy; None where it is none."""
-        found = self.select("SELECT source FROM ledger_copy") if self.columns("ledger_copy") else []
-        return str(found[0][0]) if found else None
+        return self._engine.unfinished()
 
     def close(self) -> None:
         """Close every connection and let the next writer in."""

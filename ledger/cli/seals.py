@@ -260,14 +260,15 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
             one, _, scratch = fold
             if not one.subscription.position:
                 continue  # not stored, or by another version
-            for table in one.tables:
-                if not _as_made(ledger, scratch, table.name):
-                    yield Finding("projection", f"the table {table.name} is not defined as it was made")
+            other = {each.name for each in one.tables if not _as_made(ledger, scratch, each.name)}
+            for name in sorted(other):
+                yield Finding("projection", f"the table {name} is not defined as it was made")
             if isinstance(one, Shown):
                 for name in misdefined(ledger, one):
                     yield Finding("projection", f"the view {name} is not defined as it was made")
             for each in unlike(fold):
-                yield Finding("projection", f"{each.place}: {each.said}")
+                if each.account is not None or each.table not in other:  # told already
+                    yield Finding("projection", f"{each.place}: {each.said}")
 
 
 def _places(ledger: Ledger, stored: Iterable[Projection]) -> Iterator[Finding]:

@@ -282,7 +282,10 @@ async def test_a_refusal_in_the_middle_of_polling_is_no_end_where_it_passes(stat
         exchange.add_row("3", "deposit")
         async with live(ledger, feed_of(exchange)) as running:
             await until_agreed(ledger, exchange)
+            requests = len(exchange.requests)
+            await until(lambda: len(exchange.requests) > requests + 2)  # the account has said what it holds
             exchange.refuse(2, status)
             exchange.add_row("4")
             await until_agreed(ledger, exchange)
-            assert ("live", 2) == (running.health()[0].state, running.health()[0].reconnects)
+            await until(lambda: "live" == running.health()[0].state)  # which is said when the row is durable
+            assert 2 == running.health()[0].reconnects

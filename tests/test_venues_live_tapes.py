@@ -188,6 +188,8 @@ async def test_what_is_told_again_after_a_reconnection_changes_nothing(kind: typ
             requests = len(exchange.requests)
             if kind is Pacifica:  # after a walk the account is asked once what it holds: that is told, too
                 await until(lambda: len(exchange.requests) > requests + 2)
+            else:
+                await anyio.sleep(0.3)  # what was asked after the reconnection is told, too
             before, frames = told(ledger), running.health()[0].frames
             requests = len(exchange.requests)
             for message in again:

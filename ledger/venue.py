@@ -217,9 +217,7 @@ class Ask(Struct, frozen=True):
 
 
 class Listen(Struct, frozen=True):
-    """Wait for the next frame, so long at the most; `Heard` is sent back, when it is durable, or None."""
-
-    seconds: float | None = None
+    """Wait for the next frame; `Heard` is sent back, when it is durable."""
 
 
 class Wait(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """What is known to be missing, since when, and what closed it: the life of every gap.
 
-Knows sequences, history rows, sessions and orders' executions; computes no balance. A closed gap stays on the list.
+Knows sequences, history rows, sessions and orders' executions, where the breaks of orders and fills are found, too;
+computes no balance. A closed gap stays on the list.
 """
 
 from __future__ import annotations

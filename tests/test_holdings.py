@@ -125,6 +125,13 @@ def test_balances_read_after_every_frame_are_judged_as_if_read_for_the_first_tim
             assert Balances(ledger).rows(asked) == found
 
 
+def second_session(ledger: Ledger) -> Intake:
+    """Another conversation of the account, 20 seconds after the first."""
+    return ledger.intake(
+        VENUE, "main", session="two", opened_ns=RECEIVED_NS + 20 * S, now_ns=lambda: RECEIVED_NS
+    )
+
+
 def test_what_is_heard_first_of_an_account_of_another_time_is_no_blind_interval_of_it() -> None:
     """Until it turns out that it was heard before, too."""
     with Ledger() as ledger:
@@ -135,9 +142,7 @@ def test_what_is_heard_first_of_an_account_of_another_time_is_no_blind_interval_
             session="one",
             received_ns=RECEIVED_NS,
         )
-        with ledger.intake(
-            VENUE, "main", session="two", opened_ns=RECEIVED_NS + 20 * S, now_ns=lambda: RECEIVED_NS
-        ) as intake:
+        with second_session(ledger) as intake:
             intake.receive(says(delta(None, {"A": "1"})), RECEIVED_NS + 25 * S)
             assert ["unprovable"] == [row.completeness for row in balances.rows(MAIN)]
             intake.receive(says(delta(None, {"A": "1"})), RECEIVED_NS - 5 * S)
@@ -148,9 +153,7 @@ def test_a_blind_interval_is_over_for_who_kept_the_balances_when_the_whole_accou
     with Ledger() as ledger:
         balances = Balances(ledger)
         feed(ledger, says(delta(None, {"A": "1"})), session="one")
-        with ledger.intake(
-            VENUE, "main", session="two", opened_ns=RECEIVED_NS + 20 * S, now_ns=lambda: RECEIVED_NS
-        ) as intake:
+        with second_session(ledger) as intake:
             intake.receive(says(delta(None, {"A": "1"})), RECEIVED_NS + 25 * S)
             assert ["gap"] == [row.completeness for row in balances.rows(MAIN)]
             intake.receive(says(snapshot(None, {"A": "1"})), RECEIVED_NS + 26 * S)
@@ -163,9 +166,7 @@ def test_a_blind_interval_is_none_for_who_kept_the_balances_when_the_account_tur
     with Ledger() as ledger:
         balances = Balances(ledger)
         feed(ledger, says(delta(None, {"A": "1"})), session="one")
-        with ledger.intake(
-            VENUE, "main", session="two", opened_ns=RECEIVED_NS + 20 * S, now_ns=lambda: RECEIVED_NS
-        ) as intake:
+        with second_session(ledger) as intake:
             intake.receive(says(delta(None, {"A": "1"})), RECEIVED_NS + 25 * S)
             assert [("A", "gap")] == [(row.asset_id, row.completeness) for row in balances.rows(MAIN)]
             intake.receive(says(imported(RECEIVED_NS, "1", "1")), RECEIVED_NS + 26 * S)

@@ -435,8 +435,9 @@ async def test_cascade_a_token_is_renewed_before_it_expires(monkeypatch: pytest.
                 await anyio.sleep(0.05)
                 if len(wallet.tokens) > 1:
                     break
+            await until(lambda: wallet.auths_accepted > 1)
             assert 2 == len(wallet.tokens) == wallet.auths_accepted
-            assert 1 == running.health()[0].reconnects
+            await until(lambda: running.health()[0].reconnects == 1)
         assert "the token expires" == events(ledger, SessionClosed)[0].cause
 
 

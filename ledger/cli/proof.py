@@ -1,4 +1,4 @@
-"""Commands that prove what the ledger says: replay."""
+"""Commands that prove what the ledger says: replay; and what projections stored beside a fold from zero, for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process of its own."""
+"""The command line as a user runs it: a process of its own, started anew or forked (`tests.forking`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from tests.forking import Command, Forking
+
+
+TIMEOUT_S: Final = 120
+_forking: Final = cache(Forking)
 
 
 class Ran(NamedTuple):
@@ -29,14 +36,20 @@ def run(folder: Path, *args: str | Path, stdin: bytes = b"") -> Ran:
         place(folder / each) if before == "--db" and each and "://" not in str(each) else each
         for before, each in zip(("", *args), args, strict=False)
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "ledger", *map(str, args)],
-        cwd=folder,
-        input=stdin,
-        capture_output=True,
-        timeout=120,
-    )
-    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+    told = list(map(str, args))
+    forking = _forking()
+    if forking.serves():
+        code, out, err = forking.run(Command(str(folder), told), stdin, TIMEOUT_S)
+    else:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "ledger", *told],
+            cwd=folder,
+            input=stdin,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+        )
+        code, out, err = done.returncode, done.stdout, done.stderr
+    return Ran(code, out.decode(), err.decode())
 
 
 def rows(folder: Path, command: str, *args: str) -> list[dict[str, Any]]:

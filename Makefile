@@ -22,9 +22,9 @@ demo: .venv/project
 
 test: .venv/project
 	@echo "test: pytest, two at a time"
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
-	@echo "test: pytest, what watches the clock"
-	@$(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not clock"
+	@echo "test: pytest, what waits for the clock, two at a time"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m clock
 
 check: .venv/project
 	@echo "check: ruff format"

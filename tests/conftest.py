@@ -45,12 +45,11 @@ FEW = (
 )
 
 
-ALONE = "alone: watches the clock: run by `make test` when nothing else runs"
+CLOCK = "clock: waits for the clock: run by `make test` when nothing else keeps the processors busy"
 WATCHING = frozenset(
     [
         "test_benchmarks_transport",
         "test_chaos_live",
-        "test_kill",
         "test_signals",
         "test_slow_disk",
         "test_venues_live",
@@ -63,7 +62,7 @@ WATCHING = frozenset(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", ALONE)
+    config.addinivalue_line("markers", CLOCK)
     config.addinivalue_line("markers", SQLITE)
     config.addinivalue_line("markers", FEW)
 
@@ -78,7 +77,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in WATCHING:
-            item.add_marker(pytest.mark.alone)
+            item.add_marker(pytest.mark.clock)
     left_out = too_many(items)
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=list(left_out))

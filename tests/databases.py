@@ -107,6 +107,7 @@ AS_WRITTEN: Final = {
     "test_cli_postgres": "is in both already",
     "test_copying": "copies between both",
     "test_events": "golden store files",
+    "test_forking": "processes of their own",
     "test_kill": "kills what writes to a file; test_contending kills what writes to a server",
     "test_sqlite": "is about SQLite",
     "test_verify_bundle": "what is checked is no ledger",

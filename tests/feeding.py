@@ -51,7 +51,7 @@ DEADLINES: Final[tuple[tuple[str, str, float], ...]] = (
     ("transports.live", "REJECTED_S", 0.01),
     ("transports.live", "BACKOFF_S_MAX", 0.05),
     ("transports.live", "PAUSE_S", 0.005),
-    ("transports.connection", "CONNECT_S", 0.4),
+    ("transports.connection", "CONNECT_S", 2.0),
     ("transports.connection", "SEND_S", 0.4),
     ("transports.connection", "CLOSE_S", 0.05),
     ("transports.http", "ASK_S", 0.4),

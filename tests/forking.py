@@ -1,11 +1,12 @@
 """A process that has imported the command line, and forks one for each command: the imports cost more than most tests.
 
-It is a process of the test's own choosing only where the environment is the one it was started with: otherwise `Forking`
-says so, and the command is to be started as a user starts it (tests of the streams, signals and imports always do).
+Each command has a process of its own, its streams and its folder. Of the environment it finds what there was when the
+first was run: where that is another now, `Forking` does not serve, and the command is started as a user starts it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import runpy
@@ -16,9 +17,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, NamedTuple, Self
 
 MESSAGE_BYTES_MAX: Final = 128 * 1024
 TOLD_APART: Final = "PYTEST_CURRENT_TEST"
@@ -43,6 +43,17 @@ class Forking:
                 [sys.executable, "-W", "error", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
             )
         self._sending = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process that forks; commands under way go on."""
+        self._ours.close()
+        self._process.wait()
 
     def serves(self) -> bool:
         """Whether a command forked would find the environment that one started anew would find."""
@@ -124,8 +135,9 @@ def _next(channel: socket) -> Command:
                     os.close(stream)
                 folder, *args = map(os.fsdecode, message.split(b"\0"))
                 return Command(folder, args)
-            _tell(status, pid)
-            _tell(status, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            with contextlib.suppress(BrokenPipeError):  # who asked for it has given up
+                _tell(status, pid)
+                _tell(status, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             os._exit(0)
         for each in fds:
             os.close(each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -13,9 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from tests.forking import Command, Forking
 
-
 TIMEOUT_S: Final = 120
-_forking: Final = cache(Forking)
 
 
 class Ran(NamedTuple):
@@ -24,6 +23,13 @@ class Ran(NamedTuple):
     code: int
     out: str
     err: str
+
+
+@cache
+def _forking() -> Forking:
+    forking = Forking()
+    atexit.register(forking.close)
+    return forking
 
 
 place: Callable[[Path], str] = str

@@ -1,5 +1,5 @@
-"""What the commands share: the group they belong to, their options, exit codes, how a ledger is opened to read, and what
-is said where a command stumbles over what somebody changed."""
+"""What the commands share: the group they belong to, their options, exit codes, how a ledger is opened to read, and
+what is said where a command stumbles over what somebody changed."""
 
 from __future__ import annotations
 

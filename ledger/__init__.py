@@ -10,6 +10,7 @@ from ledger.errors import (
     Conflict,
     ConversationError,
     Corrupt,
+    LeaseLost,
     LedgerBusy,
     LedgerError,
     Lost,
@@ -18,6 +19,8 @@ from ledger.errors import (
     ReadOnly,
     Rejected,
     StoreError,
+    Unfinished,
+    Unsealed,
 )
 from ledger.findings import Finding
 from ledger.ledger import Intake, Ledger, Retried, Tally
@@ -35,6 +38,7 @@ __all__ = [
     "Finding",
     "Frame",
     "Intake",
+    "LeaseLost",
     "Ledger",
     "LedgerBusy",
     "LedgerError",
@@ -47,5 +51,7 @@ __all__ = [
     "Retried",
     "StoreError",
     "Tally",
+    "Unfinished",
+    "Unsealed",
     "Venue",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -226,8 +226,8 @@ def folder() -> Generator[Path]:
 def test_any_batching_redelivery_and_restart_gives_the_ledger_of_one_clean_pass(
     sessions: list[Session], data: st.DataObject
 ) -> None:
-    with folder() as place:
-        ledger = Ledger(place / "a.db")
+    with folder() as place, ExitStack() as open_ones:
+        ledger = open_ones.enter_context(Ledger(place / "a.db"))
         for venue, name, frames in sessions:
             session = (venue, name, frames)
             intake = ledger.intake(venue, "main", session=name, opened_ns=T0_MS * 10**6)
@@ -238,7 +238,7 @@ def test_any_batching_redelivery_and_restart_gives_the_ledger_of_one_clean_pass(
                 at += size
                 if data.draw(st.integers(0, 4)) == 4:  # the process dies here and starts the recording again
                     ledger.close()
-                    ledger = Ledger(place / "a.db")
+                    ledger = open_ones.enter_context(Ledger(place / "a.db"))
                     Balances(ledger).rows()
                     intake = ledger.intake(venue, "main", session=name, opened_ns=T0_MS * 10**6)
                     at = 0
@@ -247,7 +247,6 @@ def test_any_batching_redelivery_and_restart_gives_the_ledger_of_one_clean_pass(
         assert clean_pass(sessions) == answers(ledger)
         assert_replay_equals_live(ledger)
         assert_versions_have_no_holes(ledger)
-        ledger.close()
 
 
 def redeliver(ledger: Ledger, session: Session, data: st.DataObject) -> None:

@@ -21,8 +21,8 @@ demo: .venv/project
 	@$(BIN)/accountledger demo
 
 test: .venv/project
-	@echo "test: pytest, two at a time"
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not clock"
+	@echo "test: pytest, three at a time"
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not clock"
 	@echo "test: pytest, what waits for the clock, two at a time"
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m clock
 

@@ -217,7 +217,9 @@ class Ask(Struct, frozen=True):
 
 
 class Listen(Struct, frozen=True):
-    """Wait for the next frame; `Heard` is sent back, when it is durable."""
+    """Wait for the next frame, so long at the most; `Heard` is sent back, when it is durable, or None."""
+
+    seconds: float | None = None
 
 
 class Wait(Struct, frozen=True):

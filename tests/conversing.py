@@ -49,6 +49,13 @@ class Talk:
         self.tell(Heard(payload if isinstance(payload, bytes) else payload.encode(), self.now_ns))
         return self.actions()
 
+    def quiet(self) -> Action:
+        """No frame comes, as long as it listens at the most; the next action."""
+        seconds = self.now(Listen).seconds
+        assert seconds is not None, "it listens for ever"
+        self.now_ns += round(seconds * 1_000_000_000)
+        return self.tell(None)
+
     def actions(self) -> list[Action]:
         """What it does until it wants to be told something."""
         done: list[Action] = []

@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,22 @@ def test_the_conversation_ends_a_minute_before_the_token() -> None:
         talk.hear(push(0), after_s=2)
 
 
+@pytest.mark.parametrize("begun", [authenticating, subscribing, listening])
+def test_a_token_ends_also_where_nothing_is_said(begun: Callable[..., Talk]) -> None:
+    talk = begun(token=jwt(NOW_S + 120))
+    talk.hear(push(0), after_s=10)
+    with pytest.raises(Lost, match=r"^the token expires$"):
+        talk.quiet()
+    assert NOW_S + 60 == talk.now_ns // 1_000_000_000
+
+
+def test_what_it_asks_meanwhile_takes_of_the_tokens_time() -> None:
+    talk = subscribing(token=jwt(NOW_S + 120))
+    talk.hear(granted(2))
+    talk.reply(BALANCE, after_s=50)
+    assert 10.0 == round(talk.now(Listen).seconds or 0)
+
+
 @pytest.mark.parametrize(
     "token",
     [
@@ -331,7 +348,9 @@ def test_the_conversation_ends_a_minute_before_the_token() -> None:
     ],
 )
 def test_a_token_that_does_not_tell_its_end_has_none(token: str) -> None:
-    assert [] == listening(token=token).hear(push(0), after_s=10**6)
+    talk = listening(token=token)
+    assert talk.now(Listen).seconds is None
+    assert [] == talk.hear(push(0), after_s=10**6)
 
 
 @pytest.mark.parametrize("payload", HOSTILE)

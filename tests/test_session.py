@@ -23,6 +23,7 @@ from ledger.venue import (
     Endpoint,
     Heard,
     Hide,
+    Listen,
     Open,
     Ready,
     Remember,
@@ -150,6 +151,27 @@ async def test_a_conversation_does_one_thing_after_the_other() -> None:
             await until(lambda: len(did) == 3)
     assert [b"login", b"subscribe", b"after the wait"] == wire.sent
     assert [("desk", b""), hello, ("desk", b"7")] == did[:3]
+
+
+async def test_who_listens_for_so_long_is_told_that_nothing_came_and_goes_on_listening() -> None:
+    heard: list[object] = []
+    (frame,) = numbered(1)
+    wire = quiet()
+
+    def converse(_: Begun) -> Conversation:
+        yield Open(ENDPOINT)
+        yield Ready()
+        while True:
+            heard.append((yield Listen(0.02)))
+
+    with Ledger() as ledger:
+        feed = Feed(Speaking(converse), login=Speaking.Login(), connect=wired(wire))
+        async with live(ledger, feed):
+            await until(lambda: len(heard) > 1)
+            assert {None} == set(heard)
+            wire.inbox.put(frame)
+            await until(lambda: any(heard))
+    assert [frame] == [each.payload for each in heard if isinstance(each, Heard)]
 
 
 async def test_frames_that_come_while_a_conversation_waits_are_stored_and_not_heard() -> None:

@@ -190,7 +190,7 @@ class Session:
 
     async def _do(self, action: Action, tasks: TaskGroup, stack: AsyncExitStack) -> Said:
         if isinstance(action, Listen):
-            return await self._next_heard()
+            return await self._next_heard(action.seconds)
         if not isinstance(action, Send | Ready | Remember | Hide):
             self._stop_listening()
         if isinstance(action, Open):
@@ -292,13 +292,14 @@ class Session:
 
     # What is heard -------------------------------------------------------------------------------------------------
 
-    async def _next_heard(self) -> Heard:
-        while not self._heard:
-            self._listening = True
-            self._idle.set()
-            self._awake = anyio.Event()
-            await self._awake.wait()
-        return self._heard.popleft()
+    async def _next_heard(self, seconds: float | None) -> Heard | None:
+        with anyio.move_on_after(seconds):
+            while not self._heard:
+                self._listening = True
+                self._idle.set()
+                self._awake = anyio.Event()
+                await self._awake.wait()
+        return self._heard.popleft() if self._heard else None
 
     def _stop_listening(self) -> None:
         """What comes from now on, the conversation does not want to hear."""

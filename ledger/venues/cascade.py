@@ -30,6 +30,7 @@ from ledger.venue import (
     Frame,
     Heard,
     Hide,
+    Listen,
     Open,
     Ready,
     Reply,
@@ -40,7 +41,6 @@ from ledger.venue import (
     Wait,
     address,
     ask,
-    listen,
     path_of,
 )
 
@@ -329,7 +329,7 @@ def converse(login: Login, begun: Begun) -> Conversation:
     yield Ready()
     while True:
         yield from stream.ask_balances()
-        stream.hear((yield from listen()))
+        yield from stream.hear()
 
 
 def _signer(private_key: Secret) -> Callable[[str], str]:
@@ -414,6 +414,8 @@ class _Stream:
         life_ns = (
             0 if expiry_ns is None else expiry_ns - now_ns
         )  # not more than 0: our clock, or the venue's, is off
+        self._now_ns = now_ns
+        """When the venue was last heard."""
         self._renewal_ns: Final = now_ns + max(life_ns // 2, life_ns - EXPIRY_NS) if life_ns > 0 else None
         self._wanted: Final = list(dict.fromkeys(login.subaccounts or (0,)))
         self._named: Final = set(self._wanted)
@@ -444,6 +446,7 @@ class _Stream:
             left_s = 0.0
             for index in tuple(self._wanted):
                 reply = yield from ask(self._question(index))
+                self._now_ns = reply.received_ns
                 if 200 <= reply.status < 300 and _is_answer(reply.body):
                     self._wanted.remove(index)
                 else:
@@ -457,10 +460,14 @@ class _Stream:
                 yield Wait(max(wait_s, left_s), missing)
                 wait_s = min(2 * wait_s, RETRY_S_MAX)
 
-    def hear(self, heard: Heard) -> tuple[int | str | None, str | None]:
-        """The id of a reply and its error, each None where there is none. Raises Lost where the token is at its end."""
-        if self._renewal_ns is not None and heard.received_ns > self._renewal_ns:
+    def hear(self) -> Generator[Action, Said, tuple[int | str | None, str | None]]:
+        """The id of a reply and its error, each None where there is none. Raises Lost where the token is at its end,
+        which a venue that is quiet does not tell."""
+        end_ns = self._renewal_ns
+        heard = yield Listen(None if end_ns is None else max(0, end_ns - self._now_ns) / 1_000_000_000)
+        if not isinstance(heard, Heard) or (end_ns is not None and heard.received_ns > end_ns):
             raise Lost("the token expires")
+        self._now_ns = heard.received_ns
         with suppress(Malformed):
             said = wire.decode(_RPC, heard.payload)
             error = _fault(said.error)
@@ -474,7 +481,7 @@ class _Stream:
     def _reply(self, number: int) -> Generator[Action, Said, str | None]:
         """The error of the reply to a request; None where it is granted."""
         while True:
-            said, error = self.hear((yield from listen()))
+            said, error = yield from self.hear()
             if said is not None and str(said) == str(number):
                 return error
 

@@ -155,7 +155,9 @@ async def test_kraken_a_second_hole_is_mended_also_where_nothing_more_is_said() 
         async with live(ledger, feed_of(kraken)):
             await until_agreed(ledger, kraken)
             for number, asked in ((2, 2), (3, 3)):
-                await until(lambda: len(kraken.subscriptions) == 1)  # what is skipped is of the one that counts
+                await until(
+                    lambda: len(kraken.subscriptions) == 1
+                )  # what is skipped is of the one that counts
                 kraken.skip(1)
                 kraken.set("C00", f"{number}")
                 kraken.set("C01", f"{number}")  # tells of the hole; then the venue is quiet

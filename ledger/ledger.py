@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from ledger.account import Account, Draft, Recorded
 from ledger.decoding import decoded, late_statement, storable
-from ledger.errors import Closed, Conflict, LedgerError, Unstorable
+from ledger.errors import Closed, Conflict, LedgerError, NoSuchLedger, Unstorable
 from ledger.events import (
     Asked,
     Event,
@@ -108,6 +108,8 @@ class Ledger:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False, unfinished: bool = False
     ) -> None:
+        if path is not None and not os.fspath(path):
+            raise NoSuchLedger("the name of the ledger is empty: give a file, or postgresql://user@host/database")
         place = path if path is None or is_url(str(path)) else Path(path)
         self._store: Final = Store(
             place if place is None else str(place), read_only=read_only, unfinished=unfinished

@@ -1250,3 +1250,9 @@ def test_a_new_frame_in_the_place_of_one_that_left_nothing_is_not_skipped(ledger
     feed(ledger, "s", "fill:1", "fill:1", "fill:2")
     assert Tally(3, 1, 2, 0, 0) == feed(ledger, "s", "fill:1", "fill:9", "fill:2")
     assert ["fill:1", "fill:2", "fill:9"] == keys(ledger)
+
+
+def test_an_empty_name_is_no_ledger() -> None:
+    """As of a variable that is not set: the folder it would be is nobody's idea."""
+    with pytest.raises(NoSuchLedger, match="the name of the ledger is empty"):
+        Ledger("")

@@ -109,7 +109,9 @@ class Ledger:
         self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False, unfinished: bool = False
     ) -> None:
         if path is not None and not os.fspath(path):
-            raise NoSuchLedger("the name of the ledger is empty: give a file, or postgresql://user@host/database")
+            raise NoSuchLedger(
+                "the name of the ledger is empty: give a file, or postgresql://user@host/database"
+            )
         place = path if path is None or is_url(str(path)) else Path(path)
         self._store: Final = Store(
             place if place is None else str(place), read_only=read_only, unfinished=unfinished

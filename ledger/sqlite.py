@@ -436,7 +436,10 @@ class SQLite:
             try:  # one statement is its own transaction: the library's would take longer than most answers
                 cursor = connection.cursor().sqlite_cursor
                 cursor.row_factory = None  # plain tuples: a Row for each costs more than reading it
-                return cursor.execute(sql, params).fetchall()
+                try:
+                    return cursor.execute(sql, params).fetchall()
+                finally:
+                    cursor.close()  # not when who holds an error lets go of it
             finally:
                 pool.put_connection(connection)
 

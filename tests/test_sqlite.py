@@ -754,3 +754,28 @@ def test_a_pool_of_connections_is_still_the_stock_one_with_what_we_lean_on() -> 
     with closing(pool):
         assert (0, 0) == (pool._num_readers, pool._num_writers)
         assert not pool._writer_lock.locked()
+
+
+def test_a_query_that_was_interrupted_holds_no_snapshot_while_its_error_is_told(path: Path) -> None:
+    """A reader that stays keeps the write-ahead log from starting anew, and what is read next from being new."""
+
+    def strike(text: bytes) -> str:
+        if text == b"b":
+            raise KeyboardInterrupt
+        return text.decode()
+
+    engine = SQLite(path, read_only=False)
+    with closing(engine):
+        engine.write(
+            [("CREATE TABLE some (t TEXT)", [()]), ("INSERT INTO some VALUES (?)", [("a",), ("b",), ("c",)])]
+        )
+        pool = engine._datastore.pool
+        reader = pool.get_connection(is_writer=False)
+        reader.cursor().sqlite_cursor.connection.text_factory = strike
+        pool.put_connection(reader)
+        with pytest.raises(KeyboardInterrupt) as held:
+            engine.select("SELECT t FROM some")
+        engine.write([("INSERT INTO some VALUES (?)", [("d",)])])
+        with closing(sqlite3.connect(path)) as other:
+            assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+        assert held.value.__traceback__ is not None

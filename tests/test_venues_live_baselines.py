@@ -155,9 +155,8 @@ async def test_kraken_a_second_hole_is_mended_also_where_nothing_more_is_said() 
         async with live(ledger, feed_of(kraken)):
             await until_agreed(ledger, kraken)
             for number, asked in ((2, 2), (3, 3)):
-                await until(
-                    lambda: len(kraken.subscriptions) == 1
-                )  # what is skipped is of the one that counts
+                # What is skipped shall be of the subscription that counts, not of the one it replaces.
+                await until(lambda: len(kraken.subscriptions) == 1)
                 kraken.skip(1)
                 kraken.set("C00", f"{number}")
                 kraken.set("C01", f"{number}")  # tells of the hole; then the venue is quiet

@@ -22,7 +22,7 @@ from benchmarks.samples import SINGLE
 from benchmarks.server import DURABLE, Place, Server, connected
 from benchmarks.stock import Stock
 from ledger import Ledger
-from ledger.ledger import BATCH_FRAMES_MAX
+from ledger.intake import BATCH_FRAMES_MAX
 from ledger.rows import Lease, Rows
 
 APPEND: Final = "accountledger, append of the rows"

@@ -24,7 +24,7 @@ from benchmarks.rows import PRAGMAS, Batch, Fresh, Raw, contents, size
 from benchmarks.samples import ORDER, SINGLE, UPDATE, Sample
 from benchmarks.stock import Stock
 from ledger import Intake, Ledger
-from ledger.ledger import BATCH_FRAMES_MAX
+from ledger.intake import BATCH_FRAMES_MAX
 
 RAW: Final = "raw sqlite3"
 STOCK: Final = "eventsourcing, Decimals"

@@ -32,7 +32,7 @@ from benchmarks.frames import bitopro_balance
 from benchmarks.measure import NS, Claim, Effort, Result, Run, Unequal
 from benchmarks.pusher import ENTRIES, Load, address, pusher, sent_ns
 from ledger import Intake, Ledger, Tally, Venue
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venues import bitopro
 from projections import Balances
 from transports import Feed, background, live
@@ -95,7 +95,8 @@ class Clocked(Ledger):
         now_ns: Callable[[], int] = time.time_ns,
     ) -> Intake:
         """An intake whose every `receive_all` is seen."""
-        intake = _Clocked(self, venue, account, session or secrets.token_hex(12), opened_ns, now_ns)
+        session = session or secrets.token_hex(12)
+        intake = _Clocked(self._appender, venue, account, session, opened_ns, now_ns, lease=None)
         intake.seen = self.seen
         return intake
 

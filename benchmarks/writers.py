@@ -23,7 +23,7 @@ from benchmarks.processes import Process
 from benchmarks.samples import Sample
 from benchmarks.server import Place, Server, connected
 from ledger import Ledger
-from ledger.ledger import BATCH_FRAMES_MAX
+from ledger.intake import BATCH_FRAMES_MAX
 
 WAYS: Final = {LIVE: "a call for each commit", "import": "one call for all"}
 COUNTS: Final = (2, 1, 4)

@@ -1,6 +1,7 @@
 """accountledger: what exchanges say about your accounts, exact, complete and provable."""
 
 from ledger.account import Recorded
+from ledger.appender import Tally
 from ledger.errors import (
     BadKey,
     BadLogin,
@@ -23,7 +24,8 @@ from ledger.errors import (
     Unsealed,
 )
 from ledger.findings import Finding
-from ledger.ledger import Intake, Ledger, Retried, Tally
+from ledger.intake import Intake
+from ledger.ledger import Ledger, Retried
 from ledger.venue import Frame, Venue
 
 __all__ = [

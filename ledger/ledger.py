@@ -6,41 +6,25 @@ A frame is durable before `receive` returns: decode, record, one commit per batc
 from __future__ import annotations
 
 import os
-import random
 import secrets
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Final, Self
 
 from msgspec import Struct
 
-from ledger.account import Account, Draft, Recorded
+from ledger.account import Recorded
+from ledger.appender import Appender
 from ledger.decoding import decoded, late_statement, storable
-from ledger.errors import Closed, Conflict, LedgerError, NoSuchLedger, Unstorable
-from ledger.events import (
-    Asked,
-    Event,
-    FillRecorded,
-    FrameQuarantined,
-    SessionClosed,
-    SessionOpened,
-    Source,
-    Statement,
-    opened_key,
-)
+from ledger.errors import NoSuchLedger
+from ledger.events import FrameQuarantined
 from ledger.findings import Finding
-from ledger.firsts import Firsts
+from ledger.intake import BATCH_FRAMES_MAX, Intake
 from ledger.notes import Checkpoint
-from ledger.retold import told_again
-from ledger.rows import Cell, Change, Evidence, Lease, Once, Rows, Wait
+from ledger.rows import Cell, Change, Lease, Once, Rows, Wait
 from ledger.seal import Sealed
 from ledger.store import READERS, Store, is_url
 from ledger.store import recorded as read
@@ -48,39 +32,8 @@ from ledger.venue import Frame, Venue
 from ledger.verify import Reader, stand, verify
 from ledger.view import View
 
-BATCH_FRAMES_MAX: Final = 256
-BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
-ACCOUNTS_CACHED_MAX: Final = 1024
-CONFLICTS_MAX: Final = 50
-CONFLICT_S: Final = 0.02
-"""How long one waits at most who lost an account's next version to another twice."""
 FILE_SESSION: Final = "file-"
 """How the session of a recording that has neither a name nor times of its own begins (`Ledger.session_of`)."""
-
-Arrival: TypeAlias = tuple[bytes, int] | tuple[bytes, int, Asked | None]
-"""A frame's raw bytes, when they came (ns since the epoch, UTC), and the request they answer, if any."""
-
-
-class Tally(Struct):
-    """What became of the frames: `frames` = `recorded` + `duplicates` + `control` + `quarantined`."""
-
-    frames: int = 0
-    recorded: int = 0
-    duplicates: int = 0
-    control: int = 0
-    quarantined: int = 0
-
-    def count(self, first: Recorded | None, statements: Sequence[Statement]) -> None:
-        """Count one frame: the first of what was new of it, and what it said."""
-        self.frames += 1
-        if not statements:
-            self.control += 1
-        elif first is None:
-            self.duplicates += 1
-        elif isinstance(first.event, FrameQuarantined):
-            self.quarantined += 1
-        else:
-            self.recorded += 1
 
 
 class Retried(Struct, frozen=True):
@@ -90,12 +43,6 @@ class Retried(Struct, frozen=True):
     result: str
     events: int
     reason: str
-
-
-Taken: TypeAlias = tuple[Frame | None, Sequence[Statement]]
-"""A frame and what it says; no frame for the records of a session itself."""
-Done: TypeAlias = tuple[Tally, int]
-"""What became of the frames of a batch, and how many of their statements were new."""
 
 
 class Ledger:
@@ -116,13 +63,9 @@ class Ledger:
         self._store: Final = Store(
             place if place is None else str(place), read_only=read_only, unfinished=unfinished
         )
-        self._accounts: OrderedDict[str, Account] = OrderedDict()
-        self._firsts: Final = Firsts(self._store.fills, self._store.last_version)
+        self._appender: Final = Appender(self._store)
         self._leases: dict[str, Lease] = {}
         self._ends: dict[object, float] = {}
-        self._writing = threading.Lock()
-        self._aside: Final = ThreadPoolExecutor(1, f"{self.name} commits")  # no thread before it is used
-        self._open = True
 
     def __enter__(self) -> Self:
         return self
@@ -132,10 +75,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the store, when the commit under way is done. Idempotent."""
-        with self._writing:
-            self._open = False
-            self._store.close()
-        self._aside.shutdown()
+        self._appender.close()
 
     @property
     def name(self) -> str:
@@ -161,7 +101,9 @@ class Ledger:
         Give `session` when the conversation is a recording that has a name of its own: frames of it that are in the
         ledger already are then known by their place. `opened_ns` is when it began, if not now.
         """
-        return Intake(self, venue, account, session or secrets.token_hex(12), opened_ns, now_ns)
+        session = session or secrets.token_hex(12)
+        lease = self._leases.get(f"{venue.NAME}:{account}")
+        return Intake(self._appender, venue, account, session, opened_ns, now_ns, lease)
 
     def replay(
         self, account: str | None = None, *, after: int = 0, upto: int | None = None
@@ -195,7 +137,7 @@ class Ledger:
 
     def _agrees(self, session: str, frames: Iterable[bytes]) -> bool:
         """Whether frames and a session are the same as far as both go."""
-        last = self._last_ordinal(session)
+        last = self._store.last_ordinal(session)
         stored: dict[int, bytes] = {}
         for ordinal, payload in enumerate(frames, 1):
             if ordinal > last:
@@ -279,7 +221,7 @@ class Ledger:
                 return Retried("stays", 0, event.reason)
         late_ns = now_ns()  # one for all: they are of one frame
         late = [late_statement(each, number, late_ns) for number, each in enumerate(said, 1)]
-        _, new = self._record([(None, late)])
+        _, new = self._appender.record([(None, late)])
         return Retried("read" if new else "known", new, reason)
 
     def view(self) -> AbstractContextManager[View]:
@@ -292,11 +234,7 @@ class Ledger:
 
     def take(self, rows: Rows) -> None:
         """Store rows as they are, in one transaction: those that follow in the ledger that this one is a copy of."""
-        with self._writing:
-            if not self._open:
-                raise Closed(f"{self.name}: the ledger is closed")
-            self._accounts.clear()
-            self._store.take(rows)
+        self._appender.take(rows)
 
     def last(self, account: str) -> Recorded | None:
         """The last event of an account; None where it has none."""
@@ -360,133 +298,7 @@ class Ledger:
     def write(self, statements: Iterable[Change], once: Sequence[Once] = ()) -> None:
         """Statements, each with many rows of parameters, in one transaction. For projections' own tables. `once` are
         statements that must change one row each: where one does not, nothing is done and Overtaken raised."""
-        with self._writing:
-            self._store.write(statements, once)
-
-    def _last_ordinal(self, session: str) -> int:
-        return self._store.last_ordinal(session)
-
-    def _known_places(self, frames: Sequence[Frame]) -> Set[int]:
-        """The ordinals whose frame is stored. A place is known by its bytes: one that left none is read again. Raises
-        Conflict where the bytes are others, because two recordings share a session's name."""
-        if not frames:
-            return frozenset()
-        first, last = frames[0], frames[-1]
-        stored = self._store.evidence_between(first.session, first.ordinal, last.ordinal)
-        for frame in frames:
-            if stored.get(frame.ordinal, frame.payload) != frame.payload:
-                raise Conflict(
-                    f"{self.name}: frame {frame.ordinal} of session {frame.session} is recorded with other bytes: "
-                    "two recordings share one session name. Give this one a name of its own"
-                )
-        return stored.keys()
-
-    def _record(
-        self,
-        frames: Sequence[Taken],
-        committing: Callable[[], object] = lambda: None,
-        lease: Lease | None = None,
-    ) -> Done:
-        """Record the statements of a batch in one commit; what was recorded before is refused. `committing` is called
-        when all that is left to do is the commit. Raises LeaseLost where `lease` is another process's, or was since."""
-        with self._writing:
-            if not self._open:
-                raise Closed(f"{self.name}: the ledger is closed")
-            stored: Set[int] = frozenset()
-            for conflicts in range(CONFLICTS_MAX):
-                try:
-                    return self._append(frames, committing, lease, stored)
-                except Conflict:  # somebody else appended first: take their events in, try again
-                    self._accounts.clear()
-                    if conflicts:  # not all at once again
-                        time.sleep(random.uniform(0, CONFLICT_S))
-                    stored = self._known_places([frame for frame, _ in frames if frame is not None])
-            return self._append(frames, committing, lease, stored)
-
-    def _record_aside(self, frames: Sequence[Taken], lease: Lease | None) -> Future[Done]:
-        """Record a batch; back when all that is left to do is the commit, which goes on in a thread of its own: the
-        disk needs no interpreter. The result says when it is durable."""
-        committing = threading.Event()
-        try:
-            done = self._aside.submit(self._record, frames, committing.set, lease)
-        except RuntimeError:
-            if self._open:  # the interpreter is ending
-                raise
-            raise Closed(f"{self.name}: the ledger is closed") from None
-        done.add_done_callback(lambda _: committing.set())
-        committing.wait()
-        return done
-
-    def _append(
-        self,
-        frames: Sequence[Taken],
-        committing: Callable[[], object],
-        lease: Lease | None,
-        stored: Set[int],
-    ) -> Done:
-        """Of the frames those `stored`, by their ordinals, came to be so meanwhile."""
-        drafts = self._drafts(frames)
-        tally = Tally()
-        events: list[Recorded] = []
-        evidence: list[Evidence] = []
-        for frame, statements in frames:
-            if frame is not None and frame.ordinal in stored:
-                tally.frames += 1
-                tally.duplicates += 1
-                continue
-            first: Recorded | None = None
-            for account, event in statements:
-                recorded = drafts[account].record(event)
-                if recorded is not None:
-                    events.append(recorded)
-                    first = first or recorded
-            if frame is not None:
-                tally.count(first, statements)
-                if first is not None:
-                    evidence.append((frame.session, frame.ordinal, frame.payload))
-        if events:
-            before = {account: draft.before for account, draft in drafts.items()}
-            heads = self._store.append(events, evidence, before, committing, lease)
-            for account, draft in drafts.items():
-                draft.settle(heads[account])
-                self._accounts.move_to_end(account)
-            self._firsts.remember(events)
-        while len(self._accounts) > ACCOUNTS_CACHED_MAX:
-            self._accounts.popitem(last=False)
-        return tally, len(events)
-
-    def _drafts(self, frames: Sequence[Taken]) -> dict[str, Draft]:
-        suspects: dict[str, list[Event]] = {}
-        accounts: dict[str, Account] = {}
-        for _, statements in frames:
-            for name, event in statements:
-                account = accounts.get(name)
-                if account is None:
-                    account = accounts[name] = self._account(name)
-                if account.may_know(event):
-                    suspects.setdefault(name, []).append(event)
-        return {
-            name: self._draft(account, suspects[name]) if name in suspects else Draft(account, frozenset())
-            for name, account in accounts.items()
-        }
-
-    def _draft(self, account: Account, suspects: Sequence[Event]) -> Draft:
-        """What is known already of the events that may be; and of fills, what was told first."""
-        known = self._store.known(account.id, suspects)
-        if not known:
-            return Draft(account, known)
-        retold = [each for each in suspects if type(each) is FillRecorded and (0, each.key) in known]
-        firsts = self._firsts.of(account.id, {each.key for each in retold})
-        others = [told_again(firsts[each.key], each) for each in retold if each.key in firsts]
-        if otherwise := [each for each in others if each is not None]:
-            known |= self._store.known(account.id, otherwise)
-        return Draft(account, known, firsts)
-
-    def _account(self, name: str) -> Account:
-        account = self._accounts.get(name)
-        if account is None:
-            account = self._accounts[name] = self._store.account(name)
-        return account
+        self._appender.write(statements, once)
 
 
 def _read(stored: Sealed) -> Recorded:
@@ -494,183 +306,3 @@ def _read(stored: Sealed) -> Recorded:
 
 
 _READER: Final = Reader(READERS, _read)
-
-
-class _Batch(NamedTuple):
-    """Frames to be recorded in one commit: how many they are, the last one's place, and what those say that are not
-    recorded already."""
-
-    frames: int
-    last_ordinal: int
-    taken: list[tuple[Frame, Sequence[Statement]]]
-
-
-class Intake:
-    """One conversation with a venue, from its opening to its closing; a context manager. Numbers the frames.
-
-    Not for several threads at once: a conversation has one order.
-    """
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        venue: Venue,
-        account: str,
-        session: str,
-        opened_ns: int | None,
-        now_ns: Callable[[], int],
-    ) -> None:
-        self._ledger = ledger
-        self._venue = venue
-        self._now_ns = now_ns
-        self._closed = False
-        self._ordinal = 0
-        self._conversation = session
-        self._names: Callable[[bytes], str | None] | None = getattr(venue, "conversation", None)
-        self.account: Final = f"{venue.NAME}:{account}"
-        self.session: Final = session
-        self.tally: Final = Tally()
-        self.fresh = 0
-        """How many statements of its frames the ledger did not know before."""
-        self._resumed_ordinal = ledger._last_ordinal(session)
-        self._unsure_ordinal = 0
-        """The last frame that was to be recorded: whether those up to it are stored is known where `_ordinal` is."""
-        key = opened_key(session)
-        opened = SessionOpened(self._source(now_ns() if opened_ns is None else opened_ns), key)
-        if self._resumed_ordinal and not ledger._store.has_session(self.account, session):
-            raise Conflict(
-                f"{ledger.name}: session {session} is recorded of another login than {self.account}: "
-                "two recordings share one session name. Give this one a name of its own"
-            )
-        self._lease: Final = ledger._leases.get(self.account)
-        ledger._record([(None, [(self.account, opened)])], lease=self._lease)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-            return
-        try:
-            self.close(f"error: {type(error).__name__}")
-        except LedgerError:  # the first error is the one to tell
-            self._closed = True
-
-    def receive(self, payload: bytes, received_ns: int | None = None) -> Tally:
-        """Take one frame in; returns when it is durable. `received_ns` is when it came, if not now.
-
-        A frame that cannot be read is quarantined, not raised. Raises StoreError where nothing could be stored.
-        """
-        return self.receive_all([(payload, self._now_ns() if received_ns is None else received_ns)])
-
-    def receive_all(self, arrivals: Iterable[Arrival]) -> Tally:
-        """Take many frames in, in batches of one commit each (by count and bytes); returns when all are durable.
-
-        Of a sequence, a batch is decoded while the one before it is committed; an iterator is asked for more only when
-        what it gave before is durable.
-        """
-        if self._closed:
-            raise Closed(f"{self.account}: this intake is closed")
-        tally = Tally()
-        batch: list[Frame] = []
-        size, ordinal = 0, self._ordinal
-        under_way: tuple[_Batch, Callable[[], Done]] | None = None
-        ahead = isinstance(arrivals, Sequence)
-        try:
-            for payload, received_ns, *asked in arrivals:
-                ordinal += 1
-                batch.append(self._frame(payload, ordinal, received_ns, asked[0] if asked else None))
-                size += len(payload)
-                if len(batch) == BATCH_FRAMES_MAX or size >= BATCH_BYTES_MAX:
-                    full, batch, size = self._decoded(batch), [], 0  # while the one before it is committed
-                    if under_way is not None:
-                        before, under_way = under_way, None
-                        self._recorded(*before, tally)
-                    if ahead:
-                        under_way = full, self._ledger._record_aside(full.taken, self._lease).result
-                    else:
-                        self._recorded(full, partial(self._record, full.taken), tally)
-        finally:  # what came before `arrivals` failed is not lost
-            try:
-                last = self._decoded(batch) if batch else None
-            finally:
-                if under_way is not None:
-                    self._recorded(*under_way, tally)
-            if last is not None:
-                self._recorded(last, partial(self._record, last.taken), tally)
-        return tally
-
-    def keep(self) -> None:
-        """See that the account is still ours to feed, where the intake was opened under a lease (`Ledger.lease`). For
-        who receives nothing for long. Raises LeaseLost."""
-        if self._lease is not None:
-            self._ledger._store.keep(self._lease)
-
-    def _frame(self, payload: bytes, ordinal: int, received_ns: int, asked: Asked | None) -> Frame:
-        payload = memoryview(payload).tobytes()  # a copy of what may be a buffer; of a text TypeError
-        if self._names is not None:
-            with suppress(Exception):  # a frame that cannot be read names no conversation
-                self._conversation = self._names(payload) or self._conversation
-        return Frame(self.account, self.session, ordinal, received_ns, payload, self._conversation, asked)
-
-    def close(self, cause: str = "end", closed_ns: int | None = None) -> None:
-        """End the conversation and record why; `closed_ns` is when it ended, if not now. Idempotent."""
-        if self._closed:
-            return
-        if self._ordinal < self._resumed_ordinal:
-            self._closed = True
-            return  # the beginning of a recording that is known further than this: it did not end here
-        t = self.tally
-        closed = SessionClosed(
-            self._source(self._now_ns() if closed_ns is None else closed_ns),
-            f"session:{self.session}:closed:{self._ordinal}",
-            cause,
-            t.frames,
-            t.recorded,
-            t.duplicates,
-            t.control,
-            t.quarantined,
-        )
-        self._record([(None, [(self.account, closed)])])
-        self._closed = True
-
-    def _record(self, taken: Sequence[Taken]) -> Done:
-        return self._ledger._record(taken, lease=self._lease)
-
-    def _decoded(self, frames: Sequence[Frame]) -> _Batch:
-        fresh = frames
-        if frames[0].ordinal <= max(self._resumed_ordinal, self._unsure_ordinal):
-            known = self._ledger._known_places(frames)
-            fresh = [frame for frame in frames if frame.ordinal not in known]
-        self._unsure_ordinal = frames[
-            -1
-        ].ordinal  # whatever interrupts us: given again, it is looked for first
-        return _Batch(
-            len(frames), frames[-1].ordinal, [(frame, decoded(self._venue, frame)) for frame in fresh]
-        )
-
-    def _recorded(self, batch: _Batch, record: Callable[[], Done], tally: Tally) -> None:
-        """Count a batch, once `record` says that it is durable."""
-        try:
-            done, new = record()
-        except Exception as error:
-            if isinstance(error, LedgerError) and not isinstance(error, Unstorable):
-                raise
-            # The venue module made what cannot be stored: find its frame, keep the others.
-            check = self._ledger._store.check
-            checked = [(frame, storable(self._venue, frame, said, check)) for frame, said in batch.taken]
-            done, new = self._record(checked)
-        self.fresh += new
-        self._ordinal = batch.last_ordinal
-        for each in (tally, self.tally):
-            each.frames += batch.frames
-            each.recorded += done.recorded
-            each.duplicates += done.duplicates + batch.frames - len(batch.taken)
-            each.control += done.control
-            each.quarantined += done.quarantined
-
-    def _source(self, at_ns: int) -> Source:
-        return Source(self._venue.NAME, "session", self.session, self._ordinal, at_ns, b"")

@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from ledger.errors import ConversationError, Lost, Rejected
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venue import Endpoint
 from tests.blast import (
     BINARY,

@@ -44,6 +44,7 @@ CASES: Final = 2
 STORED: Final = frozenset(
     [
         "test_accounts",
+        "test_appender",
         "test_as_of",
         "test_audit",
         "test_background",
@@ -68,6 +69,7 @@ STORED: Final = frozenset(
         "test_history_upto",
         "test_holdings",
         "test_instants",
+        "test_intake",
         "test_ledger",
         "test_live",
         "test_memory",

@@ -21,7 +21,7 @@ from eth_account import Account as Wallets
 
 from ledger import Ledger
 from ledger.events import FrameQuarantined, SessionClosed, SessionOpened
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venue import Action, Conversation, Said, Wait
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import Balances, History

@@ -502,6 +502,6 @@ def _feed_batches(ledger: Ledger, frames: list[tuple[str, bytes]], dice: Random)
         while run < dice.randint(1, 4) and at + run < len(frames) and frames[at + run][0] == session:
             run += 1
         intake = ledger.intake(VENUE, "main", session=session, now_ns=lambda: RECEIVED_NS)
-        intake._ordinal = ledger._last_ordinal(session)  # the conversation goes on where it was
+        intake._ordinal = ledger._store.last_ordinal(session)  # the conversation goes on where it was
         intake.receive_all([(payload, RECEIVED_NS) for _, payload in frames[at : at + run]])
         at += run

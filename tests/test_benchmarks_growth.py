@@ -19,7 +19,7 @@ from benchmarks import growth, soak
 from benchmarks.frames import deltadefi_order
 from benchmarks.measure import Claim, Effort, Unequal
 from ledger import Intake, Tally
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from projections import Fills
 
 EVENTS: Final = 6_000
@@ -115,7 +115,11 @@ def test_a_reader_that_never_lets_go_of_the_log_falls_short(
     with closing(sqlite3.connect(f"file:{path}?mode=rwc", uri=True, isolation_level=None)) as reader:
 
         def hold(intake: Intake, arrivals: list[Arrival]) -> list[Arrival]:
-            if intake.session == "soak-1" and intake._ledger.name == str(path) and not reader.in_transaction:
+            if (
+                intake.session == "soak-1"
+                and intake._appender.store.name == str(path)
+                and not reader.in_transaction
+            ):
                 reader.execute("BEGIN")
                 reader.execute("SELECT count(*) FROM stored_events").fetchone()
             return arrivals
@@ -129,7 +133,7 @@ def test_an_append_that_takes_longer_the_more_there_is_falls_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(intake: Intake, arrivals: list[Arrival]) -> list[Arrival]:
-        time.sleep(intake._ledger.position() * 5e-6)
+        time.sleep(intake._appender.store.head() * 5e-6)
         return arrivals
 
     monkeypatch.setattr(soak, "RACES", ((16, 2, 1),))
@@ -142,7 +146,7 @@ def test_an_append_that_takes_longer_the_more_there_is_falls_short(
 
 def test_a_lost_frame_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(intake: Intake, arrivals: list[Arrival]) -> list[Arrival]:
-        return arrivals[:-1] if intake._ledger.position() == 1 else arrivals
+        return arrivals[:-1] if intake._appender.store.head() == 1 else arrivals
 
     taking(monkeypatch, lose)
     with pytest.raises(Unequal):

@@ -16,7 +16,7 @@ from benchmarks.decode import OURS
 from benchmarks.frames import amounts
 from benchmarks.measure import Unequal
 from ledger import Ledger
-from ledger.ledger import BATCH_FRAMES_MAX
+from ledger.intake import BATCH_FRAMES_MAX
 from ledger.rows import Rows
 
 KINDS = pytest.mark.parametrize("sample", ingest.KINDS, ids=lambda sample: sample.name)

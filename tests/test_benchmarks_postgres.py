@@ -18,7 +18,7 @@ from benchmarks.processes import Process
 from benchmarks.samples import ORDER, SINGLE
 from benchmarks.server import DURABLE, SERVER, Server, server
 from ledger import Ledger
-from ledger.ledger import BATCH_FRAMES_MAX
+from ledger.intake import BATCH_FRAMES_MAX
 from ledger.rows import Rows
 from projections import Breaks
 

@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from ledger import Ledger
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from tests.chaos import Chaos
 from tests.feeding import VENUES, Trial, hurry, trial
 from transports import Inbox, live

@@ -15,7 +15,7 @@ import pytest
 
 from ledger import Ledger
 from ledger.events import Asked, Event
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venues import pacifica
 from projections import Coverage, Coverages
 from tests.scripted import MAIN, VENUE, delta, fill, imported, order, said, says, snapshot

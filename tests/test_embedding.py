@@ -333,7 +333,7 @@ def test_a_trio_program_cancels_its_feeds_by_the_scope_around_them(exchange: Bit
 @contextmanager
 def busy(ledger: Ledger, exchange: BitoPro, frames: int) -> Generator[None]:
     """While the body runs the store is busy and these frames wait in the memory of the feed."""
-    with ledger._writing:
+    with ledger._appender._writing():
         for number in range(frames):
             exchange.set("ADA", f"{number}.50")
         exchange.ping()  # answered after what was sent before it was read

@@ -151,7 +151,7 @@ def test_tellings_in_any_order_and_batches_come_to_what_a_simple_model_says(seed
             frames = [[said.pop(0) for _ in range(min(len(said), rng.randrange(1, 4)))] for _ in range(5)]
             feed(ledger, *(says(*frame) for frame in frames if frame), session=f"s{session}")
             if rng.random() < 0.5:
-                ledger._firsts = Firsts(ledger._store.fills, ledger._store.last_version)  # type: ignore[misc]
+                ledger._appender._firsts = Firsts(ledger._store.fills, ledger._store.last_version)  # type: ignore[misc]
         feed(ledger, *map(says, said), says(order("o1", 9, str(executed), closed=True)), session="last")
         before = ledger.position()
         feed(ledger, *map(says, rng.sample(tellings, 30)), session="again")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ledger import Ledger
 from ledger.events import Asked, Event
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.wire import parse_time
 from projections import Gaps, GapsFold, catch_up
 from projections.gaps import Gap

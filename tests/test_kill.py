@@ -22,7 +22,8 @@ import pytest
 
 import ledger.cli
 from ledger import Ledger
-from ledger.ledger import Intake
+from ledger.appender import Appender
+from ledger.intake import Intake
 from ledger.store import Store
 from projections import Balances, Fills, Orders
 
@@ -207,7 +208,7 @@ def forget_the_place() -> None:
         object.__setattr__(self, name, 0 if name == "_resumed_ordinal" else value)
 
     Intake.__setattr__ = never  # type: ignore[assignment,method-assign]
-    Ledger._known_places = lambda self, frames: frozenset()  # type: ignore[method-assign]
+    Appender.known_places = lambda self, frames: frozenset()  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("sabotage", [acknowledge_before_storing, forget_the_place])

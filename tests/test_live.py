@@ -13,7 +13,7 @@ import pytest
 
 from ledger import BadLogin, Ledger, Lost, Rejected
 from ledger.events import SessionClosed, SessionOpened
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.store import Store
 from ledger.venue import Begun, Conversation, Ready, Request, Wait, ask
 from tests.blast import Peer, Server

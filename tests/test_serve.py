@@ -31,7 +31,7 @@ from ledger import serve as serve_module
 from ledger.counterparts import DEMO_LOGINS
 from ledger.events import Asked
 from ledger.feeds import read_feeds
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.serve import demo_environ, exchange, feed_text, serve_forever, serving
 from ledger.venue import Secret
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica

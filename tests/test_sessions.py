@@ -7,7 +7,7 @@ from typing import Any
 
 from ledger import Ledger
 from ledger.events import Asked, Event
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from projections import Coverage, Coverages, Sessions, compare
 from projections.sessions import SessionsFold
 from tests.scripted import MAIN, VENUE, delta, order, says, snapshot

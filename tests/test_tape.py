@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ledger import BadTape, Ledger, Lost
 from ledger.events import Asked, SessionClosed, SessionOpened
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venue import Endpoint
 from tests.scripted import VENUE, delta, says
 from transports import Recording, TapeWriter, frames_of, open_recording, play, tape

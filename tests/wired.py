@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from ledger.errors import ConversationError, Lost
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venue import Endpoint
 from transports import Connect, Inbox
 

@@ -25,7 +25,7 @@ from websockets.protocol import Event, State
 from websockets.uri import WebSocketURI
 
 from ledger.errors import ConversationError, Lost
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venue import Endpoint
 from ledger.wire import legible
 from transports import connection as bounds

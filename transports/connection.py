@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from ledger.errors import ConversationError, Lost, Rejected
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venue import Endpoint, retry_after_s
 from ledger.wire import legible
 

@@ -20,8 +20,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ledger.account import Recorded
+from ledger.appender import Tally
 from ledger.errors import BadLogin
-from ledger.ledger import Tally
 from ledger.venue import Begun, Conversation, Endpoint, Open, Ready, Secret, Spoken, Venue, listen
 from transports.connection import Connect, trusted, websocket_for_running_loop
 from transports.redaction import secrets_of

@@ -21,7 +21,7 @@ import httpx2
 
 from ledger.errors import ConversationError, Lost
 from ledger.events import Asked
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venue import Endpoint, Reply, Request
 from transports import connection as bounds
 from transports.connection import Inbox

@@ -34,7 +34,8 @@ from ledger.errors import (
     StoreError,
 )
 from ledger.events import Asked
-from ledger.ledger import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival, Intake, Ledger
+from ledger.intake import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival, Intake
+from ledger.ledger import Ledger
 from ledger.memory import memory_of, remember, row_of
 from ledger.venue import (
     Action,

@@ -32,9 +32,10 @@ import anyio.lowlevel
 import msgspec
 from msgspec import Meta, Struct
 
+from ledger.appender import Tally
 from ledger.errors import BadTape, Lost, Malformed
 from ledger.events import Asked
-from ledger.ledger import Arrival, Intake, Tally
+from ledger.intake import Arrival, Intake
 from ledger.venue import Endpoint
 from ledger.wire import iso_ns, time_text
 from transports.connection import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Connect

@@ -19,7 +19,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_st
 from wsproto.frame_protocol import FrameProtocol
 
 from ledger.errors import ConversationError, Lost
-from ledger.ledger import Arrival
+from ledger.intake import Arrival
 from ledger.venue import Endpoint
 from ledger.wire import legible
 from transports import connection as bounds

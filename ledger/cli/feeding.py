@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from ledger.appender import Tally
 from ledger.cli.options import (
     DONE,
     FINDINGS,
@@ -25,7 +26,7 @@ from ledger.cli.options import (
 )
 from ledger.console import printable, progress
 from ledger.errors import BadTape, StoreError
-from ledger.ledger import Ledger, Tally
+from ledger.ledger import Ledger
 from ledger.venue import Venue
 
 ACCOUNT_CHARS_MAX: Final = 200

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from hashlib import sha256
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeAlias
@@ -161,7 +162,7 @@ class Ledger:
         Give `session` when the conversation is a recording that has a name of its own: frames of it that are in the
         ledger already are then known by their place. `opened_ns` is when it began, if not now.
         """
-        return Intake(self, venue, account, session or secrets.token_hex(12), opened_ns, now_ns)
+        return Intake(self, venue, account, str(session or secrets.token_hex(12)), opened_ns, now_ns)
 
     def replay(
         self, account: str | None = None, *, after: int = 0, upto: int | None = None
@@ -614,7 +615,8 @@ class Intake:
         if self._names is not None:
             with suppress(Exception):  # a frame that cannot be read names no conversation
                 self._conversation = self._names(payload) or self._conversation
-        return Frame(self.account, self.session, ordinal, received_ns, payload, self._conversation, asked)
+        at_ns = index(received_ns)  # of a float TypeError: what is stored would not be read again
+        return Frame(self.account, self.session, ordinal, at_ns, payload, self._conversation, asked)
 
     def close(self, cause: str = "end", closed_ns: int | None = None) -> None:
         """End the conversation and record why; `closed_ns` is when it ended, if not now. Idempotent."""
@@ -673,4 +675,4 @@ class Intake:
             each.quarantined += done.quarantined
 
     def _source(self, at_ns: int) -> Source:
-        return Source(self._venue.NAME, "session", self.session, self._ordinal, at_ns, b"")
+        return Source(self._venue.NAME, "session", self.session, self._ordinal, index(at_ns), b"")

@@ -20,6 +20,7 @@ from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeAlias
+from weakref import WeakSet
 
 from msgspec import Struct
 
@@ -104,6 +105,8 @@ class Ledger:
 
     One process writes at a time; any number may read with `read_only=True`. Raises NoSuchLedger, LedgerBusy; Unfinished
     for what a copy was begun into and not finished, unless `unfinished` is said: who copies on, or verifies it.
+
+    It is of the process that opened it: in one that was forked since it raises Closed, and has to be opened anew.
     """
 
     def __init__(
@@ -122,8 +125,9 @@ class Ledger:
         self._leases: dict[str, Lease] = {}
         self._ends: dict[object, float] = {}
         self._writing = threading.Lock()
-        self._aside: Final = ThreadPoolExecutor(1, f"{self.name} commits")  # no thread before it is used
+        self._aside = ThreadPoolExecutor(1, f"{self.name} commits")  # no thread before it is used
         self._open = True
+        _opened.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +141,12 @@ class Ledger:
             self._open = False
             self._store.close()
         self._aside.shutdown()
+
+    def _leave(self) -> None:
+        """In a process that was forked from ours: connections cannot be shared, and other threads are not there."""
+        self._writing = threading.Lock()
+        self._aside = ThreadPoolExecutor(1)
+        self._store.leave()
 
     @property
     def name(self) -> str:
@@ -488,6 +498,18 @@ class Ledger:
         if account is None:
             account = self._accounts[name] = self._store.account(name)
         return account
+
+
+_opened: Final[WeakSet[Ledger]] = WeakSet()
+
+
+def _forked() -> None:
+    for each in _opened:
+        each._leave()
+
+
+if hasattr(os, "register_at_fork"):  # not off POSIX
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _read(stored: Sealed) -> Recorded:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import struct
 import threading
 import time
@@ -213,6 +214,11 @@ class Postgres:
                         self._writer.execute("SELECT pg_advisory_unlock_all()")
                 self._writer.close()
                 self._writer = None
+
+    def leave(self) -> None:
+        """The leases are the other process's as long as its connection is open, wherever it is."""
+        if self._writer is not None and not self._writer.closed:
+            os.close(self._writer.fileno())
 
     def give_up_at(self, moment: float | None) -> None:
         """Try what may pass again until then at most."""

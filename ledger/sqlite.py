@@ -300,6 +300,11 @@ class SQLite:
         if self._lock is not None:
             self._lock.release()
 
+    def leave(self) -> None:
+        """The lock is the other process's as long as that has it open; it would be ours after that."""
+        if self._lock is not None:
+            self._lock.release()
+
     @contextmanager
     def errors(self) -> Generator[None]:
         """In which SQLite's errors and eventsourcing's become ours."""

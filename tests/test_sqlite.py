@@ -497,6 +497,25 @@ def test_a_second_writer_in_the_same_process_is_refused_until_the_first_closes(p
     Store(path).close()
 
 
+def test_a_process_forked_from_the_writer_does_not_keep_the_next_one_out(path: Path) -> None:
+    reading, writing = os.pipe()
+    with Ledger(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of threads that are not there in the child
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # as long as we are there
+            os._exit(0)
+        with pytest.raises(LedgerBusy):
+            Ledger(path)
+    try:
+        Ledger(path).close()
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
 def test_a_ledger_reached_by_another_name_is_the_same_ledger(tmp_path: Path, path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/link.db").symlink_to(path)

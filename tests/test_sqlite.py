@@ -155,6 +155,31 @@ def test_nothing_is_stored_in_a_file_that_is_somewhere_else_until_it_is_back(
         assert after == store.all_events()
 
 
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_nothing_is_stored_in_a_log_that_somebody_removed_and_what_is_in_it_is_kept(
+    path: Path, tmp_path: Path, made_anew: bool, linked: bool
+) -> None:
+    """Who takes `-wal` for rubbish: what is committed to it then is gone with the process, if that is killed."""
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    with closing(Store(link if linked else path)) as store:
+        fill(store, 1, 3)
+        before = store.all_events()
+        log = Path(f"{path}-wal")
+        log.unlink()
+        if made_anew:
+            log.touch()
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"ledger\.db-wal was removed while it was open"):
+                fill(store, 4, 5)
+        assert before == store.all_events()
+    with closing(Store(path)) as store:
+        assert before == store.all_events()
+        fill(store, 4, 5)
+        assert 5 == len(store.all_events())
+
+
 def test_no_transaction_is_open_while_a_run_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ledger.store.PAGE_EVENTS_MAX", 3)
     with closing(Store(path)) as store:

@@ -44,6 +44,9 @@ _SETTINGS: Final = (
     f"SET lock_timeout = '{LOCK_S}s'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; "
     "SET tcp_keepalives_count = 3; SET client_min_messages = warning; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'; "
+    "SET quote_all_identifiers = off; "  # definitions are compared in the server's words
+    # What is acknowledged is on the disk, whatever a role or a database says; where a standby is waited for, stays so.
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; "
     # The schemas behind the first one are somebody else's: no name of ours is looked for there.
     "SELECT set_config('search_path', quote_ident(found), false) FROM current_schema() AS found "
     "WHERE found IS NOT NULL"

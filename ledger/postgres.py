@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import struct
 import threading
 import time
@@ -41,6 +40,7 @@ from ledger.nul import heard, told
 from ledger.postgres_recorder import (
     MADE,
     SCHEMA_VERSION,
+    STALL_S,
     TABLES,
     Connection,
     Datastore,
@@ -59,8 +59,6 @@ PATIENCE_S: Final = 30.0
 RETRY_S: Final = 0.2
 READER_S: Final = 1.0
 """How long a connection to read with is waited for at a time: who has to end is not held up longer."""
-STALL_S: Final = 2.0
-"""How long who has to end waits for the answer of a server that says nothing, and for a connection to it."""
 LEASE_S: Final = 15.0
 """How long a lease that was lost with its connection is asked for again."""
 TEXT_BYTES_MAX: Final = 500
@@ -115,18 +113,13 @@ class Postgres:
         self._closed = False
         self._end = math.inf
         """When nothing is tried again any more (`time.monotonic`)."""
-        self._awaited: dict[Connection, float] = {}
-        """Since when an answer is awaited on each connection."""
-        self._watching = False
-        self._hurrying: Final = threading.Lock()
-        """Of the two above: no connection is closed while it is hung up."""
         self._columns: dict[str, dict[str, str]] = {}
         """The types of a table's columns, of tables that are there."""
         self._datastore: Datastore | None = None
         try:
             with self.errors():
                 self._writer = self._connect()
-                self._datastore = Datastore(url, self._schema(self._writer), read_only=read_only)
+                self._datastore = Datastore(url, self._schema(self._writer), self._ends, read_only=read_only)
                 self._recorder: Final = Recorder(self._datastore)
             self._patiently(self._lacks_nothing if read_only else self._make)
         except BaseException:
@@ -231,35 +224,7 @@ class Postgres:
     def give_up_at(self, moment: float | None) -> None:
         """Try what may pass again until then at most. No answer is waited for much longer, either: a server that is
         frozen, or cut off behind a proxy, gives none, and no error."""
-        with self._hurrying:
-            self._end = math.inf if moment is None else moment
-            watched, self._watching = self._watching, moment is not None
-            if self._watching and not watched:
-                threading.Thread(target=self._watch, name=f"{self.name} watch", daemon=True).start()
-
-    def _watch(self) -> None:
-        """Hang up where an answer does not come, as long as there is an end."""
-        while True:
-            with self._hurrying:
-                if self._closed or not self._watching:
-                    self._watching = False
-                    return
-                now = time.monotonic()
-                for connection, since in self._awaited.items():
-                    if now > max(since, self._end) + STALL_S:
-                        _hang_up(connection)
-            time.sleep(RETRY_S)
-
-    @contextmanager
-    def _awaiting(self, connection: Connection) -> Generator[None]:
-        """In which an answer is waited for."""
-        with self._hurrying:
-            self._awaited[connection] = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._hurrying:
-                self._awaited.pop(connection, None)
+        self._end = math.inf if moment is None else moment
 
     @contextmanager
     def errors(self) -> Generator[None]:
@@ -283,6 +248,9 @@ class Postgres:
         except (psycopg.Error, PersistenceError, PoolTimeout) as error:
             raise StoreError(f"{self.name}: {words(error)}") from error
 
+    def _ends(self) -> float:
+        return self._end
+
     def _connect(self) -> Connection:
         """A connection outside the pool."""
         given: dict[str, Any] = {
@@ -291,10 +259,9 @@ class Postgres:
         }
         if time.monotonic() > self._end:
             given["connect_timeout"] = math.ceil(STALL_S)
-        connection = psycopg.connect(**given, autocommit=True)
+        connection = Connection.connect(**given, autocommit=True)
         try:
-            with self._awaiting(connection):
-                configure(connection)
+            configure(connection, self._ends)
         except BaseException:
             connection.close()
             raise
@@ -333,12 +300,11 @@ class Postgres:
     def _once(self, work: Callable[[Connection], T], unsure: Callable[[Connection], T | None] | None) -> T:
         connection = self._writers()
         try:
-            with self._awaiting(connection):
-                if unsure is not None:
-                    done = unsure(connection)
-                    if done is not None:
-                        return done
-                return work(connection)
+            if unsure is not None:
+                done = unsure(connection)
+                if done is not None:
+                    return done
+            return work(connection)
         except BaseException:
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 connection.close()  # interrupted in the middle: the server ends what was begun
@@ -410,7 +376,7 @@ class Postgres:
         with self._writing:
             if name in self._held and self._writer is not None:
                 self._held.discard(name)
-                with suppress(psycopg.Error), self._awaiting(self._writer):
+                with suppress(psycopg.Error):
                     sql = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
                     self._writer.execute(sql, (self._lease_of(name),))
 
@@ -442,8 +408,7 @@ class Postgres:
             nonlocal listening
             if listening is None or listening.closed:
                 listening = self._connect()
-                with self._awaiting(listening):
-                    listening.execute(query(f"LISTEN {CHANNEL}"))
+                listening.execute(query(f"LISTEN {CHANNEL}"))
             return listening
 
         def wait(seconds: float) -> bool:
@@ -530,7 +495,6 @@ class Postgres:
         pool.open()
         with (
             pool.connection(READER_S) as connection,
-            self._awaiting(cast("Connection", connection)),
             connection.cursor(binary=True, row_factory=tuple_row) as cursor,
         ):
             yield cursor
@@ -616,12 +580,6 @@ class Postgres:
                 yield PostgresView(connection, self.name, self.definition)
             finally:
                 connection.close()
-
-
-def _hang_up(connection: Connection) -> None:
-    """Whoever waits for an answer on it has an error instead."""
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
-        line.shutdown(socket.SHUT_RDWR)
 
 
 def _asked(sql: str, params: Sequence[Cell]) -> tuple[Any, list[Any]]:

@@ -6,6 +6,7 @@ whoever brings it.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, TypeAlias
+from weakref import WeakSet
 
 from msgspec import Struct
 
@@ -67,9 +69,10 @@ class Appender:
         self.store: Final = store
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._firsts: Final = Firsts(store.fills, store.last_version)
-        self._turn: Final = threading.Lock()
-        self._aside: Final = ThreadPoolExecutor(1, f"{store.name} commits")  # no thread before it is used
+        self._turn = threading.Lock()
+        self._aside = ThreadPoolExecutor(1, f"{store.name} commits")  # no thread before it is used
         self._open = True
+        _opened.add(self)
 
     def close(self) -> None:
         """Close the store, when the commit under way is done. Idempotent."""
@@ -77,6 +80,12 @@ class Appender:
             self._open = False
             self.store.close()
         self._aside.shutdown()
+
+    def leave(self) -> None:
+        """In a process that was forked from ours: connections cannot be shared, and other threads are not there."""
+        self._turn = threading.Lock()
+        self._aside = ThreadPoolExecutor(1)
+        self.store.leave()
 
     @contextmanager
     def _writing(self) -> Generator[None]:
@@ -216,3 +225,15 @@ class Appender:
         if account is None:
             account = self._accounts[name] = self.store.account(name)
         return account
+
+
+_opened: Final[WeakSet[Appender]] = WeakSet()
+
+
+def _forked() -> None:
+    for each in _opened:
+        each.leave()
+
+
+if hasattr(os, "register_at_fork"):  # not off POSIX
+    os.register_at_fork(after_in_child=_forked)

@@ -6,26 +6,73 @@ Knows a venue's shape; knows no store. The same for the same frame, now and when
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Final
 
+from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
+from ledger import wire
 from ledger.errors import Malformed
-from ledger.events import LATE, Event, FrameQuarantined, Statement
+from ledger.events import (
+    LATE,
+    TOPICS,
+    Balance,
+    BalanceDelta,
+    BalanceSnapshot,
+    Event,
+    FrameQuarantined,
+    Statement,
+    Valuation,
+)
 from ledger.venue import Frame, Venue
 
 REASON_CHARS_MAX: Final = 500
+OURS: Final = "ledger.venues"
+
+_encode: Final = msgpack.Encoder().encode
+_READERS: Final = {kind: msgpack.Decoder(kind).decode for kind in TOPICS.values()}
+_AMOUNTS: Final[dict[type[Struct], Sequence[str]]] = {
+    kind: [name for name, said in kind.__annotations__.items() if said.startswith("Amount")]
+    for kind in (*TOPICS.values(), Balance, Valuation)
+}
+"""The fields that are amounts."""
 
 
 def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
     """What the venue module makes of a frame. Never raises: what cannot be read is quarantined."""
     try:
-        return tuple(venue.decode(frame))
+        said = tuple(venue.decode(frame))
+        if isinstance(venue, ModuleType) and venue.__package__ == OURS:
+            return said
+        # Nobody has looked at what somebody else's module makes: what is stored stays for ever.
+        return tuple((account, _checked(frame, event)) for account, event in said)
     except Malformed as error:
         reason = str(error)
     except Exception as error:  # a defect of the venue module must not cost the frame either
         reason = f"{venue.NAME} decoder failed: {type(error).__name__}: {error}"
     return quarantined(venue, frame, reason)
+
+
+def _checked(frame: Frame, event: Event) -> Event:
+    """The event as it will be read back. Raises where it cannot be, is no event of this frame, or states an amount that
+    is none."""
+    read: Event = _READERS[type(event)](_encode(event))
+    source = read.source
+    if (source.session, source.ordinal, source.evidence) != _place(frame):
+        raise ValueError("the source of an event is not that of its frame")
+    parts: list[Struct] = [read]
+    if isinstance(read, BalanceSnapshot | BalanceDelta):
+        parts += read.balances
+        parts += [each.valuation for each in read.balances if each.valuation is not None]
+    said = [getattr(part, name) for part in parts for name in _AMOUNTS[type(part)]]
+    wire.amounts([text for text in said if text is not None])
+    return read
+
+
+def _place(frame: Frame) -> tuple[str, int, bytes]:
+    source = frame.source("", "")
+    return source.session, source.ordinal, source.evidence
 
 
 def storable(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import index
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeAlias
 
@@ -144,7 +145,8 @@ class Intake:
         if self._names is not None:
             with suppress(Exception):  # a frame that cannot be read names no conversation
                 self._conversation = self._names(payload) or self._conversation
-        return Frame(self.account, self.session, ordinal, received_ns, payload, self._conversation, asked)
+        at_ns = index(received_ns)  # of a float TypeError: what is stored would not be read again
+        return Frame(self.account, self.session, ordinal, at_ns, payload, self._conversation, asked)
 
     def close(self, cause: str = "end", closed_ns: int | None = None) -> None:
         """End the conversation and record why; `closed_ns` is when it ended, if not now. Idempotent."""
@@ -202,4 +204,4 @@ class Intake:
             each.quarantined += done.quarantined
 
     def _source(self, at_ns: int) -> Source:
-        return Source(self._venue.NAME, "session", self.session, self._ordinal, at_ns, b"")
+        return Source(self._venue.NAME, "session", self.session, self._ordinal, index(at_ns), b"")

@@ -50,6 +50,8 @@ class Ledger:
 
     One process writes at a time; any number may read with `read_only=True`. Raises NoSuchLedger, LedgerBusy; Unfinished
     for what a copy was begun into and not finished, unless `unfinished` is said: who copies on, or verifies it.
+
+    It is of the process that opened it: in one that was forked since it raises Closed, and has to be opened anew.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Ledger:
         Give `session` when the conversation is a recording that has a name of its own: frames of it that are in the
         ledger already are then known by their place. `opened_ns` is when it began, if not now.
         """
-        session = session or secrets.token_hex(12)
+        session = str(session or secrets.token_hex(12))
         lease = self._leases.get(f"{venue.NAME}:{account}")
         return Intake(self._appender, venue, account, session, opened_ns, now_ns, lease)
 

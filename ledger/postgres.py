@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import struct
 import threading
 import time
@@ -39,6 +40,7 @@ from ledger.nul import heard, told
 from ledger.postgres_recorder import (
     MADE,
     SCHEMA_VERSION,
+    STALL_S,
     TABLES,
     Connection,
     Datastore,
@@ -117,7 +119,7 @@ class Postgres:
         try:
             with self.errors():
                 self._writer = self._connect()
-                self._datastore = Datastore(url, self._schema(self._writer), read_only=read_only)
+                self._datastore = Datastore(url, self._schema(self._writer), self._ends, read_only=read_only)
                 self._recorder: Final = Recorder(self._datastore)
             self._patiently(self._lacks_nothing if read_only else self._make)
         except BaseException:
@@ -214,8 +216,14 @@ class Postgres:
                 self._writer.close()
                 self._writer = None
 
+    def leave(self) -> None:
+        """The leases are the other process's as long as its connection is open, wherever it is."""
+        if self._writer is not None and not self._writer.closed:
+            os.close(self._writer.fileno())
+
     def give_up_at(self, moment: float | None) -> None:
-        """Try what may pass again until then at most."""
+        """Try what may pass again until then at most. No answer is waited for much longer, either: a server that is
+        frozen, or cut off behind a proxy, gives none, and no error."""
         self._end = math.inf if moment is None else moment
 
     @contextmanager
@@ -240,15 +248,20 @@ class Postgres:
         except (psycopg.Error, PersistenceError, PoolTimeout) as error:
             raise StoreError(f"{self.name}: {words(error)}") from error
 
+    def _ends(self) -> float:
+        return self._end
+
     def _connect(self) -> Connection:
         """A connection outside the pool."""
         given: dict[str, Any] = {
             **parameters(self._url),
             "options": options_of(self._url, read_only=self._read_only),
         }
-        connection = psycopg.connect(**given, autocommit=True)
+        if time.monotonic() > self._end:
+            given["connect_timeout"] = math.ceil(STALL_S)
+        connection = Connection.connect(**given, autocommit=True)
         try:
-            configure(connection)
+            configure(connection, self._ends)
         except BaseException:
             connection.close()
             raise
@@ -272,7 +285,7 @@ class Postgres:
                     cut = cut or broken
                     if isinstance(error, Conflict) and cut and unsure is not None:
                         with self.errors():
-                            done = unsure(self._writers())
+                            done = self._once(unsure, None)
                         if done is not None:
                             return done
                     if not isinstance(cause, _PASSING) or isinstance(cause, _FOR_GOOD) or self._closed:

@@ -5,12 +5,16 @@ Knows rows and URLs; knows no event and no rule.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias, cast
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import psycopg
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 
@@ -20,6 +24,8 @@ from ledger.errors import StoreError
 from ledger.rows import COPY, MEMORIES, Rows
 
 CONNECT_S: Final = 5
+STALL_S: Final = 2.0
+"""How long who has to end waits for the answer of a server that says nothing, and for a connection to it."""
 LOCK_S: Final = 10
 """How long one attempt waits for a lock."""
 IDLE_IN_TRANSACTION_S: Final = 60
@@ -44,6 +50,9 @@ _SETTINGS: Final = (
     f"SET lock_timeout = '{LOCK_S}s'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; "
     "SET tcp_keepalives_count = 3; SET client_min_messages = warning; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'; "
+    "SET quote_all_identifiers = off; "  # definitions are compared in the server's words
+    # What is acknowledged is on the disk, whatever a role or a database says; where a standby is waited for, stays so.
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; "
     # The schemas behind the first one are somebody else's: no name of ours is looked for there.
     "SELECT set_config('search_path', quote_ident(found), false) FROM current_schema() AS found "
     "WHERE found IS NOT NULL"
@@ -88,14 +97,42 @@ END $$
 """
 _INSERT: Final = f"SELECT accountledger_append({', '.join(['%b'] * 11)})"
 
-Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+Row: TypeAlias = tuple[Any, ...]
+R = TypeVar("R")
+
+
+class Connection(psycopg.Connection[Row]):
+    """A connection on which no answer is waited for longer than STALL_S once the end has come."""
+
+    ends: Callable[[], float] = lambda: math.inf
+    """Asked when that is (`time.monotonic`)."""
+
+    def wait(self, gen: PQGen[R], *args: Any, **given: Any) -> R:
+        return super().wait(self._heeded(gen), *args, **given)
+
+    def _heeded(self, gen: PQGen[R]) -> PQGen[R]:
+        """psycopg looks in again and again, with nothing that is ready."""
+        began = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > max(began, self.ends()) + STALL_S:
+                    self.pgconn.finish()  # an answer that came now would be taken for another's
+                    raise psycopg.OperationalError(f"no answer for {time.monotonic() - began:.0f} s")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return cast("R", done.value)
 
 
 class Datastore(PostgresDatastore):
     """The stock datastore, with text ids, connecting with any URL that libpq takes. Reads no environment of
     eventsourcing's."""
 
-    def __init__(self, url: str, schema: str, *, read_only: bool) -> None:
+    def __init__(
+        self, url: str, schema: str, ends: Callable[[], float] = lambda: math.inf, *, read_only: bool
+    ) -> None:
+        self._ends: Final = ends
         super().__init__(
             "",
             "",
@@ -112,17 +149,20 @@ class Datastore(PostgresDatastore):
             **parameters(url),
             "options": options_of(url, read_only=read_only),
         }
+        self.pool.connection_class = cast("Any", Connection)
         if not self.pool.kwargs["password"]:
             del self.pool.kwargs["password"]
 
     def after_connect_func(self) -> Callable[[psycopg.Connection[Any]], None]:
-        return configure
+        return partial(configure, ends=self._ends)
 
     def register_type_adapters(self) -> None:
         """Nothing: the type is for stock eventsourcing, which reads and writes the same table; ours needs none."""
 
 
-def configure(connection: psycopg.Connection[Any]) -> None:
+def configure(connection: psycopg.Connection[Any], ends: Callable[[], float]) -> None:
+    assert isinstance(connection, Connection)
+    connection.ends = ends
     connection.autocommit = True
     for kind, dumper in ARRAYS:
         connection.adapters.register_dumper(kind, dumper)

@@ -73,6 +73,11 @@ class Engine(Protocol):
         """Close every connection and let the next writer in. Idempotent."""
         ...
 
+    def leave(self) -> None:
+        """In a process that was forked from the one that opened it: hold nothing that the other would be thought to
+        hold still."""
+        ...
+
     def give_up_at(self, moment: float | None) -> None:
         """Try what may pass again until then at most (`time.monotonic`); None: as long as ever. From any thread."""
         ...

@@ -276,8 +276,11 @@ class SQLite:
                 self.select("SELECT 1")
             else:
                 self._make()
+                self._writers_view()  # as long as that is open, SQLite keeps its log where it is
             self._path: Final = path and path.absolute()
-            self._file: Final = path and _identity(path)
+            # The log is beside the file, not beside a link to it.
+            self._log: Final = path and Path(f"{os.path.realpath(path)}-wal")
+            self._files: Final = [_identity(each) for each in self._written()]
         except BaseException:
             self.close()
             raise
@@ -297,6 +300,11 @@ class SQLite:
             self._datastore.close()
         if self._asking is not None:
             self._asking.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def leave(self) -> None:
+        """The lock is the other process's as long as that has it open; it would be ours after that."""
         if self._lock is not None:
             self._lock.release()
 
@@ -366,12 +374,24 @@ class SQLite:
             self._recorder.insert(rows, last)
         self._notice.ring()
 
+    def _written(self) -> list[Path]:
+        """The files that SQLite writes to: the ledger, and the log that holds what was committed last."""
+        log = None if self._lock is None else self._log
+        return [each for each in (self._path, log) if each is not None]
+
     def _is_there(self) -> None:
-        """Raise StoreError where the file is another now, or none: what is written to the one that was opened is found
+        """Raise StoreError where a file is another now, or none: what is written to the one that was opened is found
         by nobody. (In WAL mode SQLite does not look.)"""
-        if self._path is not None and _identity(self._path) != self._file:
+        for path, file in zip(self._written(), self._files, strict=True):
+            if _identity(path) == file:
+                continue
+            if path == self._path:
+                raise StoreError(
+                    f"{self.name}: moved, removed or replaced while it was open; nothing more is stored in it"
+                )
             raise StoreError(
-                f"{self.name}: moved, removed or replaced while it was open; nothing more is stored in it"
+                f"{self.name}: {path.name} was removed while it was open; nothing more is stored before it is closed, "
+                "which brings what is stored into the ledger itself, and opened again"
             )
 
     def lease(self, name: str) -> Lease:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from ledger.account import Account, Keyed, Recorded
-from ledger.errors import Corrupt, ReadOnly, StoreError, Unfinished, Unstorable
+from ledger.errors import Closed, Corrupt, ReadOnly, StoreError, Unfinished, Unstorable
 from ledger.events import TOPICS, Event, FillRecorded, ids, keyed_ns, numbers, opened_key
 from ledger.rows import Cell, Change, Engine, Evidence, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
@@ -121,6 +121,23 @@ def engine_of(place: str | Path | None, *, read_only: bool) -> Engine:
     return SQLite(None if place is None else Path(place), read_only=read_only)
 
 
+class _Elsewhere:
+    """In the place of a database that another process has open. Whatever is asked of it raises Closed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine  # kept: to let go of it would close it
+        self._name = engine.name
+
+    def __getattr__(self, _: str) -> Any:
+        raise Closed(f"{self._name}: opened by another process, before it forked; open it anew in this one")
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+    def release(self, name: str) -> None:
+        """Nothing is held here."""
+
+
 class Store:
     """One ledger's storage: append and read. Thread-safe for any number of readers beside one writer.
 
@@ -132,7 +149,7 @@ class Store:
         self, place: str | Path | None, *, read_only: bool = False, unfinished: bool = False
     ) -> None:
         self.read_only: Final = read_only
-        self._engine: Final = engine_of(place, read_only=read_only)
+        self._engine = engine_of(place, read_only=read_only)
         self.name: Final = self._engine.name
         self.in_file: Final = self._engine.FILE
         self._mapper: Final = EventMapper()
@@ -152,6 +169,11 @@ class Store:
     def close(self) -> None:
         """Close every connection and let the next writer in."""
         self._engine.close()
+
+    def leave(self) -> None:
+        """In a process that was forked from the one that opened it: use nothing of it, close nothing of it."""
+        self._engine.leave()
+        self._engine = cast("Engine", _Elsewhere(self._engine))
 
     def append(
         self,

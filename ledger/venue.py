@@ -88,7 +88,8 @@ class Venue(Protocol):
     def decode(self, frame: Frame, /) -> Sequence[Statement]:
         """The statements of a frame; the same for the same frame, always. Empty for a control frame.
 
-        Raises `ledger.errors.Malformed` where the frame is not understood: the ledger then keeps it in quarantine.
+        Raises `ledger.errors.Malformed` where the frame is not understood: the ledger then keeps it in quarantine, as
+        it does where an event is not what `ledger.events` says, or its source not the frame's (`Frame.source`).
         """
         ...
 

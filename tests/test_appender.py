@@ -5,10 +5,14 @@ Most tests run on a ledger in memory and on one in a SQLite file: both must beha
 
 from __future__ import annotations
 
+import os
+import re
 import resource
+import signal
 import sqlite3
 import threading
-from collections.abc import Generator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,8 @@ from ledger.events import (
     FillRecorded,
     Statement,
 )
+from ledger.intake import BATCH_FRAMES_MAX
+from projections import Balances
 from tests.plain import MAIN, Plain, T, arrivals, assert_whole, feed, keys, topics
 
 
@@ -353,7 +359,7 @@ def test_an_account_forgotten_is_known_again_with_its_version_and_keys(ledger: L
     assert_whole(ledger)
 
 
-# Closing -------------------------------------------------------------------------------------------------------------
+# Closing, and forking ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.sqlite
@@ -388,3 +394,49 @@ def test_closing_waits_for_the_commit_under_way(path: Path, monkeypatch: pytest.
         assert [(1,)] == stored.execute(
             "SELECT count(*) FROM stored_events WHERE topic='FillRecorded'"
         ).fetchall()
+
+
+def told_in_a_fork(work: Callable[[], object]) -> str:
+    """The error that some work ends with in a process forked from this one; empty where it ends without."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of threads that are not there in the child
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        said = ""
+        try:
+            work()
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        text = told.read()
+    assert (child, 0) == os.waitpid(child, 0)
+    return text
+
+
+def test_a_process_forked_from_ours_cannot_use_the_ledger_and_costs_it_nothing(
+    ledger: Ledger, venue: Plain
+) -> None:
+    """As of a server that forks its workers: two processes on one connection read each other's answers."""
+    balances = Balances(ledger)
+    with ledger.intake(venue, "main") as intake:
+        intake.receive_all(arrivals("state:1"))
+        tries: list[Callable[[], object]] = [
+            lambda: intake.receive(b"state:2"),
+            lambda: intake.receive_all([(b"state:2", T)] * (BATCH_FRAMES_MAX + 1)),
+            lambda: list(ledger.replay()),
+            lambda: balances.rows(),
+            lambda: list(ledger.verify()),
+            lambda: ledger.lease(MAIN),
+        ]
+        with ledger._appender._writing():  # as while another thread commits
+            for work in tries:
+                assert re.match("Closed: .*: opened by another process", told_in_a_fork(work))
+            assert "" == told_in_a_fork(ledger.close)
+        intake.receive_all(arrivals("state:3"))
+    assert ["state:1", "state:3"] == keys(ledger)
+    assert [] == list(ledger.verify([venue]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ from ledger.decoding import REASON_CHARS_MAX
 from ledger.events import (
     Balance,
     BalanceDelta,
+    Event,
+    FillRecorded,
     FrameQuarantined,
     SessionClosed,
     SessionOpened,
+    Source,
     Statement,
+    Valuation,
 )
 from ledger.intake import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival
 from projections import Balances, Quarantine, Views
@@ -313,6 +318,76 @@ def test_a_decoder_that_makes_what_cannot_be_stored_costs_only_its_own_frame(led
         assert Tally(1, 1, 0, 0, 0) == intake.receive(b"good")
     topics = [type(recorded.event).__name__ for recorded in ledger.replay()]
     assert ["BalanceDelta", *["FrameQuarantined"] * 3, "BalanceDelta", "BalanceDelta"] == topics[1:-1]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda source: BalanceDelta(source, "k", (Balance("a", "A", 0.1),)),  # type: ignore[arg-type]
+        lambda source: BalanceDelta(source, "k", (Balance("a", "A", "NaN"),)),
+        lambda source: BalanceDelta(source, "k", (Balance("a", "A", "1", valuation=Valuation("u", "1_0")),)),
+        lambda source: BalanceDelta(source, "k", (Balance(None, "A", "1"),)),  # type: ignore[arg-type]
+        lambda source: BalanceDelta(source, 7, (Balance("a", "A", "1"),)),  # type: ignore[arg-type]
+        lambda source: BalanceDelta(replace(source, time_ns=1.79e18), "k", ()),
+        lambda source: BalanceDelta(replace(source, session="other"), "k", ()),
+        lambda source: BalanceDelta(replace(source, evidence=b""), "k", ()),
+        lambda source: FillRecorded(source, "k", "f", "o", "S", "buy", "Infinity", "2"),
+    ],
+)
+def test_an_event_of_somebody_elses_venue_that_could_not_be_read_again_costs_its_own_frame_only(
+    ledger: Ledger, made: Callable[[Source], Event]
+) -> None:
+    """What is stored stays for ever: one such event would keep every projection from catching up."""
+
+    class Careless(Plain):
+        def decode(self, frame: Frame) -> Sequence[Statement]:
+            if frame.payload != b"careless":
+                return super().decode(frame)
+            return [(frame.account, made(frame.source(self.NAME, "words")))]
+
+    with ledger.intake(Careless(), "main") as intake:
+        assert Tally(3, 2, 0, 0, 1) == intake.receive_all(arrivals("state:1", "careless", "state:2"))
+    assert_whole(ledger)
+    assert ["state:1", "", "state:2"] == keys(ledger)
+    assert "1" == str(Balances(ledger)[MAIN]["A"].total)
+    assert [] == list(ledger.verify([Careless()]))
+
+
+def test_what_somebody_elses_venue_makes_is_recorded_as_it_is_read_again(ledger: Ledger) -> None:
+    class Loose(Plain):
+        def decode(self, frame: Frame) -> Sequence[Statement]:
+            balances: Any = [Balance("a", "A", Decimal("1.50"))]  # type: ignore[arg-type]
+            return [(frame.account, BalanceDelta(frame.source(self.NAME, "words"), "k", balances))]
+
+    with ledger.intake(Loose(), "main") as intake:
+        intake.receive(b"x")
+    assert "1.50" == str(Balances(ledger)[MAIN]["A"].total)
+    assert [] == list(ledger.verify([Loose()]))
+
+
+@pytest.mark.parametrize("wrong", [1.79e18, "1790000000000000000", None])
+def test_a_time_that_is_no_whole_number_is_the_callers_mistake_and_stores_nothing(
+    ledger: Ledger, venue: Plain, wrong: Any
+) -> None:
+    """As of `time.time() * 1e9`: a float that is stored as a time would not be read again."""
+    with ledger.intake(venue, "main", opened_ns=T) as intake:
+        with pytest.raises(TypeError):
+            intake.receive_all([(b"fill:1", T), (b"fill:2", wrong)])
+        if wrong is not None:
+            with pytest.raises(TypeError):
+                intake.receive(b"fill:2", wrong)
+            with pytest.raises(TypeError):
+                intake.close(closed_ns=wrong)
+            with pytest.raises(TypeError):
+                ledger.intake(venue, "other", opened_ns=wrong)
+    assert ["SessionOpened", "FillRecorded", "SessionClosed"] == topics(ledger)
+
+
+def test_the_name_of_a_session_is_stored_as_text(ledger: Ledger, venue: Plain) -> None:
+    named: Any = 7
+    with ledger.intake(venue, "main", session=named) as intake:
+        intake.receive(b"fill:1")
+    assert {"7"} == {each.event.source.session for each in ledger.replay()}
 
 
 # Recordings ----------------------------------------------------------------------------------------------------------

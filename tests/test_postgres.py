@@ -25,7 +25,7 @@ from ledger.cli.options import bring_up_all
 from ledger.errors import Unstorable
 from ledger.events import Event, FillRecorded, FrameQuarantined
 from ledger.memory import remember, remembered, row_of
-from ledger.postgres import TEXT_BYTES_MAX
+from ledger.postgres import TEXT_BYTES_MAX, Postgres
 from ledger.postgres_recorder import Recorder
 from ledger.store import Store
 from projections import Balances
@@ -265,6 +265,25 @@ def test_a_projection_whose_place_is_gone_is_made_anew_over_its_own_table(new_sc
         ledger.write([("DELETE FROM projection_positions", [()]), ("UPDATE balances SET total='2'", [()])])
     with Ledger(new_schema) as ledger:
         assert ["1"] == [row.total for row in Balances(ledger).rows()]
+
+
+@pytest.mark.parametrize(
+    ("said", "had"), [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply")]
+)
+def test_what_is_acknowledged_is_on_the_disk_whatever_a_role_or_a_url_says(
+    new_schema: str, said: str, had: str
+) -> None:
+    with Ledger(f"{new_schema}%20-csynchronous_commit%3D{said}") as ledger:
+        assert [(had,)] == ledger.select("SHOW synchronous_commit")
+        assert isinstance(ledger._store._engine, Postgres)
+        writer = ledger._store._engine._writer
+        assert writer is not None
+        assert (had,) == writer.execute("SHOW synchronous_commit").fetchone()
+
+
+def test_verify_raises_no_alarm_where_the_server_quotes_every_name(new_schema: str) -> None:
+    with Ledger(f"{new_schema}%20-cquote_all_identifiers%3Don") as ledger:
+        assert [] == list(ledger.verify())
 
 
 def test_a_ledger_with_another_behind_it_in_the_search_path_is_one_of_its_own(schemas: Schemas) -> None:

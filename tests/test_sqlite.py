@@ -155,6 +155,31 @@ def test_nothing_is_stored_in_a_file_that_is_somewhere_else_until_it_is_back(
         assert after == store.all_events()
 
 
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_nothing_is_stored_in_a_log_that_somebody_removed_and_what_is_in_it_is_kept(
+    path: Path, tmp_path: Path, made_anew: bool, linked: bool
+) -> None:
+    """Who takes `-wal` for rubbish: what is committed to it then is gone with the process, if that is killed."""
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    with closing(Store(link if linked else path)) as store:
+        fill(store, 1, 3)
+        before = store.all_events()
+        log = Path(f"{path}-wal")
+        log.unlink()
+        if made_anew:
+            log.touch()
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"ledger\.db-wal was removed while it was open"):
+                fill(store, 4, 5)
+        assert before == store.all_events()
+    with closing(Store(path)) as store:
+        assert before == store.all_events()
+        fill(store, 4, 5)
+        assert 5 == len(store.all_events())
+
+
 def test_no_transaction_is_open_while_a_run_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ledger.store.PAGE_EVENTS_MAX", 3)
     with closing(Store(path)) as store:
@@ -495,6 +520,25 @@ def test_a_second_writer_in_the_same_process_is_refused_until_the_first_closes(p
         with pytest.raises(LedgerBusy):  # neither a refused writer nor a reader frees what is held
             Store(path)
     Store(path).close()
+
+
+def test_a_process_forked_from_the_writer_does_not_keep_the_next_one_out(path: Path) -> None:
+    reading, writing = os.pipe()
+    with Ledger(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of threads that are not there in the child
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # as long as we are there
+            os._exit(0)
+        with pytest.raises(LedgerBusy):
+            Ledger(path)
+    try:
+        Ledger(path).close()
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
 
 
 def test_a_ledger_reached_by_another_name_is_the_same_ledger(tmp_path: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -289,6 +290,49 @@ def test_what_is_tried_again_already_is_given_up_too() -> None:
                 each.join(5.0)
             assert [False, False] == [each.is_alive() for each in threads]
             assert 2 == len(raised)
+
+
+def test_who_has_to_end_does_not_wait_for_a_server_that_says_nothing() -> None:
+    """Frozen, or behind a proxy that lost it: there is a connection, and no answer on it, and no error."""
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = Postmaster(folder)
+        with Ledger(server.url) as ledger, ledger.intake(venue, "main") as intake:
+            intake.receive(frame("main", 1))
+            with psycopg.connect(server.url) as asked:
+                ours = asked.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name='accountledger'"
+                )
+                frozen = [server.pid, *(pid for (pid,) in ours)]
+            raised: list[Exception] = []
+
+            def tried(work: Callable[[], object]) -> None:
+                try:
+                    work()
+                except StoreError as error:
+                    raised.append(error)
+
+            works = (lambda: ledger.select("SELECT 1"), lambda: intake.receive(frame("main", 2)))
+            threads = [threading.Thread(target=tried, args=(work,), daemon=True) for work in works]
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                for each in threads:
+                    each.start()
+                time.sleep(0.5)
+                ledger.give_up_at(time.monotonic())
+                for each in threads:
+                    each.join(10.0)
+                assert [False, False] == [each.is_alive() for each in threads]
+            finally:
+                for pid in frozen:
+                    os.kill(pid, signal.SIGCONT)
+            assert 2 == len(raised)
+            ledger.give_up_at(None)
+            intake.receive(frame("main", 2))  # whether it was stored or not
+            intake.receive(frame("main", 3))
+            assert [] == list(ledger.verify([venue]))
+            assert 3 == len({each.event.key for each in ledger.replay() if each.event.source.evidence})
+        server.stop()
 
 
 def test_who_has_to_end_while_the_server_is_away_ends_and_says_what_is_lost(tmp_path: Path) -> None:

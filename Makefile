@@ -7,7 +7,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 # The environment holds what the lock holds: neither a foreign PYTHONPATH nor a check for newer tools over the network.
-unexport PYTHONPATH PYTHONHOME PYRIGHT_PYTHON_FORCE_VERSION PYRIGHT_PYTHON_PYLANCE_VERSION
+# What was compiled is kept: tests start hundreds of processes, and each would compile every module of ours again.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE PYRIGHT_PYTHON_FORCE_VERSION PYRIGHT_PYTHON_PYLANCE_VERSION
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 

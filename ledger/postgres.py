@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 import psycopg
@@ -514,15 +515,23 @@ class Postgres:
                 for sql, params in once:
                     if connection.execute(spoken(sql), [told(cell) for cell in params]).rowcount != 1:
                         raise Overtaken(f"{self.name}: somebody else wrote it first")
-                for sql, rows in wanted:
-                    self._change(connection, sql, rows)
+                for without, changes in groupby(wanted, lambda change: not any(change[1])):
+                    if without:
+                        self._script(connection, changes)
+                    else:
+                        for sql, rows in changes:
+                            self._change(connection, sql, rows)
             return True
 
         self._patiently(work)
 
+    def _script(self, connection: Connection, changes: Iterable[Change]) -> None:
+        """Statements without parameters that follow one another, in one round trip: a projection makes many tables."""
+        if script := [spoken(sql) for sql, rows in changes for _ in rows]:
+            self._columns.clear()  # it may make tables
+            connection.execute(query(";\n".join(script)), ())
+
     def _change(self, connection: Connection, sql: str, rows: Sequence[Sequence[Cell]]) -> None:
-        if sql.startswith(DEFINES):
-            self._columns.clear()
         if not rows:
             return
         if len(rows) > 1:

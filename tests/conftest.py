@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ settings.register_profile("explore", derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+"""Which of those that xdist started this is: gw0, gw1 and so on."""
 SQLITE = "sqlite: is about SQLite itself, its files or its locks: not run in PostgreSQL"
 FEW = (
     "few(n): asks a ledger thousands of times, or takes long and asks little of it: of its cases the first n, "
@@ -83,8 +85,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if (collection_path.stem in WAITING) != runs[config.option.markexpr] else None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Workers begin with different modules: what one has compiled, the others find."""
+    report = yield
+    if WORKER and isinstance(collector, pytest.Package):
+        begin = len(report.result) * int(WORKER[2:]) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        report.result = [*report.result[begin:], *report.result[:begin]]
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)  # before what is asked for by its marks is chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if WORKER:
+        items.sort(key=lambda item: item.path)
     for item in items:
         if item.path.stem in WAITING:
             item.add_marker(pytest.mark.clock)

@@ -79,6 +79,7 @@ class Forking:
                     code = _number(told, timeout_s)
                 except TimeoutError:
                     os.kill(pid, signal.SIGKILL)
+                    _number(told, timeout_s)  # it is over: no lock is held any more
                     raise subprocess.TimeoutExpired(command.args, timeout_s, _all(out), _all(err)) from None
             finally:
                 os.close(told)

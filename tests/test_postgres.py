@@ -536,3 +536,11 @@ def test_every_module_that_opens_a_ledger_runs_in_postgresql_or_says_why_not() -
     }
     assert set() == opening - STORED - already - set(databases.AS_WRITTEN)
     assert set() == STORED & set(databases.AS_WRITTEN)
+
+
+def test_many_rows_are_written_by_the_columns_that_their_table_has_now(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        for kind, cell in (("TEXT", "one"), ("INTEGER", 1), ("BLOB", b"one")):
+            ledger.write([("DROP TABLE IF EXISTS odd", [()]), (f"CREATE TABLE odd (cell {kind})", [()])])
+            ledger.write([("INSERT INTO odd (cell) VALUES (?)", [(cell,), (cell,)])])
+            assert [(cell,), (cell,)] == ledger.select("SELECT cell FROM odd")

@@ -29,8 +29,8 @@ RUN_EVENTS_MAX: Final = 50
 """Decoded at once where all are read: so many stay in the processor's cache, a page of them does not."""
 URLS: Final = ("postgresql://", "postgres://")
 """How the place of a ledger in PostgreSQL begins."""
-_URL: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
-"""How any URL begins: what is one is no file, and may hold a password."""
+_URL: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How any URL begins, also one that somebody made a Path of: what is one is no file, and may hold a password."""
 
 UTF8_BYTES_MAX: Final = 4
 """Of one character."""

@@ -179,7 +179,7 @@ def test_a_url_of_something_else_is_no_file_and_shows_no_password(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "not the URL of a PostgreSQL database" in failed(url)
-    with pytest.raises(StoreError, match="not the URL of a PostgreSQL database: [^u]*user@"):
+    with pytest.raises(StoreError, match=r"not the URL of a PostgreSQL database: [^u]*user@"):
         Ledger(Path(url))
     for args in (["balances", "--db", url], ["copy", "--from", url, "--to", url]):
         with pytest.raises(SystemExit) as ended:

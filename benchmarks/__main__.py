@@ -2,12 +2,13 @@
 
 A benchmark is a module here with a generator of its own name; where it has a `table`, that is how its results are
 shown, and where it has `cases`, that is how many there will be. It is imported when it is run, not before.
-Exit codes: 0 done; 1 the sides did not do equal work, so nothing is claimed; 2 bad usage or input, told in one line.
-Claims that fall short change no exit code: they are told.
+Exit codes: 0 done; 1 the sides did not do equal work, so nothing is claimed; 2 bad usage or input, told in one line;
+130 interrupted; 141 whoever read the output is gone. Claims that fall short change no exit code: they are told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -22,11 +23,13 @@ from benchmarks import report
 from benchmarks.claims import count_text, told
 from benchmarks.extras import NOT_INSTALLED, loaded
 from benchmarks.measure import FULL, QUICK, Effort, Result, Unequal
+from ledger.__main__ import prepare_streams
 
 DONE: Final = 0
 FINDINGS: Final = 1
 BAD: Final = 2
 INTERRUPTED: Final = 130
+UNHEARD: Final = 141
 
 PIPE_WIDTH: Final = 180
 NAME: Final = "python -m benchmarks"
@@ -36,6 +39,7 @@ BENCHMARKS: Final = ("decode", "ingest", "replay", "growth", "transport", "postg
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit with its code."""
+    prepare_streams()
     try:
         command.main(args=args, prog_name=NAME, standalone_mode=False)
         code = DONE
@@ -44,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         code = _complain(f"{error.format_message()} (see {NAME} --help)", BAD)
     except OSError as error:
-        code = _complain(str(error), BAD)
+        code = _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD)
     except (click.Abort, KeyboardInterrupt):
         code = _complain("interrupted", INTERRUPTED)
     except BaseExceptionGroup as group:  # of an event loop that was interrupted
@@ -52,6 +56,15 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             raise
         code = _complain("interrupted", INTERRUPTED)
     sys.exit(code)
+
+
+class _Piped(Console):
+    """A console whose reader may go away: that is no finding."""
+
+    def on_broken_pipe(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()  # what is left to be written goes to nobody
+        sys.exit(UNHEARD)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,7 +89,8 @@ def command(which: str, path: Path | None, folder: Path | None, quick: bool) -> 
     twice. `transport` tells times from the wire to the disk instead, and what they are beside. Under each table stands
     what is claimed of it, with the figure of this run: pass, or falls short.
 
-    Exit codes: 0 done, whatever the claims; 1 the sides did not do equal work; 2 bad usage or input.
+    Exit codes: 0 done, whatever the claims; 1 the sides did not do equal work; 2 bad usage or input; 130 interrupted;
+    141 nobody reads the output any more.
     """
     if path is not None and not path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.absolute().parent}", param_hint="--json")
@@ -95,7 +109,7 @@ def run(
 ) -> None:
     """Measure, print a table for each with its claims, draw it, and write the JSON of all so far."""
     piped = not sys.stdout.isatty()
-    out = Console(width=PIPE_WIDTH if piped else None, highlight=False, markup=False)
+    out = _Piped(width=PIPE_WIDTH if piped else None, highlight=False, markup=False)
     before = report.machine()
     out.print(report.machine_line(before), soft_wrap=piped)
     results: list[Result] = []

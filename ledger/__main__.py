@@ -14,7 +14,7 @@ STREAMS: Final = ("stdin", "stdout", "stderr")
 def main() -> NoReturn:
     """Run the command line and exit with its code. It takes a moment to import: Ctrl-C may strike in it, too."""
     try:
-        _prepare_streams()
+        prepare_streams()
         from ledger.cli import main as run
     except KeyboardInterrupt:
         print("\naccountledger: interrupted", file=sys.stderr)  # below the terminal's ^C
@@ -22,7 +22,7 @@ def main() -> NoReturn:
     run()
 
 
-def _prepare_streams() -> None:
+def prepare_streams() -> None:
     """JSON is UTF-8, and a name has characters that the encoding of a place may not have. What was closed by who
     started us is opened: a file of the ledger would get its number."""
     for number, name in enumerate(STREAMS):

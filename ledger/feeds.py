@@ -178,13 +178,18 @@ class _Table:
     def _tls(self) -> ssl.SSLContext | None:
         if "ca_file" not in self._table:
             return None
-        place = self._folder / Path(self._text("ca_file")).expanduser()
+        said = self._text("ca_file")
         try:
-            return verifying(place)
+            place = self._folder / Path(said).expanduser()
+            if not place.exists() or place.is_file() or place.is_dir():  # nobody waits for a pipe
+                return verifying(place)
         except ssl.SSLError:
             raise self._bad("ca_file", "is not a PEM file of certificates") from None
+        except RuntimeError:  # a user without a home
+            raise self._bad("ca_file", "is not a path") from None
         except (OSError, ValueError) as error:
             raise self._bad("ca_file", f"{getattr(error, 'strerror', None) or 'cannot be opened'}") from None
+        raise self._bad("ca_file", "is not a regular file")
 
     # Secrets: nothing of what is written or found may get into a message
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -131,6 +132,7 @@ def test_json_that_cannot_be_written_is_told_in_one_line_before_anything_is_meas
     assert run("decode", "--quick", "--json", path) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
+    assert "Errno" not in captured.err or path == "/dev/full"
     assert captured.out == ""
 
 
@@ -162,6 +164,30 @@ def test_what_is_no_file_is_given_the_json_once(tmp_path: Path, monkeypatch: pyt
     reader.join()
     told: dict[str, Any] = json.loads(read[0])
     assert {"decode", "ingest"} == {result["benchmark"] for result in told["results"]}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_whoever_reads_no_further_leaves_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        assert run("decode", "--quick") == 141
+
+
+NOTHING: Final = """
+from benchmarks import __main__ as command
+
+command._measured = lambda *_: []
+command.report.table = lambda _: "nothing"
+command.main(["decode", "--quick"])
+"""
+
+
+def test_an_output_that_is_closed_is_no_defect() -> None:
+    script = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, NOTHING]
+    ran = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.usefixtures("tiny")

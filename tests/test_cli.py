@@ -546,7 +546,9 @@ runpy.run_module("ledger", run_name="__main__")
 
 
 @pytest.mark.sqlite
-@pytest.mark.parametrize("module", ["click", "rich.console", "projections.why", "transports"])
+@pytest.mark.parametrize(
+    "module", ["msgspec", "ledger.errors", "click", "rich.console", "projections.why", "transports"]
+)
 def test_an_interrupt_that_strikes_while_it_imports_ends_in_one_line(tmp_path: Path, module: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", INTERRUPT.format(module=module)], cwd=tmp_path, capture_output=True, text=True

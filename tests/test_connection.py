@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 
@@ -208,6 +209,40 @@ def test_the_deepest_known_cause_is_told_in_our_words() -> None:
     assert connection.told(RuntimeError("canary")) == "connection broken"
     assert connection.told(OSError(113, "No route to host")) == "No route to host"
     assert connection.told(BrokenPipeError()) == "connection reset"
+
+
+def handshake(served: ssl.SSLContext, trusted: ssl.SSLContext) -> str:
+    """What is told of a handshake in memory that fails on our side, with their answers read to the end."""
+    ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusted.wrap_bio(theirs, ours, server_hostname="localhost")
+    server = served.wrap_bio(ours, theirs, server_side=True)
+    while True:
+        try:
+            client.do_handshake()
+        except ssl.SSLWantReadError:
+            with suppress(ssl.SSLError):
+                server.do_handshake()
+        except ssl.SSLError as error:
+            return connection.told(error)
+
+
+def test_what_tls_says_is_told_so_that_one_knows_what_to_do(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    ours = connection.verifying(tmp_path / "ca.pem")
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(served)
+    assert handshake(served, ours).endswith(" (nobody who is trusted here signed it)")
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(old)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    ours.minimum_version = ssl.TLSVersion.TLSv1_3
+    assert handshake(old, ours).startswith("TLS: no version of TLS that is spoken there is new enough (")
+    said = ssl.MemoryBIO()
+    said.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(ssl.SSLError) as caught:
+        ours.wrap_bio(said, ssl.MemoryBIO(), server_hostname="localhost").do_handshake()
+    assert connection.told(caught.value).startswith("TLS: what answers there speaks no TLS (")
 
 
 def test_a_circle_of_causes_ends() -> None:

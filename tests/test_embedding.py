@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +23,7 @@ import trio
 import uvicorn
 from fastapi import FastAPI
 
+import ledger
 from ledger import Ledger
 from ledger.events import SessionClosed
 from ledger.venues import bitopro
@@ -52,6 +56,18 @@ def feed_of(exchange: BitoPro, account: str = "main", secret: str | None = None)
         secret=secret or exchange.secret,
         url=exchange.ws,
     )
+
+
+@pytest.mark.sqlite
+def test_what_is_public_is_there_when_it_is_asked_for_and_nothing_else_is() -> None:
+    loaded = "import sys, ledger; print('ledger.ledger' in sys.modules, ledger.errors.Lost is ledger.Lost)"
+    ran = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False True\n"
+    for name in ledger.__all__:
+        assert getattr(ledger, name).__name__ == name
+        assert getattr(ledger, name) is vars(import_module(getattr(ledger, name).__module__))[name]
+    assert {*ledger.__all__} <= {*dir(ledger)}
+    assert not hasattr(ledger, "Leger")
 
 
 def until(true: Callable[[], bool]) -> None:

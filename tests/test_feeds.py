@@ -354,6 +354,13 @@ def test_a_private_authority_is_trusted_where_it_is_named(tmp_path: Path) -> Non
     assert "ca_file: is a text" in said_of(tmp_path, GOOD + "ca_file = 1\n")
 
 
+def test_an_authority_that_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    assert "ca_file: is not a path" in said_of(tmp_path, GOOD + 'ca_file = "~nobody-of-that-name/ca.pem"\n')
+    os.mkfifo(tmp_path / "ca.pem")
+    assert "ca_file: is not a regular file" in said_of(tmp_path, GOOD + 'ca_file = "ca.pem"\n')
+    assert "ca_file: Is a directory" in said_of(tmp_path, GOOD + 'ca_file = "."\n')
+
+
 # What a venue's own login refuses
 
 

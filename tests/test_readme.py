@@ -33,26 +33,21 @@ def database(schemas: Schemas) -> tuple[str, str]:
         return url, ledger.name
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all snippets, in order: a later one may read what an earlier one wrote."""
-    return tmp_path_factory.mktemp("readme")
-
-
-@pytest.mark.parametrize(("code", "output"), PYTHON)
-def test_a_python_snippet_runs_and_prints_what_the_readme_says(
-    folder: Path, database: tuple[str, str], code: str, output: str
+def test_the_python_snippets_run_one_after_the_other_and_print_what_the_readme_says(
+    tmp_path: Path, database: tuple[str, str]
 ) -> None:
+    """In one test: a later one reads what an earlier one wrote, and two tests may be run by two processes."""
     url, name = database
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code.replace(SERVER, url)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (0, "") == (ran.returncode, ran.stderr)
-    assert output == ran.stdout.replace(name, SERVER)
+    for code, output in PYTHON:
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code.replace(SERVER, url)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (0, "") == (ran.returncode, ran.stderr), code
+        assert output == ran.stdout.replace(name, SERVER), code
 
 
 @pytest.mark.parametrize("feeds", [code for kind, code, _ in BLOCK.findall(README) if kind == "toml"])
@@ -72,21 +67,20 @@ def test_every_python_snippet_says_what_it_prints() -> None:
     assert all(output for _, output in PYTHON)
 
 
-@pytest.mark.parametrize("session", CONSOLE)
-def test_a_command_prints_what_the_readme_shows(folder: Path, session: str) -> None:
-    for step in session.split("$ ")[1:]:
+def test_the_commands_print_one_after_the_other_what_the_readme_shows(tmp_path: Path) -> None:
+    for step in (step for session in CONSOLE for step in session.split("$ ")[1:]):
         line, _, shown = step.partition("\n")
         command, *args = line.split()
         if command == "cat":
-            (folder / args[0]).write_text(shown)
+            (tmp_path / args[0]).write_text(shown)
             continue
         if command == "python":  # one file, for a Python without packages
             run = [sys.executable, "-I", "-S", str(ROOT / args.pop(0)), *args]
         else:
             assert command == "accountledger"
             run = [sys.executable, "-m", "ledger", *args]
-        ran = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=60)
-        assert 0 == ran.returncode
+        ran = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert 0 == ran.returncode, line
         assert ran.stderr.startswith("proof of ") if "--bundle" in args else ran.stderr == ""
         printed = "".join(f"{each.rstrip()}\n" for each in ran.stdout.splitlines())
         likely = "(?s:.*?)".join(map(re.escape, shown.split("...")))

@@ -365,9 +365,12 @@ def told(error: BaseException) -> str:
     which may hold what was sent."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
-            return f"TLS: certificate verify failed: {legible(each.verify_message)}"
+            untrusted = " (nobody who is trusted here signed it)" if each.verify_code in _UNTRUSTED else ""
+            return f"TLS: certificate verify failed: {legible(each.verify_message)}{untrusted}"
         if isinstance(each, ssl.SSLError):
-            return f"TLS: {legible(each.reason or 'the handshake failed')}"
+            why = _TLS_MEANS.get(each.reason or "")
+            reason = legible(each.reason or "the handshake failed")
+            return f"TLS: {why} ({reason})" if why else f"TLS: {reason}"
         if isinstance(each, socket.gaierror):
             return "the host is not known"
         if isinstance(each, ConnectionRefusedError):
@@ -377,6 +380,18 @@ def told(error: BaseException) -> str:
         if isinstance(each, OSError) and each.strerror and each.errno and each.errno > 0:
             return legible(each.strerror)
     return "connection broken"
+
+
+_UNTRUSTED: Final = frozenset({18, 19, 20, 21})
+"""OpenSSL's codes for a certificate that leads to no authority that was given (X509_V_ERR_…)."""
+_TLS_MEANS: Final = {
+    "WRONG_VERSION_NUMBER": "what answers there speaks no TLS",
+    "UNSUPPORTED_PROTOCOL": "no version of TLS that is spoken there is new enough",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "no version of TLS that is spoken there is new enough",
+    "UNEXPECTED_EOF_WHILE_READING": "the connection ended without a closing word",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "a certificate of ours is asked for, and we have none",
+}
+"""OpenSSL's reasons that say little to who does not know it."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:

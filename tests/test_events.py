@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, get_args
 
 import msgspec
@@ -20,6 +21,7 @@ import pytest
 from msgspec.structs import replace
 
 from ledger import Frame, Ledger, Recorded, Venue
+from ledger.decoding import OURS
 from ledger.events import (
     TOPICS,
     Asked,
@@ -385,10 +387,15 @@ def test_a_time_of_zero_is_a_time() -> None:
 FRAMES: Final = (b'{"said":"everything"}', b'{"said":"nothing more than needed"}', b"\xff\x00 not text")
 
 
-class Golden:
-    """A venue that says one of everything, then what need not be left out, then something unreadable."""
+class Golden(ModuleType):
+    """A venue that says one of everything, then what need not be left out, then something unreadable. Like one of ours:
+    where its events come from is not looked at."""
 
     NAME = "golden"
+
+    def __init__(self) -> None:
+        super().__init__(self.NAME)
+        self.__package__ = OURS
 
     def decode(self, frame: Frame) -> Sequence[Statement]:
         if frame.ordinal == 3:

@@ -277,10 +277,9 @@ class SQLite:
             else:
                 self._make()
                 self._writers_view()  # as long as that is open, SQLite keeps its log where it is
-            self._path: Final = path and path.absolute()
-            # The log is beside the file, not beside a link to it.
-            self._log: Final = path and Path(f"{os.path.realpath(path)}-wal")
-            self._files: Final = [_identity(each) for each in self._written()]
+            self._files: Final = (
+                [] if path is None else [(each, _identity(each)) for each in self._written(path)]
+            )
         except BaseException:
             self.close()
             raise
@@ -374,24 +373,25 @@ class SQLite:
             self._recorder.insert(rows, last)
         self._notice.ring()
 
-    def _written(self) -> list[Path]:
-        """The files that SQLite writes to: the ledger, and the log that holds what was committed last."""
-        log = None if self._lock is None else self._log
-        return [each for each in (self._path, log) if each is not None]
+    def _written(self, path: Path) -> list[str]:
+        """The files that SQLite writes to: the ledger, and the log that holds what was committed last, which is beside
+        the file, not beside a link to it."""
+        log = [] if self._lock is None else [f"{os.path.realpath(path)}-wal"]
+        return [os.path.abspath(path), *log]
 
     def _is_there(self) -> None:
         """Raise StoreError where a file is another now, or none: what is written to the one that was opened is found
         by nobody. (In WAL mode SQLite does not look.)"""
-        for path, file in zip(self._written(), self._files, strict=True):
-            if _identity(path) == file:
+        for place, (name, file) in enumerate(self._files):
+            if _identity(name) == file:
                 continue
-            if path == self._path:
+            if place == 0:
                 raise StoreError(
                     f"{self.name}: moved, removed or replaced while it was open; nothing more is stored in it"
                 )
             raise StoreError(
-                f"{self.name}: {path.name} was removed while it was open; nothing more is stored before it is closed, "
-                "which brings what is stored into the ledger itself, and opened again"
+                f"{self.name}: {os.path.basename(name)} was removed while it was open; nothing more is stored before "
+                "it is closed, which brings what is stored into the ledger itself, and opened again"
             )
 
     def lease(self, name: str) -> Lease:
@@ -565,10 +565,10 @@ def _tables(path: Path, mode: str) -> set[str] | None:
     return {row[0] for row in rows}
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(name: str) -> tuple[int, int] | None:
     """Which file it is; None where there is none."""
     try:
-        found = path.stat()
+        found = os.stat(name)
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -524,20 +524,23 @@ def test_a_second_writer_in_the_same_process_is_refused_until_the_first_closes(p
 
 def test_a_process_forked_from_the_writer_does_not_keep_the_next_one_out(path: Path) -> None:
     reading, writing = os.pipe()
+    hearing, telling = os.pipe()
     with Ledger(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer Pythons warn of threads that are not there in the child
         child = os.fork()
         if child == 0:
             os.close(writing)
+            os.write(telling, b"!")
             os.read(reading, 1)  # as long as we are there
             os._exit(0)
+        assert b"!" == os.read(hearing, 1)  # it has begun
         with pytest.raises(LedgerBusy):
             Ledger(path)
     try:
         Ledger(path).close()
     finally:
-        os.close(writing)
-        os.close(reading)
+        for each in (writing, reading, hearing, telling):
+            os.close(each)
         os.waitpid(child, 0)
 
 

@@ -53,6 +53,7 @@ WAITING = frozenset(
     [
         "test_benchmarks_transport",
         "test_chaos_live",
+        "test_run",
         "test_signals",
         "test_slow_disk",
         "test_standby",

@@ -82,7 +82,7 @@ def _demo_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_serve_prints_is_a_feed_that_runs(tmp_path: Path) -> None:
     with served(*VENUES) as feeds:
         assert 5 == feeds.count("[[feed]]")
-        ran = run_feeds(tmp_path, feeds, "--for", "5", "--tape", "tapes")
+        ran = run_feeds(tmp_path, feeds, "--for", "8", "--tape", "tapes")
     assert (ran.code, ran.err) == (1, "")  # a frame of the Cascade tape is unreadable: that is a finding
     last = ran.out.splitlines()[-5:]
     assert [re.sub(r"^([a-z_]+):.*", r"\1", line) for line in last] == list(VENUES)
@@ -90,7 +90,7 @@ def test_what_serve_prints_is_a_feed_that_runs(tmp_path: Path) -> None:
         "bitopro:main  4 frames: 4 recorded, 0 duplicates, 0 control, 0 quarantined; 0 reconnects; "
         in last[0]
     )
-    assert last[0].endswith("0 reconnects; stopped: after 5 s")
+    assert last[0].endswith("0 reconnects; stopped: after 8 s")
     held = {(row["account"], row["asset"]): row for row in rows(tmp_path, "balances")}
     assert "1140000" == held["bitopro:main", "TWD"]["total"]
     assert "13.00000000" == held["kraken_prime:desk", "BTC"]["total"]

@@ -81,9 +81,8 @@ _HOMES: Final = {
 if not TYPE_CHECKING:  # to whom every name would be there
 
     def __getattr__(name: str) -> Any:
-        import_module(
-            "ledger.ledger"
-        )  # and what it stands on: after `import ledger` there is `ledger.errors`, too
+        # And what it stands on: after `import ledger` there is `ledger.errors`, too.
+        import_module("ledger.ledger")
         if name in __all__:
             globals()[name] = getattr(import_module(f"ledger.{_HOMES.get(name, 'errors')}"), name)
         if name not in globals():

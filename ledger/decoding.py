@@ -1,6 +1,7 @@
 """What a frame says, whatever it is: a venue's statements, or the frame in quarantine with the reason.
 
-Knows a venue's shape; knows no store. The same for the same frame, now and when it is decoded again.
+Knows a venue's shape, and what an event must be; knows no store. The same for the same frame, now and when it is
+decoded again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ledger.events import (
     BalanceSnapshot,
     Event,
     FrameQuarantined,
+    Source,
     Statement,
     Valuation,
 )
@@ -46,7 +48,8 @@ def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
         if isinstance(venue, ModuleType) and venue.__package__ == OURS:
             return said
         # Nobody has looked at what somebody else's module makes: what is stored stays for ever.
-        return tuple((account, _checked(frame, event)) for account, event in said)
+        place = frame.source("", "")
+        return tuple((account, _checked(place, event)) for account, event in said)
     except Malformed as error:
         reason = str(error)
     except Exception as error:  # a defect of the venue module must not cost the frame either
@@ -54,12 +57,12 @@ def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
     return quarantined(venue, frame, reason)
 
 
-def _checked(frame: Frame, event: Event) -> Event:
-    """The event as it will be read back. Raises where it cannot be, is no event of this frame, or states an amount that
-    is none."""
+def _checked(place: Source, event: Event) -> Event:
+    """The event as it will be read back. Raises where it cannot be, is not of the frame at this place, or states an
+    amount that is none."""
     read: Event = _READERS[type(event)](_encode(event))
     source = read.source
-    if (source.session, source.ordinal, source.evidence) != _place(frame):
+    if (source.session, source.ordinal, source.evidence) != (place.session, place.ordinal, place.evidence):
         raise ValueError("the source of an event is not that of its frame")
     parts: list[Struct] = [read]
     if isinstance(read, BalanceSnapshot | BalanceDelta):
@@ -68,11 +71,6 @@ def _checked(frame: Frame, event: Event) -> Event:
     said = [getattr(part, name) for part in parts for name in _AMOUNTS[type(part)]]
     wire.amounts([text for text in said if text is not None])
     return read
-
-
-def _place(frame: Frame) -> tuple[str, int, bytes]:
-    source = frame.source("", "")
-    return source.session, source.ordinal, source.evidence
 
 
 def storable(

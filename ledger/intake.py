@@ -1,6 +1,6 @@
 """A conversation with a venue, taken in: frame by frame, from its opening to its closing.
 
-Knows a venue's shape and the order of frames; knows no socket. What a frame says is recorded by `ledger.appender`.
+A frame is durable before `receive` returns. Knows a venue's shape and the order of frames; knows no socket.
 """
 
 from __future__ import annotations

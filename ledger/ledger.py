@@ -1,6 +1,6 @@
-"""The façade: take frames in, replay events. Knows accounts, venues' shape and the store; knows no socket.
+"""The façade: conversations begin here, and events are replayed and verified. Knows the store; knows no socket.
 
-A frame is durable before `receive` returns: decode, record, one commit per batch, then the accounts advance.
+What a conversation takes in, `ledger.intake` says; what is written when, `ledger.appender`.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
     except Malformed as error:
         reason = str(error)
     except Exception as error:  # a defect of the venue module must not cost the frame either
-        reason = f"{venue.NAME} decoder failed: {type(error).__name__}: {error}"
+        reason = f"{venue.NAME} decoder failed: {_told(error)}"
     return quarantined(venue, frame, reason)
 
 
@@ -81,9 +81,17 @@ def storable(
         for account, event in said:
             check(account, event)
     except Exception as error:
-        reason = f"{venue.NAME} decoder made what cannot be stored: {type(error).__name__}: {error}"
+        reason = f"{venue.NAME} decoder made what cannot be stored: {_told(error)}"
         return quarantined(venue, frame, reason)
     return said
+
+
+def _told(error: Exception) -> str:
+    """What an error says of itself; one of somebody else's may fail at that, too."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def late_statement(said: Statement, number: int, late_ns: int) -> Statement:

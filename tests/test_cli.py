@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import ledger.cli
 from ledger.notes import new_key
 from tests.terminal import feed, rows, run, unheard
 
@@ -570,6 +571,24 @@ def test_the_command_is_that_of_the_package() -> None:
 def test_what_nobody_heard_is_neither_done_nor_a_finding(tmp_path: Path, args: tuple[str, ...]) -> None:
     feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
     assert (141, "") == unheard(tmp_path, args[0], "--db", "a.db", *args[1:])
+
+
+@pytest.mark.sqlite
+def test_a_defect_of_ours_is_no_finding_and_tells_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def defect(**_: object) -> None:
+        raise ZeroDivisionError("by \x1b[2Jnothing")
+
+    monkeypatch.setattr(ledger.cli.cli, "main", defect)
+    with pytest.raises(SystemExit) as ended:
+        ledger.cli.main(["balances"])
+    out, err = capsys.readouterr()
+    first, *_, where, last = err.splitlines()
+    assert (70, "") == (ended.value.code, out)
+    assert "Traceback (most recent call last):" == first
+    assert r"ZeroDivisionError: by \x1b[2Jnothing" == where
+    assert last.startswith("accountledger: this is a defect of accountledger: please report it")
 
 
 @pytest.mark.sqlite

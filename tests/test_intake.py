@@ -243,6 +243,13 @@ class Lazy:
         raise LookupError("too late")
 
 
+class MuteError(Exception):
+    """An error that cannot tell what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("not even that")
+
+
 class Raises:
     """A venue whose decoder raises whatever it is given."""
 
@@ -269,6 +276,7 @@ class Raises:
             f"raises decoder failed: ValueError: {'x' * 5_000}"[:REASON_CHARS_MAX],
         ),
         (Raises(Malformed("y" * 5_000)), "y" * REASON_CHARS_MAX),
+        (Raises(MuteError()), "raises decoder failed: MuteError"),
         (Half(), r"half decoder failed: ValueError: \ud800 and so on"),
         (Lazy(), "lazy decoder failed: LookupError: too late"),
     ],

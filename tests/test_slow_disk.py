@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import statistics
 import sys
 import threading
@@ -161,6 +162,35 @@ async def test_what_waits_for_the_disk_is_bounded_and_the_venue_waits(
     assert left > 5 * FRAME_BYTES, "the venue did not have to wait"
     ours = sum(each.size for each in traces.statistics("filename"))
     assert FRAME_BYTES < ours < INBOX_BYTES + BATCH_BYTES_MAX + MARGIN_BYTES, f"{ours / 1e6:.1f} MB"
+
+
+async def test_a_store_that_gives_no_answer_is_told_until_it_gives_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = threading.Event()
+    append = Store.append
+
+    def stuck(store: Store, events: Sequence[Any], evidence: Sequence[Any], *rest: Any) -> Any:
+        if evidence:
+            go_on.wait(20)
+        return append(store, events, evidence, *rest)
+
+    monkeypatch.setattr("transports.session.STALLED_S", 0.3)
+    monkeypatch.setattr("transports.session.PING_S", 0.4)  # and so it is looked each tenth of a second
+    with BitoPro() as exchange, Ledger() as ledger:
+        async with live(ledger, bitopro_feed(exchange)) as running:
+            await until(lambda: running.health()[0].frames == 1)
+            await anyio.sleep(1)
+            assert ("live", "") == (running.health()[0].state, running.health()[0].reason)
+            monkeypatch.setattr(Store, "append", stuck)
+            exchange.set("BTC", "2.5")
+            await until(lambda: running.health()[0].state == "waiting")
+            assert re.fullmatch(r"the store: no answer for \d+ s", running.health()[0].reason)
+            go_on.set()
+            await until(lambda: running.health()[0].frames == 2)
+            await until(lambda: running.health()[0].state == "live")
+            assert "" == running.health()[0].reason
+            assert 0 == running.health()[0].reconnects
 
 
 @pytest.mark.parametrize(("count", "pace_s", "commit_s"), [(1000, 0.0, 0.0), (500, 0.002, 0.005)])

@@ -70,6 +70,8 @@ READY_S: Final = 10.0
 """How long a venue may take to accept us once connected (s)."""
 DRAIN_S: Final = 5.0
 """How long a stopping feed may take to store what it received (s)."""
+STALLED_S: Final = 5.0
+"""How long the store may take for an answer before it is said that it gives none (s)."""
 STORE_RETRY_S: Final = 0.2
 STORE_RETRY_S_MAX: Final = 5.0
 KEEP_S: Final = 1.0
@@ -117,6 +119,8 @@ class Session:
         self._storing = threading.Lock()
         self._before: Health | None = None
         """How the feed was before the store failed; None where it does not fail."""
+        self._waiting = 0
+        """How many of ours wait for the store."""
         self._heard: deque[Heard] = deque()
         self._listening = False
         self._awake = anyio.Event()
@@ -209,6 +213,7 @@ class Session:
             await anyio.sleep(action.seconds)
         elif isinstance(action, Ready):
             self.ready_at = anyio.current_time()
+            self._before = None
             self._feed.note(state="live", reason="")
         elif isinstance(action, Hide):
             self._redaction.add(action.text)
@@ -236,11 +241,16 @@ class Session:
             await self._store(await connection.receive())
 
     async def _watch(self, connection: Connection) -> None:
-        """Tell a dead connection from a quiet one, by its last byte; and an answer that does not come."""
+        """Tell a dead connection from a quiet one, by its last byte; and an answer that does not come, of the venue or
+        of the store."""
         pinged_at = anyio.current_time()
         while True:
             await anyio.sleep(min(1.0, PING_S / 4, READY_S / 4))
             now = anyio.current_time()
+            if self._waiting and (busy_s := self._writer.busy_s()) >= STALLED_S:
+                if self._before is None:
+                    log.warning("%s: the store gives no answer", self._feed.name)
+                self._note_store(StoreError(f"no answer for {busy_s:.0f} s"))
             if self.ready_at is None and self._opened_at is not None and now - self._opened_at > READY_S:
                 raise Lost(f"the venue did not accept us within {READY_S:.0f} s")
             silent_s = connection.silent_s()
@@ -338,6 +348,7 @@ class Session:
         tried again, until there is no time left: what was received is not given up, nothing more received meanwhile."""
         pause_s = STORE_RETRY_S
         while True:
+            self._waiting += 1
             try:
                 done = await (self._writer.do(work) if asked is None else asked.done())
                 self._note_store(None)
@@ -348,6 +359,8 @@ class Session:
                 if self._stopping.over or isinstance(error, ReadOnly | Conflict | Corrupt | LeaseLost):
                     raise
                 log.warning("%s: the store fails, is tried again: %s", self._feed.name, error)
+            finally:
+                self._waiting -= 1
             until = anyio.current_time() + pause_s
             while anyio.current_time() < until and not self._stopping.over:  # noqa: ASYNC110
                 await anyio.sleep(min(0.1, pause_s))

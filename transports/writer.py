@@ -8,6 +8,7 @@ disk.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -33,6 +34,8 @@ class Writer:
         # A host that is torn down without its way out must not wait for this thread: what it stores is whole or not.
         self._thread: Final = threading.Thread(target=self._run, name="accountledger writer", daemon=True)
         self._begun = False
+        self._since: float | None = None
+        """When it began with what it does (`time.monotonic`)."""
 
     def __enter__(self) -> Writer:
         return self
@@ -54,9 +57,16 @@ class Writer:
         await checkpoint_if_cancelled()
         return await self.ask(work).done()
 
+    def busy_s(self) -> float:
+        """How long it has been at the one thing it does now."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _run(self) -> None:
         while (asked := self._asked.get()) is not None:
+            self._since = time.monotonic()
             asked._do()
+            self._since = None
             with suppress(RuntimeError):  # the loop is over (trio's RunFinishedError is one): nobody waits
                 self._soon(asked._tell)
             del asked  # while we wait for more, what was done keeps nothing alive

@@ -1,13 +1,14 @@
 """The command line: `accountledger`. The one room of this package that knows projections and transports.
 
 Exit codes: 0 done; 1 done, and something was found wrong (a quarantined frame, a gap, a difference); 2 bad usage or bad
-input, told in one line; 130 interrupted; 141 whoever read the output is gone.
+input, told in one line; 70 a defect of ours, with its traceback; 130 interrupted; 141 whoever read the output is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -25,7 +26,7 @@ from ledger.cli import (
     statements,
     views,
 )
-from ledger.cli.options import BAD, DONE, INTERRUPTED, VENUES, cli, end_output
+from ledger.cli.options import BAD, DEFECT, DONE, INTERRUPTED, VENUES, cli, end_output
 from ledger.console import printable
 from ledger.errors import LedgerError
 
@@ -69,6 +70,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         end_output()  # it may be this that could not be written
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
         code = BAD
+    except Exception as error:
+        told = "".join(traceback.format_exception(error)).rstrip()
+        _say("\n".join(map(printable, told.split("\n"))))
+        _complain("this is a defect of accountledger: please report it; what was acknowledged is stored")
+        code = DEFECT
     sys.exit(code if isinstance(code, int) else DONE)
 
 

@@ -41,6 +41,8 @@ from projections import (
 DONE: Final = 0
 FINDINGS: Final = 1
 BAD: Final = 2
+DEFECT: Final = 70
+"""Of ours: EX_SOFTWARE of sysexits.h. Python's own 1 would say that something was found."""
 INTERRUPTED: Final = 130
 UNHEARD: Final = 141
 """Whoever read the output is gone, and has not heard how it ended."""
@@ -124,8 +126,8 @@ def end_output(of: TextIO | None = None) -> None:
 def cli() -> None:
     """The ledger of what exchanges say about your accounts: exact, complete and provable.
 
-    Exit codes: 0 done; 1 done, and something was found wrong; 2 bad usage or input; 130 interrupted; 141 nobody reads
-    the output any more.
+    Exit codes: 0 done; 1 done, and something was found wrong; 2 bad usage or input; 70 a defect of this
+    program; 130 interrupted; 141 nobody reads the output any more.
     """
 
 

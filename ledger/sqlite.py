@@ -46,6 +46,8 @@ except ImportError:  # no such module off POSIX
 
 SYNCHRONOUS_FULL: Final = 2
 BUSY_TIMEOUT_S: Final = 5
+READERS_KEPT_MAX: Final = 5
+"""Connections to read with that stay open while nobody reads."""
 POLL_S: Final = 0.05
 """How often a follower looks for what another process appended."""
 STATEMENTS_CACHED_MAX: Final = 128
@@ -71,9 +73,15 @@ class StoreWarning(UserWarning):
     """Something about the machine makes the store less safe than it should be."""
 
 
-class _Connection(SQLiteConnection):
+class _Plain(sqlite3.Connection):
     wait_s: float = BUSY_TIMEOUT_S
     """How long it waits for a lock."""
+
+
+class _Connection(SQLiteConnection):
+    def __init__(self, plain: _Plain, max_age: float | None) -> None:
+        super().__init__(plain, max_age)
+        self.plain: Final = plain
 
 
 class _Pool(SQLiteConnectionPool):
@@ -85,20 +93,22 @@ class _Pool(SQLiteConnectionPool):
         """Wait until then at most (`time.monotonic`) for a lock that another process has; None: as long as ever."""
         self._end = moment
 
-    def _hurry(self, connection: SQLiteConnection) -> SQLiteConnection:
-        assert isinstance(connection, _Connection)
+    def hurry(self, connection: _Plain) -> None:
+        """Let it wait as long as it may now."""
         left_s = BUSY_TIMEOUT_S if self._end is None else self._end - time.monotonic()
         wait_s = max(0.0, min(left_s, BUSY_TIMEOUT_S))
         if wait_s != connection.wait_s:
-            connection.cursor().execute(f"PRAGMA busy_timeout={wait_s * 1000:.0f}")
+            connection.execute(f"PRAGMA busy_timeout={wait_s * 1000:.0f}")
             connection.wait_s = wait_s
-        return connection
 
     def get_connection(
         self, timeout: float | None = None, *, is_writer: bool | None = None
     ) -> SQLiteConnection:
         try:
-            return self._hurry(super().get_connection(timeout, is_writer=is_writer))
+            connection = super().get_connection(timeout, is_writer=is_writer)
+            assert isinstance(connection, _Connection)
+            self.hurry(connection.plain)
+            return connection
         except sqlite3.Error:
             # No connection could be made: give back the turn, which the stock pool would keep.
             if is_writer is True:
@@ -110,10 +120,11 @@ class _Pool(SQLiteConnectionPool):
                     self._no_readers.notify()
             raise
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> _Plain:
         """A connection outside the pool."""
         connection = sqlite3.connect(
             self.db_name,
+            factory=_Plain,
             uri=True,
             check_same_thread=False,
             isolation_level=None,
@@ -137,7 +148,7 @@ class _Pool(SQLiteConnectionPool):
     def _create_connection(self) -> SQLiteConnection:
         connection = self.connect()
         connection.row_factory = sqlite3.Row
-        return _Connection(sqlite_conn=connection, max_age=self.max_age)
+        return _Connection(connection, self.max_age)
 
 
 class _Datastore(SQLiteDatastore):
@@ -147,6 +158,42 @@ class _Datastore(SQLiteDatastore):
         self.pool: _Pool = _Pool(db_name=uri)
         self.single_row_tracking = True
         self.originator_id_type = "text"
+
+
+class _Readers:
+    """Connections to a file to read with: the pool's turns take longer than most answers. From any thread."""
+
+    def __init__(self, pool: _Pool) -> None:
+        self._pool: Final = pool
+        self._idle: Final[list[_Plain]] = []
+        self._closed = False
+
+    def take(self) -> _Plain:
+        """One that nobody else has. Raises ConnectionPoolClosedError."""
+        if self._closed:
+            raise ConnectionPoolClosedError
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._pool.connect()
+        self._pool.hurry(connection)
+        return connection
+
+    def put(self, connection: _Plain) -> None:
+        """Give it back."""
+        if len(self._idle) < READERS_KEPT_MAX:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        if self._closed:
+            self.close()
+
+    def close(self) -> None:
+        """Those that are read with are closed when they are given back."""
+        self._closed = True
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
 
 def _insert(cursor: sqlite3.Cursor, table: str, width: int, cells: Sequence[Cell]) -> None:
@@ -259,6 +306,8 @@ class SQLite:
         self._notice: Final = _notice_of(path)
         self._lock: _WriterLock | None = None
         self._asking: sqlite3.Connection | None = None
+        self._readers: _Readers | None = None
+        """None in memory, where who reads must not meet who writes: the pool sees to that."""
         if path is None:
             uri = f"file:{uuid4().hex}?mode=memory&cache=shared"
         else:
@@ -271,6 +320,8 @@ class SQLite:
                 self._lock = _WriterLock(path)
         try:
             self._datastore: Final = _Datastore(uri)
+            if path is not None:
+                self._readers = _Readers(self._datastore.pool)
             self._recorder: Final = Recorder(self._datastore)
             if read_only:
                 self.select("SELECT 1")
@@ -295,6 +346,8 @@ class SQLite:
 
     def close(self) -> None:
         """Close every connection and let the next writer in."""
+        if self._readers is not None:
+            self._readers.close()
         if hasattr(self, "_datastore"):
             self._datastore.close()
         if self._asking is not None:
@@ -450,18 +503,19 @@ class SQLite:
 
     def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, whole: no read transaction stays open."""
-        pool = self._datastore.pool
         with self.errors():
-            connection = pool.get_connection(is_writer=False)
-            try:  # one statement is its own transaction: the library's would take longer than most answers
-                cursor = connection.cursor().sqlite_cursor
-                cursor.row_factory = None  # plain tuples: a Row for each costs more than reading it
-                try:
-                    return cursor.execute(sql, params).fetchall()
+            if self._readers is None:
+                pool = self._datastore.pool
+                pooled = pool.get_connection(is_writer=False)
+                try:  # one statement is its own transaction: the library's would take longer than most answers
+                    return _fetched(pooled.cursor().sqlite_cursor, sql, params)
                 finally:
-                    cursor.close()  # not when who holds an error lets go of it
+                    pool.put_connection(pooled)
+            connection = self._readers.take()
+            try:
+                return _fetched(connection.cursor(), sql, params)
             finally:
-                pool.put_connection(connection)
+                self._readers.put(connection)
 
     def write(self, changes: Iterable[Change], once: Sequence[Once] = ()) -> None:
         """Statements in one transaction."""
@@ -498,6 +552,14 @@ class SQLite:
                 )
             finally:
                 connection.text_factory = str
+
+
+def _fetched(cursor: sqlite3.Cursor, sql: str, params: Sequence[Cell]) -> list[tuple[Any, ...]]:
+    cursor.row_factory = None  # plain tuples: a Row for each costs more than reading it
+    try:
+        return cursor.execute(sql, params).fetchall()
+    finally:
+        cursor.close()  # not when who holds an error lets go of it
 
 
 def _refuse_other_files(path: Path, *, read_only: bool) -> None:

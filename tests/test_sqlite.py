@@ -27,6 +27,7 @@ from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
 from ledger import (
+    Closed,
     Conflict,
     Ledger,
     LedgerBusy,
@@ -34,7 +35,16 @@ from ledger import (
     ReadOnly,
     StoreError,
 )
-from ledger.sqlite import TABLES, WAL_RESET_BUG, SQLite, StoreWarning, _Pool
+from ledger.sqlite import (
+    READERS_KEPT_MAX,
+    TABLES,
+    WAL_RESET_BUG,
+    SQLite,
+    StoreWarning,
+    _Plain,
+    _Pool,
+    _Readers,
+)
 from ledger.store import EventMapper, Store
 from tests.test_store import ACCOUNT, contents, event, fill
 
@@ -45,6 +55,19 @@ def sqlite(store: Store) -> SQLite:
     """The database of a store that is in a file."""
     assert isinstance(store._engine, SQLite)
     return store._engine
+
+
+def readers_of(store: Store) -> _Readers:
+    """What a store in a file is read with."""
+    found = sqlite(store)._readers
+    assert found is not None
+    return found
+
+
+def looked(store: Store) -> None:
+    """Look at one moment of it."""
+    with store.view():
+        pass
 
 
 @pytest.fixture
@@ -125,12 +148,39 @@ def test_a_connection_that_cannot_be_made_is_a_store_error_and_blocks_nobody_aft
         with ExitStack() as taken:
             while pool.num_in_pool:
                 taken.callback(pool.put_connection, pool.get_connection())
-            ask: Callable[[], object] = (lambda: fill(store, 1, 1)) if is_writer else store.all_events
+            ask: Callable[[], object] = (lambda: fill(store, 1, 1)) if is_writer else (lambda: looked(store))
             with limit(resource.RLIMIT_NOFILE, 3), pytest.raises(StoreError, match="unable to open"):
                 ask()
         fill(store, 1, 1)
         assert [1] == [each.version for each in store.events(ACCOUNT)]
         assert (0, 0, 0) == (pool._num_readers, pool._num_writers, pool.num_in_use)
+
+
+def test_who_cannot_be_given_a_connection_to_read_with_is_told_and_the_next_one_can(path: Path) -> None:
+    with closing(Store(path)) as store:
+        fill(store, 1, 1)
+        readers = readers_of(store)
+        taken = [readers.take() for _ in range(READERS_KEPT_MAX + 2)]
+        with limit(resource.RLIMIT_NOFILE, 3), pytest.raises(StoreError, match="unable to open"):
+            store.all_events()
+        assert 1 == len(store.all_events())
+        for each in taken:
+            readers.put(each)
+        assert READERS_KEPT_MAX == len(readers._idle)
+        assert 1 == len(store.all_events())
+
+
+def test_a_query_that_runs_while_the_ledger_is_closed_leaves_no_connection_open(path: Path) -> None:
+    with closing(Store(path)) as store:
+        readers = readers_of(store)
+        reading = readers.take()
+    assert (1,) == reading.execute("SELECT 1").fetchone()
+    readers.put(reading)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        reading.execute("SELECT 1")
+    assert [] == readers._idle
+    with pytest.raises(Closed):
+        store.all_events()
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -219,10 +269,17 @@ def settings_of(store: Store, count: int) -> set[tuple[str, int]]:
             mode = cursor.fetchone()[0]
             cursor.execute("PRAGMA synchronous")
             found.add((mode, cursor.fetchone()[0]))
+        for _ in range(count):
+            reader = readers_of(store).take()
+            taken.callback(readers_of(store).put, reader)
+            ((mode,), (synchronous,)) = (
+                reader.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")
+            )
+            found.add((mode, synchronous))
     return found
 
 
-class Lax(sqlite3.Connection):
+class Lax(_Plain):
     """A connection of a SQLite that was built to be fast."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -237,7 +294,7 @@ class Deaf(Lax):
         return super().execute("SELECT 1" if sql == "PRAGMA synchronous=FULL" else sql, *args)
 
 
-class NoWal(sqlite3.Connection):
+class NoWal(_Plain):
     """One on a file system where WAL cannot be had."""
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
@@ -247,20 +304,20 @@ class NoWal(sqlite3.Connection):
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[sqlite3.Connection]], None]:
+def built(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[_Plain]], None]:
     """Use another kind of connection."""
     connect = sqlite3.connect
 
-    def use(kind: type[sqlite3.Connection]) -> None:
+    def use(kind: type[_Plain]) -> None:
         monkeypatch.setattr(
-            sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=kind)
+            sqlite3, "connect", lambda *args, **kwargs: connect(*args, **{**kwargs, "factory": kind})
         )
 
     return use
 
 
 def test_every_connection_is_wal_and_synchronous_full_whatever_the_build(
-    path: Path, built: Callable[[type[sqlite3.Connection]], None]
+    path: Path, built: Callable[[type[_Plain]], None]
 ) -> None:
     built(Lax)
     with closing(Store(path)) as writer, closing(Store(path, read_only=True)) as reader:
@@ -272,7 +329,7 @@ def test_every_connection_is_wal_and_synchronous_full_whatever_the_build(
 
 
 def test_a_setting_that_is_refused_is_an_error_and_no_ledger(
-    path: Path, built: Callable[[type[sqlite3.Connection]], None]
+    path: Path, built: Callable[[type[_Plain]], None]
 ) -> None:
     built(Deaf)
     for where in (path, None):
@@ -816,10 +873,10 @@ def test_a_query_that_was_interrupted_holds_no_snapshot_while_its_error_is_told(
         engine.write(
             [("CREATE TABLE some (t TEXT)", [()]), ("INSERT INTO some VALUES (?)", [("a",), ("b",), ("c",)])]
         )
-        pool = engine._datastore.pool
-        reader = pool.get_connection(is_writer=False)
-        reader.cursor().sqlite_cursor.connection.text_factory = strike
-        pool.put_connection(reader)
+        assert engine._readers is not None
+        reader = engine._readers.take()
+        reader.text_factory = strike
+        engine._readers.put(reader)
         with pytest.raises(KeyboardInterrupt) as held:
             engine.select("SELECT t FROM some")
         engine.write([("INSERT INTO some VALUES (?)", [("d",)])])

@@ -7,7 +7,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 # The environment holds what the lock holds: neither a foreign PYTHONPATH nor a check for newer tools over the network.
-# What was compiled is kept: tests start hundreds of processes, and each would compile every module of ours again.
+# What was compiled is kept: tests start hundreds of processes, and each would compile every module of ours again. What is
+# never imported is not compiled: of the libraries that is most.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE PYRIGHT_PYTHON_FORCE_VERSION PYRIGHT_PYTHON_PYLANCE_VERSION
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
@@ -56,7 +57,7 @@ clean:
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 	    echo "make: no virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --no-compile --require-hashes --requirement requirements.lock
 	@touch $@
 
 .venv/project: .venv/libraries pyproject.toml

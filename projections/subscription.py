@@ -155,7 +155,9 @@ class Subscription:
 
     def _open(self, database: Database) -> None:
         with _opening:
-            if not database.read_only and database.columns("projection_positions") == _UNDIGESTED:
+            columns = database.columns("projection_positions")
+            self._positions = bool(columns)
+            if not database.read_only and columns == _UNDIGESTED:
                 database.write([("ALTER TABLE projection_positions ADD COLUMN digest BLOB", [()])])
             stored = self._read(database)
             if stored is not None:

@@ -76,6 +76,12 @@ def _array(kind: int, parts: Sequence[bytes | None]) -> bytes:
 
 def texts(cells: Sequence[str | None]) -> _Texts:
     """An array of texts."""
+    count = len(cells)
+    if (
+        count > 1 and cells[0] is not None and cells.count(cells[0]) == count
+    ):  # of a commit often: one account
+        part = told(cells[0]).encode()
+        return _Texts(_head(1, 0, 25, count, 1) + (_length(len(part)) + part) * count)
     if None in cells:
         return _Texts(_array(25, [None if cell is None else told(cell).encode() for cell in cells]))
     known = cast("Sequence[str]", cells)

@@ -50,6 +50,8 @@ def test_many_and_none_come_back_as_they_were(server: psycopg.Connection[Any]) -
     assert [] == asked(server, texts([]), numbers([]), blobs([]))
     assert [(each,) for each in range(5_000)] == asked(server, numbers(range(5_000)))
     assert [("",), ("x" * 100_000,)] == asked(server, texts(["", "x" * 100_000]))
+    for same in ("", "é", "a\0b", "\1"):
+        assert [(same,)] * 300 == asked(server, texts([same] * 300))
 
 
 @pytest.mark.parametrize("wrong", [2**63, -(2**63) - 1])

@@ -23,9 +23,12 @@ from ledger.events import (
     BalanceSnapshot,
     Event,
     FrameQuarantined,
+    SessionClosed,
+    SessionOpened,
     Source,
     Statement,
     Valuation,
+    numbers,
 )
 from ledger.venue import Frame, Venue
 
@@ -58,12 +61,16 @@ def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
 
 
 def _checked(place: Source, event: Event) -> Event:
-    """The event as it will be read back. Raises where it cannot be, is not of the frame at this place, or states an
-    amount that is none."""
+    """The event as it will be read back. Raises where it cannot be, is none that a frame makes, is not of the frame at
+    this place, is of a time before 1970, or states an amount that is none."""
+    if isinstance(event, SessionOpened | SessionClosed):
+        raise ValueError("sessions are the ledger's own to tell of")
     read: Event = _READERS[type(event)](_encode(event))
     source = read.source
     if (source.session, source.ordinal, source.evidence) != (place.session, place.ordinal, place.evidence):
         raise ValueError("the source of an event is not that of its frame")
+    if (least := min(numbers(read))) < 0:
+        raise ValueError(f"a time or a number below 0: {least}")
     parts: list[Struct] = [read]
     if isinstance(read, BalanceSnapshot | BalanceDelta):
         parts += read.balances

@@ -280,7 +280,8 @@ def sequence_lives(*frames: bytes) -> list[tuple[str, str, int | None, str | Non
             live.rows()
         for recorded in ledger.replay():
             memory.apply(recorded)
-        assert live.rows() == memory.rows() == Gaps(ledger, Ledger()).rows()
+        with Ledger() as other:
+            assert live.rows() == memory.rows() == Gaps(ledger, other).rows()
         return [(gap.missing, gap.state, gap.closed_by, gap.closed_how) for gap in live.rows()]
 
 

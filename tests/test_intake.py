@@ -340,6 +340,9 @@ def test_a_decoder_that_makes_what_cannot_be_stored_costs_only_its_own_frame(led
         lambda source: BalanceDelta(replace(source, session="other"), "k", ()),
         lambda source: BalanceDelta(replace(source, evidence=b""), "k", ()),
         lambda source: FillRecorded(source, "k", "f", "o", "S", "buy", "Infinity", "2"),
+        lambda source: BalanceDelta(replace(source, time_ns=-1), "k", (Balance("a", "A", "3"),)),
+        lambda source: SessionOpened(source, "session:other:opened"),
+        lambda source: SessionClosed(source, "", "over", 1, 1, 0, 0, 0),
     ],
 )
 def test_an_event_of_somebody_elses_venue_that_could_not_be_read_again_costs_its_own_frame_only(
@@ -709,11 +712,12 @@ def test_a_number_that_no_projection_could_store_costs_its_own_frame_only(ledger
             balances = (Balance("EUR", "EUR", frame.payload.decode()),)
             return [(frame.account, BalanceDelta(source, f"k{frame.ordinal}", balances))]
 
-    said = [1, 2**63, 2**64, -(2**63), 2**63 - 1]
+    said = [1, 2**63, 2**64, -1, -(2**63) - 1, 2**63 - 1]
     with ledger.intake(Counting(), "main") as intake:
         intake.receive_all(arrivals(*map(str, said)))
-    assert (3, 2) == (intake.tally.recorded, intake.tally.quarantined)
+    assert (2, 4) == (intake.tally.recorded, intake.tally.quarantined)
     assert f"a number out of range: {2**63}" in Quarantine(ledger).rows()[0].reason
+    assert "a time or a number below 0: -1" in Quarantine(ledger).rows()[2].reason
     Views(ledger).bring_up()
     assert 2**63 - 1 == Balances(ledger)[MAIN]["EUR"].total
     assert not list(ledger.verify([Counting()]))

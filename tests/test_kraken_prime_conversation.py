@@ -276,6 +276,23 @@ def test_there_is_at_most_one_resubscription_in_a_second_and_it_waits_for_no_oth
     assert [] == talk.hear("not of our subscription", after_s=60)
 
 
+def test_a_venue_whose_baselines_all_have_a_hole_is_asked_ever_more_seldom() -> None:
+    """As it would be if its numbers began elsewhere: `"seq":148191` was seen (2024)."""
+    talk = subscribed()
+    assert [Ready(), *subscribe(12)] == talk.hear(balances(11, 148_191))
+    waited: list[float] = []
+    for reqid in range(12, 20):
+        wait, *rest = talk.hear(balances(reqid, 148_191))
+        assert [*subscribe(reqid + 1), cancel(reqid)] == rest
+        assert isinstance(wait, Wait)
+        waited.append(wait.seconds)
+    assert [2, 4, 8, 16, 32, 60, 60, 60] == waited
+    assert [cancel(11)] == talk.hear(balances(20, 1))
+    assert [Wait(60), *subscribe(21)] == talk.hear(balances(20, 3))
+    assert [cancel(20)] == talk.hear(balances(21, 1))
+    assert [Wait(1), *subscribe(22)] == talk.hear(balances(21, 3))
+
+
 NO_AMOUNT = [{"Currency": "BTC", "Amount": "1_000", "AvailableAmount": "1"}]
 
 

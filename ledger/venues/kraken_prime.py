@@ -48,7 +48,8 @@ PATH: Final = "/ws/v1"
 URL: Final = f"wss://wss.prime.kraken.com{PATH}"
 ERROR_CHARS_MAX: Final = 500
 RESUBSCRIBE_NS: Final = 1_000_000_000
-"""The least time between one resubscription and the next."""
+"""The least time between one resubscription and the next; twice the last one where the baseline had a hole already."""
+RESUBSCRIBE_NS_MAX: Final = 60_000_000_000
 
 _Currency: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 _Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -362,16 +363,19 @@ class _Stream:
         """Whether all of its baseline could be read."""
         self._torn = False
         """Whether something is missing since it began: a number, or what could not be read."""
+        self._sound = False
+        """Whether its baseline was whole, and nothing missing by then."""
         self._cursors: set[str] = set()
         """Where the pages of the baseline began that were asked for."""
         self._ready = False
         self._resubscribed_ns: int | None = None
+        self._pause_ns = RESUBSCRIBE_NS
 
     def subscribe(self) -> Generator[Action, Said, None]:
         """Subscribe under a number never used before: it is remembered before it is used."""
         self._reqid += 1
         self._number = None
-        self._torn = self._whole = self._unread = False
+        self._torn = self._whole = self._sound = self._unread = False
         self._cursors.clear()
         yield Remember(b"%d" % self._reqid)
         yield _send({"reqid": self._reqid, "type": "subscribe", "streams": [{"name": CHANNEL}]})
@@ -394,8 +398,8 @@ class _Stream:
                 yield from self._page(said)
         if self._torn:
             received_ns = heard.received_ns
-            left_ns = RESUBSCRIBE_NS - (received_ns - (self._resubscribed_ns or 0))
-            if 0 < left_ns <= RESUBSCRIBE_NS:  # a clock set back is no reason to wait
+            left_ns = self._pause_ns - (received_ns - (self._resubscribed_ns or 0))
+            if 0 < left_ns <= self._pause_ns:  # a clock set back is no reason to wait
                 yield Wait(left_ns / 1_000_000_000)
                 received_ns += left_ns
             yield from self._resubscribe(received_ns)
@@ -425,13 +429,15 @@ class _Stream:
         self._whole = self._whole or (baseline and not self._unread)
         if self._whole:
             self._cursors.clear()
-        if self._whole and self._old is not None and not self._torn:
+        self._sound = self._sound or (self._whole and not self._torn)
+        if self._old is not None and self._whole and not self._torn:
             yield _send({"reqid": self._old, "type": "cancel"})
             self._old = None
 
     def _resubscribe(self, received_ns: int) -> Generator[Action, Said, None]:
         torn = self._reqid
         self._resubscribed_ns = received_ns
+        self._pause_ns = RESUBSCRIBE_NS if self._sound else min(2 * self._pause_ns, RESUBSCRIBE_NS_MAX)
         yield from self.subscribe()
         if self._old is None:
             self._old = torn

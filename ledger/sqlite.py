@@ -355,6 +355,11 @@ class SQLite:
         if self._lock is not None:
             self._lock.release()
 
+    def __del__(self) -> None:
+        """Who forgot to close it keeps nobody out."""
+        with suppress(Exception):
+            self.close()
+
     def leave(self) -> None:
         """The lock is the other process's as long as that has it open; it would be ours after that."""
         if self._lock is not None:

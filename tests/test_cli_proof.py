@@ -541,14 +541,16 @@ def test_what_nobody_can_read_any_more_is_named_in_a_line_and_mended_by_a_rebuil
 
 
 def test_a_defect_is_not_taken_for_something_that_was_changed(
-    told: Path, monkeypatch: pytest.MonkeyPatch
+    told: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def rows(*_: object) -> None:
-        raise TypeError("a defect")
+        raise TypeError("of ours")
 
     monkeypatch.setattr("projections.Accounts.rows", rows)
-    with pytest.raises(TypeError, match="a defect"):
-        main(["accounts", "--db", str(told)])
+    code, out, err = called(capsys, "accounts", "--db", told)
+    assert (70, "") == (code, out)
+    assert "TypeError: of ours" in err
+    assert "this is a defect of accountledger" in err
 
 
 def shown(ledger: Ledger) -> dict[str, list[Any]]:

@@ -7,6 +7,7 @@ on their number, a killed process.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import sqlite3
@@ -46,6 +47,7 @@ from ledger.sqlite import (
     _Readers,
 )
 from ledger.store import EventMapper, Store
+from projections import Balances
 from tests.test_store import ACCOUNT, contents, event, fill
 
 ROOT = Path(__file__).parent.parent
@@ -577,6 +579,18 @@ def test_a_second_writer_in_the_same_process_is_refused_until_the_first_closes(p
         with pytest.raises(LedgerBusy):  # neither a refused writer nor a reader frees what is held
             Store(path)
     Store(path).close()
+
+
+def test_a_ledger_that_was_forgotten_is_closed_and_keeps_nobody_out(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ledger = Ledger(path)
+        assert [] == list(ledger.replay())
+        Balances(ledger).rows()
+        del ledger
+        gc.collect()
+        Ledger(path).close()
+    assert [path.name, f"{path.name}.writer"] == sorted(each.name for each in path.parent.iterdir())
 
 
 def test_a_process_forked_from_the_writer_does_not_keep_the_next_one_out(path: Path) -> None:

@@ -193,6 +193,32 @@ async def test_a_store_that_gives_no_answer_is_told_until_it_gives_one(
             assert 0 == running.health()[0].reconnects
 
 
+@pytest.mark.sqlite
+async def test_a_feed_of_which_nothing_waits_for_the_store_does_not_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = threading.Event()
+    append = Store.append
+
+    def stuck(store: Store, events: Sequence[Any], evidence: Sequence[Any], *rest: Any) -> Any:
+        if evidence:
+            go_on.wait(20)
+        return append(store, events, evidence, *rest)
+
+    monkeypatch.setattr("transports.session.STALLED_S", 0.3)
+    monkeypatch.setattr("transports.session.PING_S", 0.4)
+    with BitoPro() as exchange, DeltaDefi() as other, Ledger() as ledger:
+        async with live(ledger, bitopro_feed(exchange), deltadefi_feed(other)) as running:
+            await until(lambda: all(each.frames for each in running.health()))
+            monkeypatch.setattr(Store, "append", stuck)
+            exchange.set("BTC", "2.5")
+            await until(lambda: running.health()[0].state == "waiting")
+            await anyio.sleep(0.5)
+            assert ["waiting", "live"] == [each.state for each in running.health()]
+            go_on.set()
+            await until(lambda: running.health()[0].state == "live")
+
+
 @pytest.mark.parametrize(("count", "pace_s", "commit_s"), [(1000, 0.0, 0.0), (500, 0.002, 0.005)])
 async def test_a_burst_is_stored_whole_and_in_order(
     count: int, pace_s: float, commit_s: float, monkeypatch: pytest.MonkeyPatch

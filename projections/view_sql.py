@@ -78,6 +78,14 @@ def foreign(database: Database) -> set[str]:
     return {str(name) for (name,) in database.select(_FOREIGN)}
 
 
+def is_as_made(database: Database, table: Table[Any]) -> bool:
+    """Whether a projection's table has the columns it was made with and, on a server, its primary key: without that no
+    row of it can be written over."""
+    if database.columns(table.name) != table.columns:
+        return False
+    return not on_server(database) or bool(database.select(_KEYED, (table.name, len(table.key))))
+
+
 def _refusal(name: str) -> StoreError:
     return StoreError(
         f"there is a table or view {name} that is not the ledger's: rename it, or give the ledger a schema of its own"
@@ -107,7 +115,7 @@ def emptying(database: Database, tables: Sequence[Table[Any]], *, before: Cell, 
     shown = bool(TABLES & {table.name for table in tables}) and any(
         found.get(view.name) == "view" and view.name not in others for view in VIEWS
     )
-    as_made = before == now and all(database.columns(each.name) == each.columns for each in tables)
+    as_made = before == now and all(is_as_made(database, each) for each in tables)
     if as_made and (shown or server):
         return [(f"DELETE FROM {each.name}", [()]) for each in tables]
     changes = dropping(database, found, others) if shown else []
@@ -204,6 +212,11 @@ _FOREIGN: Final = (
     f"SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND {_HERE} "
     "AND oid NOT IN (SELECT oid FROM ours UNION SELECT oid FROM read)"
 )
+_KEYED: Final = (
+    "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(?) AND contype = 'p' "
+    "AND conkey = ARRAY(SELECT generate_series(1, ?))::smallint[]"
+)
+"""Whether a table's primary key is its first columns."""
 _NAMES: Final = ", ".join(f"'{view.name}'" for view in VIEWS)
 _READERS: Final = "CREATE TABLE IF NOT EXISTS view_readers (name TEXT, role TEXT, PRIMARY KEY (name, role))"
 _REMEMBER: Final = (

@@ -20,7 +20,7 @@ from ledger.cli import VENUES, main, seals
 from ledger.cli.options import bring_up_all
 from ledger.memory import TABLE, remember, row_of
 from projections.view_columns import CURRENT_BALANCES
-from projections.view_sql import sql_of
+from projections.view_sql import MARK, sql_of
 from projections.views import Shown, told_again
 from tests import tampering
 from tests.databases import Schemas
@@ -208,6 +208,30 @@ def test_rows_of_a_projection_whose_place_is_gone_are_a_finding(
     said = command("verify", "--db", whole)
     assert (1, "") == (said.code, said.err)
     assert "1 finding" in said.out
+
+
+def test_a_primary_key_that_somebody_dropped_is_a_finding_and_made_again_by_a_rebuild(
+    whole: str, command: Command
+) -> None:
+    """Without it no row can be written over: whoever folds could not go on."""
+    sql = (
+        "SELECT conrelid::regclass::text, conname::text FROM pg_constraint WHERE contype = 'p' "
+        "AND connamespace = to_regnamespace(current_schema()) AND obj_description(conrelid, 'pg_class') = ? ORDER BY 1"
+    )
+    with Ledger(whole) as ledger:
+        keys = [(str(table), str(key)) for table, key in ledger.select(sql, (MARK,))]
+        assert {"balances", "history", "shown_balances"} < {table for table, _ in keys}
+        ledger.write([(f"ALTER TABLE {table} DROP CONSTRAINT {key}", [()]) for table, key in keys])
+    code, out, _ = command("verify", "--db", whole, "--json")
+    assert 1 == code
+    named = {each["reason"] for each in json.loads(out)}
+    assert {f"the table {table} is not defined as it was made" for table, _ in keys} == named
+    code, out, _ = command("replay", "--db", whole, "--rebuild")
+    assert 1 == code
+    assert "history: the table is not as it was made" in out
+    assert (0, "") == command("verify", "--db", whole)[::2]
+    with Ledger(whole, read_only=True) as ledger:
+        assert keys == ledger.select(sql, (MARK,))
 
 
 def test_a_ledger_whose_projections_lag_behind_raises_no_alarm(whole: str, command: Command) -> None:

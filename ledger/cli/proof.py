@@ -27,6 +27,7 @@ from projections import Projection, Views, compare
 from projections.checkpoints import Checkpoints
 from projections.subscription import BATCH_EVENTS_MAX, Place, frame_of
 from projections.view_check import otherwise
+from projections.view_sql import is_as_made
 from projections.views import Shown, moment_of, told_again
 
 DIFFERENCES_SHOWN_MAX: Final = 20
@@ -157,7 +158,7 @@ def unlike(fold: Refolded, account: str | None = None) -> Iterator[Unlike]:
 
 
 def misshapen(ledger: Ledger) -> str | None:
-    """The first table that projections stored and that is gone, or has other columns; None where all are there."""
+    """The first table that projections stored and that is gone, or not as it was made; None where all are there."""
     made: list[Projection] = [*(kind(ledger) for kind in PROJECTIONS), Shown(ledger, ledger)]
     return next(filter(None, map(_misshapen, made)), None)
 
@@ -165,9 +166,7 @@ def misshapen(ledger: Ledger) -> str | None:
 def _misshapen(stored: Projection) -> str | None:
     subscription = stored.subscription
     tables = stored.tables if subscription.position else ()
-    return next(
-        (each.name for each in tables if subscription.ledger.columns(each.name) != each.columns), None
-    )
+    return next((each.name for each in tables if not is_as_made(subscription.ledger, each)), None)
 
 
 def changed(ledger: Ledger) -> str | None:

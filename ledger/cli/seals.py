@@ -32,6 +32,8 @@ from ledger.memory import changed_memories
 from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
 from projections import Projection
 from projections.subscription import place_of
+from projections.tables import Table
+from projections.view_sql import is_as_made
 from projections.views import Shown
 
 KEY: Final = "accountledger.key"
@@ -260,7 +262,7 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
             one, _, scratch = fold
             if not one.subscription.position:
                 continue  # not stored, or by another version
-            other = {each.name for each in one.tables if not _as_made(ledger, scratch, each.name)}
+            other = {each.name for each in one.tables if not _as_made(ledger, scratch, each)}
             for name in sorted(other):
                 yield Finding("projection", f"the table {name} is not defined as it was made")
             if isinstance(one, Shown):
@@ -295,11 +297,11 @@ def _places(ledger: Ledger, stored: Iterable[Projection]) -> Iterator[Finding]:
             yield Finding("projection", f"{made.name} is stored as {where}, which cannot be")
 
 
-def _as_made(ledger: Ledger, scratch: Ledger, table: str) -> bool:
-    """Whether a table is defined as in a scratch file; on a server, whether it has the same columns."""
+def _as_made(ledger: Ledger, scratch: Ledger, table: Table[Any]) -> bool:
+    """Whether a table is defined as in a scratch file; on a server, whether it has its columns and its key."""
     if ledger.in_file:
-        return ledger.definition(table) == scratch.definition(table)
-    return ledger.columns(table) == scratch.columns(table)
+        return ledger.definition(table.name) == scratch.definition(table.name)
+    return is_as_made(ledger, table)
 
 
 def _opened(note: Path, key: PublicKey) -> Checkpoint:

@@ -607,7 +607,7 @@ def _asked(sql: str, params: Sequence[Cell]) -> tuple[Any, list[Any]]:
 _NEVER_IDLE: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"
 """Of a moment: who folds the ledger between two looks at it takes as long as that takes."""
 _COLUMNS: Final = (
-    "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute AS a JOIN pg_class AS t ON t.oid = attrelid "
-    "WHERE t.relname = %s AND t.relnamespace = to_regnamespace(quote_ident(current_schema())) "
-    "AND t.relkind IN ('r', 'p', 'v') AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute "
+    "WHERE attrelid = to_regclass(quote_ident(current_schema()) || '.' || quote_ident(%s)) "
+    "AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
 )

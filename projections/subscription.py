@@ -165,7 +165,8 @@ class Subscription:
             elif database.read_only:
                 self._detach()
             else:
-                database.write([(_POSITIONS, [()])])
+                if not self._positions:
+                    database.write([(_POSITIONS, [()])])
                 try:
                     self._make(database)
                 except Overtaken:  # another process did, at the same time

@@ -62,8 +62,8 @@ def relations(database: Database) -> dict[str, str]:
     """The tables and views there are: which of the two each is."""
     if on_server(database):
         sql = (
-            "SELECT table_name::text, CASE table_type WHEN 'VIEW' THEN 'view' ELSE 'table' END "
-            "FROM information_schema.tables WHERE table_schema = current_schema()"
+            "SELECT relname::text, CASE relkind WHEN 'v' THEN 'view' ELSE 'table' END FROM pg_class "
+            f"WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND {_HERE}"
         )
     else:  # the cast: a name that one flipped bit made bytes is damage, and not ours to tell
         sql = "SELECT CAST(name AS TEXT), type FROM sqlite_master WHERE type IN ('table', 'view')"
@@ -108,7 +108,9 @@ def emptying(database: Database, tables: Sequence[Table[Any]], *, before: Cell, 
     Where views are of them, and on a server, where others may have rights to them, tables of this version stay, and
     only their rows go; of others, and of such that somebody changed, the views go too, until they are made again.
     Raises StoreError where a table or view of somebody else's has the name of one that was never made."""
-    found, others, server = relations(database), foreign(database), on_server(database)
+    found, server = relations(database), on_server(database)
+    names = {view.name for view in VIEWS} | {table.name for table in tables} | set(_GONE.values())
+    others = foreign(database) if names & found.keys() else set[str]()
     for table in tables:
         if before is None and table.name in others:
             raise _refusal(table.name)

@@ -33,10 +33,10 @@ check: .venv/project
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@echo "check: ruff"
 	@$(BIN)/ruff check $(PACKAGES)
-	@echo "check: mypy --strict"
-	@$(BIN)/python -m mypy --strict $(PACKAGES)
-	@echo "check: pyright"
-	@$(BIN)/python -m pyright --pythonpath $(BIN)/python $(PACKAGES)
+	@echo "check: mypy --strict and pyright, side by side"
+	@$(BIN)/python -m mypy --strict $(PACKAGES) & mypy=$$!; \
+	    $(BIN)/python -m pyright --pythonpath $(BIN)/python $(PACKAGES); pyright=$$?; \
+	    wait $$mypy && exit $$pyright
 	@echo "check: import contracts"
 	@$(BIN)/lint-imports --no-logo
 

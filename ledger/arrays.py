@@ -77,9 +77,8 @@ def _array(kind: int, parts: Sequence[bytes | None]) -> bytes:
 def texts(cells: Sequence[str | None]) -> _Texts:
     """An array of texts."""
     count = len(cells)
-    if (
-        count > 1 and cells[0] is not None and cells.count(cells[0]) == count
-    ):  # of a commit often: one account
+    # Of a commit often: one account, one session.
+    if count > 1 and cells[0] is not None and cells.count(cells[0]) == count:
         part = told(cells[0]).encode()
         return _Texts(_head(1, 0, 25, count, 1) + (_length(len(part)) + part) * count)
     if None in cells:

@@ -28,7 +28,7 @@ from ledger.events import (
     Source,
     Statement,
     Valuation,
-    numbers,
+    time_of,
 )
 from ledger.venue import Frame, Venue
 
@@ -69,8 +69,8 @@ def _checked(place: Source, event: Event) -> Event:
     source = read.source
     if (source.session, source.ordinal, source.evidence) != (place.session, place.ordinal, place.evidence):
         raise ValueError("the source of an event is not that of its frame")
-    if (least := min(numbers(read))) < 0:
-        raise ValueError(f"a time or a number below 0: {least}")
+    if (time_ns := time_of(read)) < 0:
+        raise ValueError(f"a time before 1970: {time_ns}")
     parts: list[Struct] = [read]
     if isinstance(read, BalanceSnapshot | BalanceDelta):
         parts += read.balances

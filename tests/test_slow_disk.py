@@ -73,6 +73,20 @@ def held(monkeypatch: pytest.MonkeyPatch, seconds: float, commits: list[float] |
     monkeypatch.setattr(Store, "append", slow)
 
 
+def stuck(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No commit ends before the event is set."""
+    go_on = threading.Event()
+    append = Store.append
+
+    def wait(store: Store, events: Sequence[Any], evidence: Sequence[Any], *rest: Any) -> Any:
+        if evidence:
+            go_on.wait(20)
+        return append(store, events, evidence, *rest)
+
+    monkeypatch.setattr(Store, "append", wait)
+    return go_on
+
+
 def payloads(ledger: Ledger, account: str) -> list[bytes]:
     """The frames of an account, in the order they were stored, each once however many events it made."""
     found: dict[tuple[str, int], bytes] = {}
@@ -129,19 +143,11 @@ async def test_a_held_commit_holds_neither_pings_nor_memory(monkeypatch: pytest.
 async def test_what_waits_for_the_disk_is_bounded_and_the_venue_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    go_on = threading.Event()
-    append = Store.append
-
-    def stuck(store: Store, events: Sequence[Any], evidence: Sequence[Any], *rest: Any) -> Any:
-        if evidence:
-            go_on.wait(20)
-        return append(store, events, evidence, *rest)
-
     monkeypatch.setattr("transports.connection.INBOX_BYTES_MAX", INBOX_BYTES)
     with BitoPro(ping_every_s=None) as exchange, Ledger() as ledger:
         async with live(ledger, bitopro_feed(exchange)) as running:
             await until(lambda: running.health()[0].frames == 1)
-            monkeypatch.setattr(Store, "append", stuck)
+            go_on = stuck(monkeypatch)
             sent = [large(number) for number in range(400)]
             tracemalloc.start()
             try:
@@ -167,14 +173,6 @@ async def test_what_waits_for_the_disk_is_bounded_and_the_venue_waits(
 async def test_a_store_that_gives_no_answer_is_told_until_it_gives_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    go_on = threading.Event()
-    append = Store.append
-
-    def stuck(store: Store, events: Sequence[Any], evidence: Sequence[Any], *rest: Any) -> Any:
-        if evidence:
-            go_on.wait(20)
-        return append(store, events, evidence, *rest)
-
     monkeypatch.setattr("transports.session.STALLED_S", 0.3)
     monkeypatch.setattr("transports.session.PING_S", 0.4)  # and so it is looked each tenth of a second
     with BitoPro() as exchange, Ledger() as ledger:
@@ -182,7 +180,7 @@ async def test_a_store_that_gives_no_answer_is_told_until_it_gives_one(
             await until(lambda: running.health()[0].frames == 1)
             await anyio.sleep(1)
             assert ("live", "") == (running.health()[0].state, running.health()[0].reason)
-            monkeypatch.setattr(Store, "append", stuck)
+            go_on = stuck(monkeypatch)
             exchange.set("BTC", "2.5")
             await until(lambda: running.health()[0].state == "waiting")
             assert re.fullmatch(r"the store: no answer for \d+ s", running.health()[0].reason)
@@ -197,20 +195,12 @@ async def test_a_store_that_gives_no_answer_is_told_until_it_gives_one(
 async def test_a_feed_of_which_nothing_waits_for_the_store_does_not_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    go_on = threading.Event()
-    append = Store.append
-
-    def stuck(store: Store, events: Sequence[Any], evidence: Sequence[Any], *rest: Any) -> Any:
-        if evidence:
-            go_on.wait(20)
-        return append(store, events, evidence, *rest)
-
     monkeypatch.setattr("transports.session.STALLED_S", 0.3)
     monkeypatch.setattr("transports.session.PING_S", 0.4)
     with BitoPro() as exchange, DeltaDefi() as other, Ledger() as ledger:
         async with live(ledger, bitopro_feed(exchange), deltadefi_feed(other)) as running:
             await until(lambda: all(each.frames for each in running.health()))
-            monkeypatch.setattr(Store, "append", stuck)
+            go_on = stuck(monkeypatch)
             exchange.set("BTC", "2.5")
             await until(lambda: running.health()[0].state == "waiting")
             await anyio.sleep(0.5)

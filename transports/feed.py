@@ -36,7 +36,8 @@ class Health(Struct, frozen=True):
     account: str
     state: str
     """`standby` (another process feeds the account), `connecting`, `live`, `waiting` (to connect again, or for
-    a store that fails), `refused` (the login; over), `failed` (a store that cannot be written to; over), `stopped`."""
+    a store that fails or gives no answer), `refused` (the login; over), `failed` (a store that cannot be written
+    to; over), `stopped`."""
     reason: str = ""
     """Why it is not live, or why it was not the last time."""
     since_ns: int = 0

@@ -429,10 +429,11 @@ class _Stream:
         self._whole = self._whole or (baseline and not self._unread)
         if self._whole:
             self._cursors.clear()
-        self._sound = self._sound or (self._whole and not self._torn)
-        if self._old is not None and self._whole and not self._torn:
-            yield _send({"reqid": self._old, "type": "cancel"})
-            self._old = None
+        if self._whole and not self._torn:
+            self._sound = True
+            if self._old is not None:
+                yield _send({"reqid": self._old, "type": "cancel"})
+                self._old = None
 
     def _resubscribe(self, received_ns: int) -> Generator[Action, Said, None]:
         torn = self._reqid

@@ -112,6 +112,8 @@ AS_WRITTEN: Final = {
     "test_forking": "processes of their own",
     "test_kill": "kills what writes to a file; test_contending kills what writes to a server",
     "test_sqlite": "is about SQLite",
+    "test_sqlite_file": "is about SQLite",
+    "test_sqlite_recorder": "is about SQLite",
     "test_verify_bundle": "what is checked is no ledger",
 }
 """The modules that open ledgers and do not run in PostgreSQL a second time, with the reason."""

@@ -208,7 +208,7 @@ def test_a_full_disk_loses_nothing_that_is_given_again(path: Path, venue: Plain)
 @pytest.fixture
 def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No writer lock can be had, so two writers meet (the SQLite here is said to survive it)."""
-    monkeypatch.setattr("ledger.sqlite.fcntl", None)
+    monkeypatch.setattr("ledger.sqlite_file.fcntl", None)
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
 
 

@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ledger import Ledger, StoreError
 from ledger.postgres_recorder import Datastore, Recorder, place_of
 from ledger.store import EventMapper, Store
-from tests.test_recorder import join_readers
+from tests.test_sqlite_recorder import join_readers
 from tests.test_store import ACCOUNT, event
 from tests.test_store import fill as append
 

@@ -23,7 +23,8 @@ from ledger import (
 )
 from ledger.errors import Unstorable
 from ledger.events import TOPICS, BalanceDelta, Event, FrameQuarantined, SessionOpened, Source, numbers
-from ledger.sqlite import KEYS_ASKED_MAX, TABLES
+from ledger.sqlite import KEYS_ASKED_MAX
+from ledger.sqlite_file import TABLES
 from ledger.store import PAGE_EVENTS_MAX, Store
 
 ACCOUNT = "bitopro:main"

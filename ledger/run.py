@@ -16,8 +16,10 @@ from typing import Final
 
 import anyio
 from anyio import to_thread
+from rich.console import Group
 from rich.live import Live as Screen
 from rich.table import Table
+from rich.text import Text
 
 from ledger.console import out, printable, shortened
 from ledger.errors import StoreError
@@ -166,14 +168,13 @@ def summary(health: Health) -> str:
     )
 
 
-def status(healths: Sequence[Health]) -> Table:
-    """How the feeds are, as a table that fits a narrow window."""
+def status(healths: Sequence[Health]) -> Group:
+    """How the feeds are, as a table that fits a narrow window; below it what there is to say of one, whole."""
     made = Table(box=None, header_style="dim", pad_edge=False)
     for name, right in (("feed", False), ("state", False), ("last frame", True), ("lag", True)):
         made.add_column(name, justify="right" if right else "left", no_wrap=True)
     for name in ("frames", "quarantined", "reconnects"):
         made.add_column(name if out.width > 100 else name[:6], justify="right", no_wrap=True)
-    made.add_column("", ratio=1, overflow="fold")
     for health in healths:
         age_s = None if health.last_frame_ns is None else (time.time_ns() - health.last_frame_ns) / 1e9
         made.add_row(
@@ -182,6 +183,5 @@ def status(healths: Sequence[Health]) -> Table:
             "-" if age_s is None else f"{max(0.0, age_s):.0f} s ago",
             "-" if age_s is None else f"{health.lag_s * 1000:.1f} ms",
             *map(str, (health.frames, health.quarantined, health.reconnects)),
-            printable(health.reason),
         )
-    return made
+    return Group(made, *(Text(_line(health)) for health in healths if health.reason))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections import Counter
@@ -33,7 +34,8 @@ SERVER: Final = "ACCOUNTLEDGER_TEST_PG"
 QUICK: Final = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300")
 """Settings of a server whose data nobody will miss."""
 MEMORY: Final = Path("/dev/shm")
-"""A file system in memory, where the machine has one."""
+ROOM_BYTES: Final = 2 << 30
+"""More than the servers of a run keep: a container may have 64 MiB of such memory."""
 POSTGRES: Final = "postgres"
 ONE_EXAMPLE_IN: Final = 30
 """That hypothesis tries in PostgreSQL, the first ones; as the test is written it tries all."""
@@ -164,9 +166,13 @@ def server(*told: str) -> Generator[str]:
 @contextmanager
 def of_our_own(*told: str) -> Generator[tuple[str, Path]]:
     """The URL of a server of our own, and the folder it keeps its data in."""
-    shared = MEMORY if MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="pg", dir=shared) as folder, started(folder, *told) as url:
+    with tempfile.TemporaryDirectory(prefix="pg", dir=in_memory()) as folder, started(folder, *told) as url:
         yield url, Path(folder)
+
+
+def in_memory() -> Path | None:
+    """A file system in memory, where the machine has one with room; else None."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES else None
 
 
 @contextmanager

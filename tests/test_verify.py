@@ -21,6 +21,7 @@ from ledger.notes import Checkpoint
 from ledger.seal import genesis, leaf, seal
 from ledger.view import SQLiteView as View
 from tests import scripted, tampering
+from tests.databases import in_memory
 from tests.proving import place_of_seals
 from tests.scripted import MAIN, delta, feed, says, snapshot
 from tests.tampering import LATE, VENUES, Place, Subject, resealed, spoken
@@ -32,8 +33,7 @@ Case = Callable[[Random], str | None]
 @pytest.fixture(scope="module")
 def subject() -> Generator[Subject]:
     """A clean store; in memory where the machine has such a file system."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
         yield Subject(Path(folder) / "a.db")
 
 

@@ -121,7 +121,9 @@ def as_decoded(event: Event) -> Event:
 def quarantined(venue: Venue, frame: Frame, reason: str) -> Sequence[Statement]:
     """The frame kept whole, with the reason why no event could be made of it."""
     reason = reason.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be stored
-    source = frame.source(venue.NAME, "")
+    named = frame.conversation not in ("", frame.session)
+    # Of what is not understood nobody knows the subscription; of which conversation it is, `Frame.of` asks.
+    source = frame.source(venue.NAME, "", subscription=f"{frame.conversation}/" if named else None)
     # Who asks again and is answered the same was told nothing new; what is pushed again may be news.
     key = "" if frame.asked is None else f"answer:{source.evidence.hex()}"
     return [(frame.account, FrameQuarantined(source, key, reason[:REASON_CHARS_MAX]))]

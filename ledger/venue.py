@@ -41,7 +41,8 @@ class Frame(Struct, frozen=True, gc=False):
     def of(cls, source: Source, account: str, payload: bytes) -> Self:
         """The frame an event was made from, to be decoded again: `account` is the login's, the payload its evidence.
 
-        What the conversation was called is taken from the subscription, which begins with it.
+        What the conversation was called is taken from the subscription, which begins with it; that of a quarantined
+        frame is nothing else.
         """
         conversation = (source.subscription or "").rpartition("/")[0] or source.session
         return cls(

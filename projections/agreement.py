@@ -100,6 +100,8 @@ class FullRow(Struct):
     known_subscription: str | None = None
     known_sequence: int | None = None
     broken: str = ""
+    known_received_ns: int = 0
+    known_ordinal: int = 0
 
 
 class Told(Struct, array_like=True, frozen=True):
@@ -127,13 +129,16 @@ class Instant(Struct, array_like=True):
 
 
 class Known(Struct, frozen=True):
-    """A statement of an asset: by which event, of when, and its place in a sequence."""
+    """A statement of an asset: by which event, of when, and its place in a sequence; when its frame came, and its place
+    in the conversation."""
 
     parts: Parts
     version: int
     time_ns: int
     subscription: str | None = None
     sequence: int | None = None
+    received_ns: int = 0
+    ordinal: int = 0
 
 
 class Judged(Struct, frozen=True):
@@ -218,7 +223,7 @@ class Agreement:
             return None
         first = min(after, key=lambda row: (row.time_ns, row.version))
         known = _known(first)
-        if known is not None and is_older(said, known):
+        if known is not None and is_stale(recorded, said, known):
             return None
         if full:
             row = self._keep(subject, said, _upto_ns(recorded, said, answer=is_answer(recorded.event)))
@@ -393,6 +398,7 @@ def _expect(full: FullRow, known: Known | None) -> None:
         full.known = msgspec.json.encode(known.parts).decode()
         full.known_version, full.known_ns = known.version, known.time_ns
         full.known_subscription, full.known_sequence = known.subscription, known.sequence
+        full.known_received_ns, full.known_ordinal = known.received_ns, known.ordinal
 
 
 def _known(full: FullRow) -> Known | None:
@@ -404,6 +410,8 @@ def _known(full: FullRow) -> Known | None:
         full.known_ns,
         full.known_subscription,
         full.known_sequence,
+        full.known_received_ns,
+        full.known_ordinal,
     )
 
 
@@ -424,6 +432,30 @@ def is_older(one: Placed, other: Placed) -> bool:
     if one.sequence is not None and other.sequence is not None and one.subscription == other.subscription:
         return one.sequence < other.sequence
     return one.time_ns < other.time_ns
+
+
+class Arrived(Placed, Protocol):
+    """That, and when its frame came, at which place of the conversation."""
+
+    @property
+    def received_ns(self) -> int: ...
+    @property
+    def ordinal(self) -> int: ...
+
+
+def is_stale(recorded: Recorded, said: Placed, known: Arrived) -> bool:
+    """Whether what an event says is over by what is known: it is older; or of the same instant, but of a frame that had
+    come before, and was read only now."""
+    return is_older(said, known) or (not is_older(known, said) and came_before(recorded, known))
+
+
+def came_before(recorded: Recorded, known: Arrived) -> bool:
+    """Whether an event is of a frame that was read late, and had come before that of something known."""
+    source = recorded.event.source
+    return source.late_ns is not None and (source.received_ns, source.ordinal) < (
+        known.received_ns,
+        known.ordinal,
+    )
 
 
 def close(breaks: Table[BreakRow], row: BreakRow, recorded: Recorded, how: str) -> None:

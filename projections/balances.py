@@ -33,7 +33,7 @@ class Balances(ByAccount):
     """
 
     name = "balances"
-    version = 7
+    version = 8
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         self._ledger = ledger

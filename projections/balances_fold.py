@@ -32,7 +32,9 @@ from projections.agreement import (
     Agreement,
     Known,
     Parts,
+    came_before,
     is_older,
+    is_stale,
     told_by,
 )
 from projections.newest import NEVER_NS, Front, Tail
@@ -71,11 +73,14 @@ class BalanceRow(Struct):
     """Of the event that states what is held, in the ledger."""
     since: int = 0
     """The statement of this instant after which its rows of a history came."""
+    received_ns: int = 0
+    ordinal: int = 0
+    """When the frame of the statement came, and its place in the conversation; 0 where a history states it."""
 
 
 class StatementRow(Struct):
     """What is known of an account's full statements. `whole_*`: the newest of which no page is missing: when it began,
-    the version that made it whole, and its subscription where it is numbered."""
+    the version that made it whole, and its subscription and first number where it is numbered."""
 
     account: str
     whole_ns: int = 0
@@ -89,8 +94,12 @@ class StatementRow(Struct):
     answered_ns: int = 0
     answered_version: int = 0
     """The last answer to a question about the account's balances."""
+    whole_sequence: int = 0
 
 
+BEGAN_AGAIN: Final = ""
+"""In place of a subscription: one in which the whole account was stated later, by its time, with no higher number. Then
+numbers prove nothing."""
 FRONTS_MAX: Final = 10_000
 _SAYING_NOTHING: Final = frozenset((OrderUpdated, FillRecorded, SessionOpened, SessionClosed))
 """Events that say nothing of what is held."""
@@ -286,19 +295,30 @@ class BalancesFold:
         statement = self.statement(account)
         statement.restated_version = version
         if full.since_ns >= statement.whole_ns:
+            number = full.sequence
+            again = (
+                number is not None
+                and full.subscription == statement.whole_subscription
+                and number <= statement.whole_sequence
+                and full.since_ns > statement.whole_ns
+            )
             statement.whole_ns, statement.whole_version = full.since_ns, version
-            numbered = full.sequence is not None
-            statement.whole_subscription = full.subscription if numbered else None
+            statement.whole_subscription = (
+                BEGAN_AGAIN if again else None if number is None else full.subscription
+            )
+            statement.whole_sequence = number or 0
             # Where a page came late, a frame that could not be read may have been of a later number.
             in_order = recorded.event.source.sequence == full.reached
             statement.numbered_position = recorded.position if in_order else full.since_position
             statement.numbered_sequence = full.reached or 0
         self._statements.put(statement)
-        said = Known(NOTHING, version, full.since_ns, full.subscription, full.sequence)
+        source = recorded.event.source
+        place = (full.subscription, full.sequence, source.received_ns, source.ordinal)
+        said = Known(NOTHING, version, full.since_ns, *place)
         for row in list(self._rows.of(account).values()):
             if row is None or row.asset_id in full.named:
                 continue
-            if _is_before(row, full):
+            if _is_before(row, full) and not (row.time_ns == full.since_ns and came_before(recorded, row)):
                 self._drop(recorded, row, said)
             elif is_older(said, row):
                 self._late(recorded, row, said, full=True)
@@ -317,6 +337,7 @@ class BalancesFold:
             None,
         )
         row.subscription, row.sequence = said.subscription, said.sequence
+        row.received_ns, row.ordinal = said.received_ns, said.ordinal
         self._rows.put(row)
 
     def _late(self, recorded: Recorded, row: BalanceRow, said: Known, *, full: bool) -> None:
@@ -334,10 +355,11 @@ class BalancesFold:
         account, source, asset_id = recorded.account, recorded.event.source, said.asset_id
         row = self._row(account, asset_id)
         parts = _parts(said)
-        now = Known(parts, recorded.version, time_ns, source.subscription, source.sequence)
+        place = (source.subscription, source.sequence, source.received_ns, source.ordinal)
+        now = Known(parts, recorded.version, time_ns, *place)
         if row is None:
             row = self._unheld(recorded, said, time_ns)
-        if row is not None and is_older(now, row):
+        if row is not None and is_stale(recorded, now, row):
             if full:
                 row.last_full = recorded.version
                 self._rows.put(row)
@@ -381,13 +403,14 @@ class BalancesFold:
 
     def _remove(self, recorded: Recorded, asset_id: str, time_ns: int) -> None:
         account, source = recorded.account, recorded.event.source
-        said = Known(NOTHING, recorded.version, time_ns, source.subscription, source.sequence)
+        place = (source.subscription, source.sequence, source.received_ns, source.ordinal)
+        said = Known(NOTHING, recorded.version, time_ns, *place)
         row = self._row(account, asset_id)
         if row is None:
             if time_ns < self.statement(account).whole_ns:
                 return
             row = BalanceRow(account, asset_id, asset_id, None, None, None, None, None, None, False, 0, 0)
-        elif is_older(said, row):
+        elif is_stale(recorded, said, row):
             self._late(recorded, row, said, full=False)
             self.agreement.said(recorded, asset_id, said, full=False)
             return
@@ -471,13 +494,17 @@ def _stated(
         full,
         settled,
         recorded.position,
+        0,
+        source.received_ns,
+        source.ordinal,
     )
 
 
 def _known(row: BalanceRow) -> Known:
     """What a row says is held; nothing, where it is not."""
     parts = (row.total, row.available, row.locked, row.staked, row.pending) if row.held else NOTHING
-    return Known(parts, row.version, row.time_ns, row.subscription, row.sequence)
+    place = (row.subscription, row.sequence, row.received_ns, row.ordinal)
+    return Known(parts, row.version, row.time_ns, *place)
 
 
 def _is_before(row: BalanceRow, full: Full) -> bool:

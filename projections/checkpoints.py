@@ -191,7 +191,7 @@ class Checkpoints:
     histories are in none: those up to its version are read from the tables of `projections.history`."""
 
     name = "balance_checkpoints"
-    version = 5
+    version = 6
 
     def __init__(
         self, ledger: Ledger, database: Database | None = None, history: History | None = None

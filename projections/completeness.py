@@ -261,8 +261,10 @@ class Missed:
         gap, stated = self._gaps[place], row.stated_version or 0
         if gap.version > stated:
             return False
-        if (gap.time_ns if gap.kind == "sequence" else self._spans[place][0]) > row.upto_ns:
+        if gap.kind == "sequence" and gap.time_ns > row.upto_ns:
             return False  # of after what was stated, which came late
+        if gap.kind == "blind" and self._spans[place][0] > min(row.upto_ns, max(row.time_ns, row.found_ns)):
+            return False  # of after that, too, or of after the answer had come
         if gap.kind == "blind" or gap.closed_by is None:
             return True  # an answer that does not name the asset closes a blind interval, not this
         if gap.closed_how == ARRIVED:
@@ -349,10 +351,15 @@ def _differs(found: BreakRow) -> str:
 
 
 def _unproven(row: Stated, whole: Whole) -> str:
+    if row.sequence is not None and whole.whole_subscription == "":
+        return (
+            f"the numbers of {row.subscription} began again (version {whole.whole_version}): they prove nothing, and "
+            "the balance may be of before that"
+        )
     if row.sequence is not None and whole.whole_subscription is None:
         return f"numbered, but the whole account was never stated with numbers before version {row.version}"
     if row.sequence is not None:
         return f"version {row.version} is not of the sequence in which the whole account was last stated"
-    if row.version <= whole.whole_version:
+    if row.version <= whole.whole_version and row.last_full == row.version:
         return f"stated with the whole account (version {row.version}), and nothing before to compare it with"
     return f"the venue gives no evidence that nothing was missed before or after version {row.version}"

@@ -109,6 +109,18 @@ class Gap(Struct, frozen=True, rename={"start": "from", "end": "to"}):
         return self.state == "closed" and self.closed_how != STATED
 
 
+class RestatedRow(Struct):
+    """The newest statement of a whole account: when it began, what it was numbered, and the version that made it
+    whole."""
+
+    account: str
+    since_ns: int
+    since_version: int
+    version: int
+    subscription: str | None
+    sequence: int | None
+
+
 class _Fold:
     """Holes in sequences, and orders against their fills (where asked for): what needs tables of its own."""
 
@@ -118,6 +130,7 @@ class _Fold:
         self._holes: Final = Table(database, "sequence_holes", HoleRow, key=3)
         self._filled: Final = Table(database, "sequence_holes_closed", FilledRow, key=3)
         self._statements: Final = Statements(database, "sequence_pages")
+        self._restated: Final = Table(database, "sequence_restated", RestatedRow, key=1)
         self.executions: Final = ExecutionsFold(database)
         self._firsts: Final[dict[str, dict[str, list[int]]]] = {}
         self.tables: Final[tuple[Table[Any], ...]] = (
@@ -125,6 +138,7 @@ class _Fold:
             self._holes,
             self._filled,
             *self._statements.tables,
+            self._restated,
             *self.executions.tables,
         )
 
@@ -160,9 +174,13 @@ class _Fold:
         if number > row.last + 1:
             event = recorded.event
             session, version = event.source.session, recorded.version
-            self._put(
-                HoleRow(account, subscription, row.last + 1, number - 1, session, version, time_of(event))
-            )
+            hole = HoleRow(account, subscription, row.last + 1, number - 1, session, version, time_of(event))
+            restated = self._restated.get(account)
+            if restated is None or not _is_after(restated, hole):
+                self._put(hole)
+            else:  # it came late: what is missing was over by then
+                by, closed_ns = restated.version, known_ns(event)
+                self._close(hole, hole.first, hole.last, by, closed_ns, STATED)
         row.last = number
         self._sequences.put(row)
 
@@ -181,6 +199,10 @@ class _Fold:
 
     def _restate(self, full: Full, event: Event) -> None:
         """The whole account was stated: what was missing before that is in it."""
+        newest = self._restated.get(full.account)
+        if newest is None or full.since_ns >= newest.since_ns:
+            place = (full.version, full.subscription, full.sequence)
+            self._restated.put(RestatedRow(full.account, full.since_ns, full.since_version, *place))
         for subscription, firsts in [*self._open_of(full.account).items()]:
             for first in [*firsts]:
                 hole = self._holes.get(full.account, subscription, first)
@@ -289,7 +311,7 @@ class Gaps:
     when read."""
 
     name = "gaps"
-    version = 7  # more than the versions together that gaps and breaks had when each folded orders for itself
+    version = 8  # more than the versions together that gaps and breaks had when each folded orders for itself
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
         database = ledger if database is None else database
@@ -351,7 +373,7 @@ def _gaps(
     return sorted(kept, key=lambda gap: (gap.state != "open", gap.account, _KINDS[gap.kind], gap.version))
 
 
-def _is_after(full: Full, hole: HoleRow) -> bool:
+def _is_after(full: Full | RestatedRow, hole: HoleRow) -> bool:
     """Whether a statement began after what is missing: by the numbers where it is of the same subscription, else by
     time, then by arrival."""
     if full.sequence is not None and full.subscription == hole.subscription:

@@ -44,9 +44,10 @@ class Orders:
     """Current orders, open and closed. Catches up when read."""
 
     name = "orders"
-    version = 2
+    version = 3
 
     def __init__(self, ledger: Ledger, database: Database | None = None) -> None:
+        self._ledger = ledger
         database = ledger if database is None else database
         self._rows: Final = Table(database, "order_rows", OrderRow, key=2)
         self.tables: Final = (self._rows,)
@@ -90,10 +91,23 @@ class Orders:
             recorded.version,
         )
         known = self._rows.get(row.account, row.order_id)
-        if known is None or _progress(row) >= _progress(known):
+        if known is None or (_progress(row), not self._came_before(recorded, known.version)) >= (
+            _progress(known),
+            True,
+        ):
             self._rows.put(row)
+
+    def _came_before(self, recorded: Recorded, version: int) -> bool:
+        """Whether an event is of a frame that was read late, and had come before that of another version."""
+        source = recorded.event.source
+        if source.late_ns is None:
+            return False
+        (other,) = self._ledger.replay(recorded.account, after=version - 1, upto=version)
+        known = other.event.source
+        return (source.received_ns, source.ordinal) < (known.received_ns, known.ordinal)
 
 
 def _progress(row: OrderRow) -> tuple[int, object, bool]:
-    """How far the order had come. Venues' times tie within a second: then more executed, then closed, is the later."""
+    """How far the order had come. Venues' times tie within a second: then more executed, then closed, is the later;
+    then what came later."""
     return (row.updated_ns, decimal(row.executed or "0"), row.closed)

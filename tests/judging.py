@@ -191,7 +191,9 @@ class Oracle:
         if message.number is not None:
             reqid, number = message.number
             conversation += str(reqid)
-            self._count(known.numbers[self.run.exchange.account, conversation], number)
+            # What was lost before a frame that is older than a statement of the whole account is in that.
+            lost = "closed" if self._is_outdated(message) else "open"
+            self._count(known.numbers[self.run.exchange.account, conversation], number, lost)
         repeated = message.asked is not None and message in self._answers
         counts = (not again or self._counts_again(message)) and not repeated
         self._answers.add(message)
@@ -235,9 +237,9 @@ class Oracle:
         """How much of an order's executed quantity no execution accounts for."""
         return self.known.executed[order][1] - sum(self.known.fills[order].values(), NONE)
 
-    def _count(self, numbers: Numbers, number: int) -> None:
+    def _count(self, numbers: Numbers, number: int, lost: str) -> None:
         for missing in range(numbers.last + 1, number):
-            numbers.missing[missing] = "open"
+            numbers.missing[missing] = lost
             numbers.found[missing] = self._step
         numbers.last = max(numbers.last, number)
         if number in numbers.missing:

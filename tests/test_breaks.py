@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from ledger import Ledger
 from ledger.events import Asked, Balance, BalanceDelta, BalanceSnapshot, Event, FillRecorded, OrderUpdated
-from projections import Balances, Breaks, catch_up, compare
+from projections import Balances, Breaks, Gaps, catch_up, compare
 from projections.agreement import FULLS_MAX, BreakRow
 from projections.breaks import Break
 from projections.completeness import Missed
@@ -392,6 +392,18 @@ def test_a_recording_ingested_later_is_compared_and_the_blind_interval_between_e
         listen(ledger, push(23, {"A": "5"}), session="s2-again", since_s=20)
         (only,) = breaks(ledger)
         assert (None, "open") == (only.explained_by, only.state)
+
+
+def test_a_blind_interval_that_began_after_the_answer_explains_nothing() -> None:
+    """Nor where it is of a login, and found at a version of the account of before it."""
+    with Ledger() as ledger:
+        listen(ledger, push(1, {"A": "5"}), answer(1.5, {"A": "7"}))
+        assert ["open"] == [each.state for each in breaks(ledger)]
+        listen(ledger, session="s2", since_s=5)
+        assert ["blind"] == [gap.kind for gap in Gaps(ledger).rows()]
+        assert ["open"] == [each.state for each in breaks(ledger)]
+        listen(ledger, answer(9, {"A": "7"}), session="s3", since_s=9)
+        assert [(None, "open")] == [(each.explained_by, each.state) for each in breaks(ledger)]
 
 
 def test_a_number_that_came_late_does_not_explain_what_differs_from_it_but_what_is_missing_still_does() -> (

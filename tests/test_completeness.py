@@ -66,6 +66,13 @@ def test_a_full_statement_that_says_the_same_makes_it_consistent_until_something
     )
 
 
+def test_of_a_late_full_statement_nothing_newer_is_said_to_be_stated_with_it() -> None:
+    with Ledger() as ledger:
+        listen(ledger, push(1, {"A": "1", "B": "1"}), push(3, {"B": "2"}), whole(2, {"A": "1"}), closed=False)
+        found = verdicts(ledger)
+        assert ("unprovable", False) == (found["B"][0], "with the whole account" in found["B"][1])
+
+
 def test_the_reason_names_both_versions() -> None:
     with Ledger() as ledger:
         listen(ledger, push(1, {"A": "1"}), whole(2, {"A": "1"}), closed=False)
@@ -194,6 +201,22 @@ def test_an_unreadable_frame_after_the_last_number_may_be_the_next() -> None:
     assert {"A": "unprovable"} == after(*frames)
     assert {"A": "proven", "B": "proven"} == after(*frames, numbered(3, {"B": "1"}))
     assert {"A": "proven"} == after(*frames[:2], says(fault(3, "7")))
+
+
+def test_where_numbers_begin_again_they_prove_nothing_until_another_subscription_is_whole() -> None:
+    frames = [base(1, {"A": "1"}), numbered(2, {"A": "2"}), numbered(3, {"A": "4"})]
+    again = whole(5, {"A": "5"}, part="7", sequence=1)
+    with Ledger() as ledger:
+        listen(ledger, *frames, again, closed=False)
+        word, reason = verdicts(ledger)["A"]
+        assert ("unprovable", True) == (word, "the numbers of 7 began again (version 5)" in reason)
+        assert {"A": "unprovable"} == words(ledger)
+    later = [numbered(number, {"A": "6"}) for number in (2, 3, 4)]
+    assert {"A": "unprovable"} == after(*frames, again, *later)
+    assert {"A": "gap"} == after(*frames, again, base(9, {"A": "7"}, "8"))  # proven, but for what differs
+    assert {"A": "proven"} == after(*frames, again, base(9, {"A": "4"}, "8"))
+    assert {"A": "proven"} == after(*frames, base(1, {"A": "1"}))  # the same again, of the same time
+    assert {"A": "proven"} == after(*frames, whole(5, {"A": "4"}, part="7", sequence=4))
 
 
 def test_what_is_of_another_sequence_is_not_proven() -> None:

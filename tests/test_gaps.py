@@ -299,6 +299,28 @@ def page(
     )
 
 
+@pytest.mark.parametrize(
+    ("late", "closed_by"),
+    [
+        ([number(1), number(2), page(5, 1), number(4)], 4),
+        ([number(1), number(2), page(4, 1), number(4)], None),  # of the same instant, and it came before
+        ([number(1), number(2), page(5, 1, more=True), page(6, 2, begins=False), number(4)], 5),
+        ([number(1), number(2), page(5, 1, more=True), number(4)], None),
+        ([number(1), number(2), says(snapshot(5, {"A": "1"})), number(4)], 4),
+        (
+            [number(1), number(2), page(9, 1), page(5, 1, "9"), number(4)],
+            4,
+        ),  # the newest, whichever came last
+        ([page(1, 1, "7"), number(2), number(4)], None),
+    ],
+)
+def test_a_hole_that_shows_when_the_whole_account_was_stated_since_is_closed_by_that(
+    late: list[bytes], closed_by: int | None
+) -> None:
+    how = ("open", None, None) if closed_by is None else ("closed", closed_by, AGAIN)
+    assert ("3", *how) in sequence_lives(*late)
+
+
 def test_a_late_number_closes_its_part_of_the_hole() -> None:
     assert [
         ("3-5", "open", None, None),

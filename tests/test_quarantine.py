@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from ledger import Ledger
-from projections import Quarantine
+from ledger import Frame, Ledger, Malformed
+from ledger.events import Statement
+from ledger.venues import kraken_prime
+from projections import Balances, Breaks, Gaps, Orders, Quarantine
 from projections.quarantine import QuarantineRow
 from tests import scripted
-from tests.scripted import MAIN, RECEIVED_NS, delta, fault, feed, fill, said, says
+from tests.scripted import MAIN, RECEIVED_NS, delta, fault, feed, fill, order, said, says, snapshot
 from tests.tampering import LATE, LATER
 
 
@@ -176,6 +180,92 @@ def test_a_number_that_was_missing_is_filled_late() -> None:
         assert ("read", 1) == retry(ledger, 3)
         late = list(ledger.replay())[-1].event.source
         assert (2, "b", NOW_NS) == (late.sequence, late.subscription, late.late_ns)
+
+
+A1, A2 = delta(5, {"A": "1"}), delta(5, {"A": "2"})
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ([LATE + says(A1), says(A2)], {"A": "2"}),
+        ([says(A2), LATE + says(A1)], {"A": "1"}),
+        (
+            [LATE + says(snapshot(5, {"A": "1", "B": "1"})), says(delta(5, {"A": "2", "C": "3"}))],
+            {"A": "2", "B": "1", "C": "3"},
+        ),
+        ([says(delta(5, {"A": "2", "C": "3"})), LATE + says(snapshot(5, {"A": "1"}))], {"A": "1"}),
+        ([LATE + says(delta(5, {}, ["A"])), says(A2)], {"A": "2"}),
+        ([says(A2), LATE + says(delta(5, {}, ["A"]))], {}),
+        ([LATE + says(A2), says(delta(5, {}, ["A"]))], {}),
+        ([LATE + says(A1), says(A2), says(snapshot(9, {"A": "2"}))], {"A": "2"}),
+    ],
+)
+def test_of_one_instant_what_is_read_late_is_no_newer_than_what_came_after_it(
+    frames: list[bytes], expected: dict[str, str]
+) -> None:
+    with Ledger() as ledger:
+        feed(ledger, *frames)
+        balances = Balances(ledger)
+        balances.rows()
+        (row,) = Quarantine(ledger).rows()
+        assert ("read", 1) == retry(ledger, row.version)
+        assert expected == {each.asset_id: each.total for each in balances.rows()}
+        assert expected == {each.asset_id: each.total for each in balances.at("2200-01-01").rows()}
+        assert [] == Breaks(ledger).rows()
+        rows = balances.rows()
+        balances.subscription.reset()
+        assert rows == balances.rows()
+
+
+def test_of_one_instant_an_order_that_is_read_late_is_no_newer_than_what_came_after_it() -> None:
+    def state(status: str) -> bytes:
+        return says(order("o1", 5, status=status))
+
+    for frames, expected in (
+        ((LATE + state("building"), state("open")), "open"),
+        ((state("open"), LATE + state("building")), "building"),
+        ((LATE + state("new"), LATE + state("building"), state("open")), "open"),
+    ):
+        with Ledger() as ledger:
+            feed(ledger, *frames)
+            orders = Orders(ledger)
+            orders.rows()
+            for row in Quarantine(ledger).rows():
+                assert ("read", 1) == retry(ledger, row.version)
+                assert [expected] == [each.status for each in orders.rows()]
+
+
+def test_a_frame_that_is_read_late_counts_within_the_conversation_that_the_venue_named() -> None:
+    def numbered(number: int, of_ms: int, **more: object) -> bytes:
+        held = [{"Currency": "USD", "Amount": str(number), "AvailableAmount": "0"}]
+        said = {"reqid": 1, "type": "Balance", "ts": f"2025-11-21T08:00:00.{of_ms:03}000Z", "seqNum": number}
+        return json.dumps({**said, "data": held, **more}).encode()
+
+    hello = b'{"type":"hello","ts":"2025-11-21T08:00:00.000000Z","session_id":"theirs"}'
+    frames = [hello, numbered(1, 0, initial=True), numbered(2, 1), numbered(3, 1)]
+
+    class Older:
+        """That could not read number 2."""
+
+        NAME = kraken_prime.NAME
+        conversation = staticmethod(kraken_prime.conversation)
+
+        def decode(self, frame: Frame, /) -> Sequence[Statement]:
+            if frame.payload == frames[2]:
+                raise Malformed("not yet")
+            return kraken_prime.decode(frame)
+
+    with Ledger() as ledger:
+        with ledger.intake(Older(), "main") as intake:
+            intake.receive_all([(frame, RECEIVED_NS) for frame in frames])
+        assert ["theirs/1"] == [gap.subscription for gap in Gaps(ledger).rows(open_only=True)]
+        (row,) = Quarantine(ledger).rows()
+        assert [] == list(ledger.verify([Older()]))
+        assert "read" == ledger.retry([kraken_prime], row.account, row.version).result
+        assert [] == Gaps(ledger).rows(open_only=True)
+        assert ["3"] == [each.total for each in Balances(ledger).rows()]
+        assert [] == list(ledger.verify([kraken_prime]))
 
 
 def test_a_rebuilt_quarantine_is_the_same() -> None:

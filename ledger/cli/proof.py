@@ -25,7 +25,8 @@ from ledger.errors import StoreError
 from ledger.ledger import Ledger
 from projections import Projection, Views, compare
 from projections.checkpoints import Checkpoints
-from projections.subscription import BATCH_EVENTS_MAX, Place, frame_of
+from projections.subscription import BATCH_EVENTS_MAX, Place, frame_of, place_of
+from projections.tables import Table
 from projections.view_check import otherwise
 from projections.view_sql import is_as_made
 from projections.views import Shown, moment_of, told_again
@@ -43,11 +44,11 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
         summary: list[dict[str, Any]] = []
         for fold in folds:
             one, other = fold.stored, fold.folded
-            found = [f"{each.table}: {each.said}" for each in unlike(fold, account)]
-            if isinstance(one, Shown):
-                found += [
-                    f"{name}: the view is not defined as it was made" for name in misdefined(ledger, one)
-                ]
+            different = [*unlike(fold, account)]
+            told = {f"the table {each.table}" for each in different if each.account is None}
+            made = [name for name in redefined(ledger, fold) if name not in told]
+            found = [*misplaced(ledger, one), *(f"{name} is not defined as it was made" for name in made)]
+            found += [f"{each.table}: {each.said}" for each in different]
             rows = sum(1 for each in other.tables for _ in each.rows(account))
             summary.append(
                 {
@@ -177,9 +178,39 @@ def changed(ledger: Ledger) -> str | None:
     return None
 
 
-def misdefined(ledger: Ledger, shown: Shown) -> list[str]:
-    """The views that are not defined as they were made; of another version, and never told, they are not judged."""
-    return otherwise(ledger) if shown.subscription.position else []
+def redefined(ledger: Ledger, fold: Refolded) -> list[str]:
+    """The tables and views that are not defined as they were made; of another version, and never stored, they are not
+    judged."""
+    one = fold.stored
+    if not one.subscription.position:
+        return []
+    tables = [f"the table {each.name}" for each in one.tables if not _as_made(ledger, fold.scratch, each)]
+    views = [f"the view {name}" for name in otherwise(ledger)] if isinstance(one, Shown) else []
+    return sorted(tables) + views
+
+
+def _as_made(ledger: Ledger, scratch: Ledger, table: Table[Any]) -> bool:
+    """Whether a table is defined as in a scratch file; on a server, whether it has its columns and its key."""
+    if ledger.in_file:
+        return ledger.definition(table.name) == scratch.definition(table.name)
+    return is_as_made(ledger, table)
+
+
+def misplaced(ledger: Ledger, made: Projection) -> Iterator[str]:
+    """What is wrong with how far a projection says that it is stored: rows that no place is kept of, and a place that
+    cannot be."""
+    places = "SELECT * FROM projection_positions WHERE name=?"
+    found = ledger.select(places, (made.name,)) if ledger.columns("projection_positions") else []
+    if not found:
+        tables = (each.name for each in made.tables if ledger.columns(each.name))
+        if any(ledger.select(f"SELECT 1 FROM {name} LIMIT 1") for name in tables):
+            yield f"how far {made.name} is stored is gone, though it has rows"
+        return
+    version, position = found[0][1], place_of(found[0])
+    if not (isinstance(version, int) and isinstance(position, int)):
+        yield f"how far {made.name} is stored cannot be read"
+    elif not (0 < version <= made.version and 0 <= position <= ledger.position()):
+        yield f"{made.name} is stored as version {version} up to position {position}, which cannot be"
 
 
 def _refold(

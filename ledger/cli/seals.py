@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 import click
 from msgspec import json
@@ -23,18 +23,13 @@ from ledger.cli.options import (
     json_option,
     replaceable,
 )
-from ledger.cli.proof import misdefined, refolded, unlike
+from ledger.cli.proof import misplaced, redefined, refolded, unlike
 from ledger.console import printable, progress, show
 from ledger.errors import BadKey, BadNote, Corrupt, StoreError, Unsealed
 from ledger.findings import Finding, first_bad, weight
 from ledger.ledger import Ledger
 from ledger.memory import changed_memories
 from ledger.notes import NOTE_BYTES_MAX, Checkpoint, PublicKey, new_key, opened, private_key, public_key
-from projections import Projection
-from projections.subscription import place_of
-from projections.tables import Table
-from projections.view_sql import is_as_made
-from projections.views import Shown
 
 KEY: Final = "accountledger.key"
 PUBLIC_KEY: Final = "accountledger.pub"
@@ -257,51 +252,18 @@ def _findings(ledger: Ledger, note: Path | None, key: PublicKey | None) -> Itera
 def _projected(ledger: Ledger) -> Iterator[Finding]:
     """What the projections stored and what the views say, beside a fold from zero."""
     with refolded(ledger, None, "projections") as (_, folds):
-        yield from _places(ledger, [fold.stored for fold in folds])
         for fold in folds:
-            one, _, scratch = fold
-            if not one.subscription.position:
+            for said in misplaced(ledger, fold.stored):
+                yield Finding("projection", said)
+        for fold in folds:
+            if not fold.stored.subscription.position:
                 continue  # not stored, or by another version
-            other = {each.name for each in one.tables if not _as_made(ledger, scratch, each)}
-            for name in sorted(other):
-                yield Finding("projection", f"the table {name} is not defined as it was made")
-            if isinstance(one, Shown):
-                for name in misdefined(ledger, one):
-                    yield Finding("projection", f"the view {name} is not defined as it was made")
+            other = redefined(ledger, fold)
+            for name in other:
+                yield Finding("projection", f"{name} is not defined as it was made")
             for each in unlike(fold):
-                if each.account is not None or each.table not in other:  # told already
+                if each.account is not None or f"the table {each.table}" not in other:  # told already
                     yield Finding("projection", f"{each.place}: {each.said}")
-
-
-def _places(ledger: Ledger, stored: Iterable[Projection]) -> Iterator[Finding]:
-    """How far the projections say that they are stored: rows that no place is kept of, and places that cannot be."""
-    places: dict[Any, tuple[Any, Any]] = {}
-    if ledger.columns("projection_positions"):
-        for place in ledger.select("SELECT * FROM projection_positions"):
-            places[place[0]] = (place[1], place_of(place))
-    head = ledger.position()
-    for made in stored:
-        version, position = places.get(made.name, (None, None))
-        if version is None:
-            rows = [
-                t.name
-                for t in made.tables
-                if ledger.columns(t.name) and ledger.select(f"SELECT 1 FROM {t.name} LIMIT 1")
-            ]
-            if rows:
-                yield Finding("projection", f"how far {made.name} is stored is gone, though it has rows")
-        elif not (isinstance(version, int) and isinstance(position, int)):
-            yield Finding("projection", f"how far {made.name} is stored cannot be read")
-        elif not (0 < version <= made.version and 0 <= position <= head):
-            where = f"version {version} up to position {position}"
-            yield Finding("projection", f"{made.name} is stored as {where}, which cannot be")
-
-
-def _as_made(ledger: Ledger, scratch: Ledger, table: Table[Any]) -> bool:
-    """Whether a table is defined as in a scratch file; on a server, whether it has its columns and its key."""
-    if ledger.in_file:
-        return ledger.definition(table.name) == scratch.definition(table.name)
-    return is_as_made(ledger, table)
 
 
 def _opened(note: Path, key: PublicKey) -> Checkpoint:

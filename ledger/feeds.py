@@ -243,8 +243,10 @@ class _Table:
         if name not in self._table:
             raise self._bad(name, "is missing")
         said = self._table[name]
-        if not isinstance(said, str) or not said:
+        if not isinstance(said, str):
             raise self._bad(name, "is a text in quotes")
+        if not said:
+            raise self._bad(name, "is empty")
         return said
 
     def _bad(self, field: str, why: str) -> BadLogin:

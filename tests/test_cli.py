@@ -610,7 +610,7 @@ def test_a_complaint_that_nobody_heard_is_bad_usage_all_the_same(
 def test_what_cannot_be_written_is_one_line_and_exit_code_2(tmp_path: Path, args: tuple[str, ...]) -> None:
     feed(tmp_path, "bitopro", "main", [bitopro("a", 1639553303365, ADA=("1", "1"))])
     said = _in_shell(tmp_path, ">/dev/full", *args, "--db", "a.db")
-    assert (2, "", "accountledger: No space left on device\n") == said
+    assert (2, "", "accountledger: standard output: No space left on device\n") == said
 
 
 @pytest.mark.sqlite

@@ -5,6 +5,7 @@ What is about files and what is beside them is marked `sqlite`; `test_cli_postgr
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sqlite3
@@ -104,6 +105,43 @@ def test_no_private_key_is_left_where_its_public_one_cannot_be_written(tmp_path:
     ran = run(tmp_path, "keygen", "--key", "a.key", "--public-key", public)
     assert (2, 1) == (ran.code, ran.err.count("\n"))
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("keygen", "--key", "b.key", "--public-key", "b.pub"), "b.key"),
+        (("checkpoint", "--db", "a.db", "--key", "accountledger.key", "--out", "new"), "new"),
+    ],
+)
+def test_what_a_full_disk_does_not_take_is_named_and_leaves_nothing(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: tuple[str, ...],
+    named: str,
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = sorted(folder.iterdir())
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("os.fsync", full)
+    said = called(capsys, *args)
+    assert (2, "", f"accountledger: {named}: No space left on device") == (
+        said.code,
+        said.out,
+        said.err.partition(" (see")[0],
+    )
+    assert before == sorted(folder.iterdir())
+
+
+@pytest.mark.sqlite
+def test_a_file_that_is_no_text_is_no_key(folder: Path) -> None:
+    (folder / "binary").write_bytes(b"\xff\xfe")
+    ran = run(folder, "checkpoint", "--db", "a.db", "--key", "binary")
+    assert (2, "", "accountledger: binary: not a key: it is no text\n") == ran
 
 
 @pytest.mark.sqlite

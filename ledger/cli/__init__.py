@@ -67,8 +67,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         _complain("interrupted; what was acknowledged is stored")
         code = INTERRUPTED
     except OSError as error:
-        end_output()  # it may be this that could not be written
-        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        whose = error.filename if end_output() else "standard output"
+        _complain(": ".join(filter(None, (whose, error.strerror or str(error)))))
         code = BAD
     except Exception as error:
         told = "".join(traceback.format_exception(error)).rstrip()

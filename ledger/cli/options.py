@@ -111,14 +111,16 @@ def _heard() -> Generator[None]:
         raise click.exceptions.Exit(UNHEARD) from None
 
 
-def end_output(of: TextIO | None = None) -> None:
+def end_output(of: TextIO | None = None) -> bool:
     """Write what is left to be written, to standard output if nothing else is named; where it cannot be, to nobody: at
-    the end it would fail again."""
+    the end it would fail again. Whether it could be."""
     stream = of or sys.stdout
     try:
         stream.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -62,10 +62,13 @@ def keygen(key: Path, public_key: Path, name: str | None) -> int:
             except OSError as error:
                 raise click.UsageError(f"{path}: {error.strerror}") from None
             unless_done.callback(path.unlink)  # half a pair would stand in the way of the next
-            with os.fdopen(handle, "w") as file:
-                file.write(f"{text}\n")
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with os.fdopen(handle, "w") as file:
+                    file.write(f"{text}\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise click.UsageError(f"{path}: {error.strerror}") from None
         unless_done.pop_all()
     click.echo(f"{key}: the private key, readable by you alone; signs checkpoints")
     click.echo(f"{public_key}: the public key; checks them: {made.public.text()}")
@@ -113,22 +116,27 @@ def checkpoint(db: str, key: Path, out: Path | None) -> int:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.absolute().parent, delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise click.UsageError(f"{path}: {error.strerror}") from None
+    with ExitStack() as unless_done:
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.absolute().parent, delete=False) as file:
+                unless_done.callback(os.unlink, file.name)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+            unless_done.pop_all()
+        except OSError as error:
+            raise click.UsageError(f"{path}: {error.strerror}") from None
 
 
 def _key(path: Path, read: Callable[[str], K]) -> K:
     try:
         return read(path.read_bytes()[:KEY_BYTES_MAX].decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadKey(f"{path}: not a key ({type(error).__name__})") from None
+    except OSError as error:
+        raise BadKey(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadKey(f"{path}: not a key: it is no text") from None
     except BadKey as error:
         raise BadKey(f"{path}: {error}") from None
 

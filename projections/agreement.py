@@ -446,7 +446,7 @@ class Arrived(Placed, Protocol):
 def is_stale(recorded: Recorded, said: Placed, known: Arrived) -> bool:
     """Whether what an event says is over by what is known: it is older; or of the same instant, but of a frame that had
     come before, and was read only now."""
-    return is_older(said, known) or (not is_older(known, said) and came_before(recorded, known))
+    return is_older(said, known) or (came_before(recorded, known) and not is_older(known, said))
 
 
 def came_before(recorded: Recorded, known: Arrived) -> bool:

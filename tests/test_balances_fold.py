@@ -25,6 +25,7 @@ from ledger.events import (
     SessionOpened,
     Source,
 )
+from projections import balances_fold
 from projections.agreement import INSTANTS_MAX
 from projections.balances_fold import BalancesFold
 from projections.tables import Scratch
@@ -268,3 +269,31 @@ def test_the_teller_says_what_is_usual_and_what_is_not() -> None:
         assert 50 < sum(isinstance(event, kind) for event in told)
     made = one_by_one(list(Teller(1).events(150)))
     assert all(made[name] for name in ("balances", "balance_subjects", "balance_fulls"))
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("first", [1, 2])
+def test_where_rows_of_an_instant_end_does_not_depend_on_the_version_they_begin_with(
+    first: int, at_once: bool
+) -> None:
+    rows = [imported(1_000, *said) for said in (("0", "1"), ("2", "2"), ("2", "0"))]
+    told = [Recorded(MAIN, at, row, at) for at, row in enumerate(rows, first)]
+    fold = BalancesFold(None)
+    if at_once:
+        fold.apply_all(told)
+        fold.settle()
+    else:
+        for each in told:
+            fold.apply(each)
+    (held,) = fold.held(MAIN)
+    assert ("0", first + 2, 0) == (held.total, held.version, held.since)
+
+
+def test_how_far_accounts_are_known_is_remembered_of_so_many_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balances_fold, "FRONTS_MAX", 2)
+    fold = BalancesFold(None)
+    for number in range(1, 9):
+        fold.apply_all([Recorded(f"s:{number}", 1, delta(1_000, {"A": "1"}), number)])
+        fold.settle()
+        assert len(fold._fronts) <= 2
+    assert ["1"] * 8 == [row.total for row in fold.held(None)]

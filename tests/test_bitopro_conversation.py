@@ -109,3 +109,12 @@ def test_nothing_shows_a_secret() -> None:
 
 def test_it_can_be_spoken_to() -> None:
     assert isinstance(bitopro, Spoken)
+
+
+@pytest.mark.parametrize("payload", [*HOSTILE, b'{"event":"ACCOUNT_BALANCE"}'], ids=range(len(HOSTILE) + 1))
+def test_whatever_stands_where_the_first_statement_should_be_it_is_listened_on(payload: bytes) -> None:
+    talk = Talk(converse())
+    talk.take(Open)
+    talk.take(Ready)
+    assert [] == talk.hear(payload)
+    talk.now(Listen)

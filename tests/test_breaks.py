@@ -851,3 +851,10 @@ def test_a_quote_quantity_told_later_is_judged_once() -> None:
     for frames in ([again(), again(quote_quantity="9"), again(quote_quantity="9", fee="0.1")],
                    [again(quote_quantity="9"), again(quote_quantity="9", fee="0.1")]):  # fmt: skip
         assert [quote] == [told(each) for each in found(*frames)]
+
+
+def test_a_removal_of_the_moment_of_the_whole_statement_without_the_asset_explains_it() -> None:
+    (only,) = found(push(1, {"A": "5"}), whole(2, {"B": "1"}), push(2, {}, "A"))
+    assert ("snapshot", "A", "total", "5", "0", "-5") == told(only)
+    assert "closed" == only.state
+    assert "arrived late: version 4 says the same" == only.closed_how

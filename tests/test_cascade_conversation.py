@@ -571,3 +571,25 @@ def test_an_answer_of_nobody_is_malformed(request_line: str) -> None:
 def test_a_push_is_never_read_as_an_answer_nor_the_other_way_round() -> None:
     with pytest.raises(Malformed):
         cascade.decode(Frame("cascade:main", "s1", 3, NOW_NS, BALANCE.encode()))
+
+
+@pytest.mark.parametrize("status", [199, 300])
+def test_what_comes_with_a_status_beside_those_of_success_is_no_answer(status: int) -> None:
+    with pytest.raises(Lost, match=f"HTTP {status} to GET /auth$"):
+        begin().reply(CHALLENGE, status)
+    talk = subscribing()
+    talk.hear(granted(2))
+    talk.reply(BALANCE, status)
+    talk.take(Wait)
+    talk.asked()
+
+
+@pytest.mark.parametrize("status", [200, 299])
+def test_what_comes_with_any_status_of_success_is_an_answer(status: int) -> None:
+    talk = begin()
+    talk.reply(CHALLENGE, status)
+    talk.take(Hide)
+    talk = subscribing()
+    talk.hear(granted(2))
+    talk.reply(BALANCE, status)
+    talk.now(Listen)

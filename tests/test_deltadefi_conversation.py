@@ -153,3 +153,18 @@ def test_an_answer_is_as_old_as_its_question_and_a_push_has_no_time() -> None:
         assert isinstance(event, BalanceDelta)
         times.append(event.source.time_ns)
     assert [NOW_NS, NOW_NS + 9, None, None] == times
+
+
+@pytest.mark.parametrize("status", [199, 300])
+def test_a_balance_is_no_answer_with_a_status_beside_those_of_success(status: int) -> None:
+    talk = connected()
+    talk.reply(BALANCE, status)
+    talk.take(Wait)
+    talk.asked()
+
+
+@pytest.mark.parametrize("status", [200, 299])
+def test_a_balance_is_the_answer_with_any_status_of_success(status: int) -> None:
+    talk = connected()
+    talk.reply(BALANCE, status)
+    talk.now(Listen)

@@ -580,3 +580,16 @@ def test_every_row_is_obtained_whatever_comes_meanwhile_and_wherever_it_is_inter
     interruptions: list[int],
 ) -> None:
     assert set() == obtained(before, arrivals, page_rows, skipping, interruptions)
+
+
+@pytest.mark.parametrize("status", [200, 299])
+def test_a_page_is_read_with_any_status_of_success(status: int) -> None:
+    talk = begin()
+    talk.reply(page(), status)
+    talk.take(Ready)
+
+
+@pytest.mark.parametrize("status", [199, 300])
+def test_a_page_is_not_read_with_a_status_beside_those_of_success(status: int) -> None:
+    with pytest.raises(Lost, match=f"^HTTP {status} to GET /account/balance/history$"):
+        begin().reply(page(), status)

@@ -30,6 +30,7 @@ from ledger.dialect import DEFINES, DELETE, UPSERT, among, at_once, query, spoke
 from ledger.errors import (
     Closed,
     Conflict,
+    Corrupt,
     LeaseLost,
     LedgerError,
     NoSuchLedger,
@@ -93,7 +94,7 @@ T = TypeVar("T")
 class Postgres:
     """A ledger in a PostgreSQL database. Thread-safe for any number of readers beside one writing thread at a time.
 
-    Raises NoSuchLedger or StoreError.
+    Raises NoSuchLedger, Corrupt or StoreError.
     """
 
     POSITION: ClassVar[str] = PostgresView.POSITION
@@ -141,9 +142,8 @@ class Postgres:
 
     def _lacks_nothing(self, connection: Connection) -> None:
         """Raise NoSuchLedger where it is none."""
-        if not self._has(connection, TABLES):
+        if self._version(connection) is None:
             raise NoSuchLedger(f"{self.name}: there is no ledger here")
-        self._is_made(connection)
 
     def _has(self, connection: Connection, tables: Sequence[str]) -> bool:
         sql = "SELECT count(*) FROM unnest(%b) AS t(name) WHERE to_regclass(name) IS NULL"
@@ -152,13 +152,13 @@ class Postgres:
     def _make(self, connection: Connection) -> None:
         """Make the tables where they are not there: who may not make any can write where they are. Once: who starts at
         the same time waits."""
-        if self._is_made(connection) and self._has(connection, MADE):
+        if self._is_made(connection):
             return
         assert self._datastore is not None
         held = f"accountledger schema {self._datastore.schema}"
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (held,))
-            if not (self._is_made(connection) and self._has(connection, MADE)):
+            if not self._is_made(connection):
                 self._refuse_others(connection)
                 try:
                     connection.execute(query(self._recorder.script()))
@@ -170,29 +170,43 @@ class Postgres:
 
     def _refuse_others(self, connection: Connection) -> None:
         """Raise StoreError where a table of a name that is to be made is there, and it is no ledger's."""
+        if self._version(connection) is not None:
+            return
         sql = (
             "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))"
         )
         there = {name for (name,) in connection.execute(sql)}
-        if "ledger_schema" not in there and (others := sorted(there & set(MADE))):
+        if others := sorted(there & set(MADE)):
             raise StoreError(
                 f"{self.name}: there is a table {others[0]} that is not the ledger's: rename it, or give the ledger a "
                 "schema of its own"
             )
 
     def _is_made(self, connection: Connection) -> bool:
-        found = connection.execute(
-            "SELECT to_regclass(quote_ident(current_schema()) || '.ledger_schema')"
-        ).fetchone()
-        if found is None or found[0] is None:
-            return False
-        version = connection.execute("SELECT version FROM ledger_schema").fetchone()
-        if version is not None and version[0] > SCHEMA_VERSION:
+        return self._version(connection) == SCHEMA_VERSION and self._has(connection, MADE)
+
+    def _version(self, connection: Connection) -> int | None:
+        """The version of the ledger's schema; None where there is no ledger. Raises StoreError where it is a newer one,
+        Corrupt where tables are gone: made again they would be empty, and whatever is told again would be doubled."""
+        found = {table: set(columns) for table, columns in connection.execute(_THERE, (texts(list(TABLES)),))}
+        there = {table for table, own in TABLES.items() if own <= found.get(table, set())}
+        sealed = "seal" in found.get("stored_events", ())
+        if not there or (there == {"stored_events"} and not sealed):  # stock eventsourcing makes it, too
+            return None
+        said = None
+        if "ledger_schema" in there:
+            said = connection.execute("SELECT version FROM ledger_schema").fetchone()
+        version: int = 0 if said is None else said[0]
+        if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{self.name}: made by a newer version of accountledger (schema {version[0]}, this one knows "
+                f"{self.name}: made by a newer version of accountledger (schema {version}, this one knows "
                 f"{SCHEMA_VERSION}); update this one"
             )
-        return version is not None and version[0] == SCHEMA_VERSION
+        if lost := sorted(set(TABLES) - there):
+            raise Corrupt(f"{self.name}: a damaged ledger (it lost the tables {', '.join(lost)})")
+        if not sealed:
+            raise Corrupt(f"{self.name}: a damaged ledger (its seals are gone)")
+        return version
 
     def unfinished(self) -> str | None:
         """The ledger of which this is an unfinished copy. Asked at each opening: by the connection that is there."""
@@ -606,6 +620,12 @@ def _asked(sql: str, params: Sequence[Cell]) -> tuple[Any, list[Any]]:
 
 _NEVER_IDLE: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"
 """Of a moment: who folds the ledger between two looks at it takes as long as that takes."""
+_THERE: Final = (
+    "SELECT relname::text, array_agg(attname::text) FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid "
+    "WHERE relnamespace = to_regnamespace(quote_ident(current_schema())) AND relname = ANY(%b) "
+    "AND attnum > 0 AND NOT attisdropped GROUP BY relname"
+)
+"""The columns of those tables that are there. One statement: who makes a ledger meanwhile has made all, or none."""
 _COLUMNS: Final = (
     "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute "
     "WHERE attrelid = to_regclass(quote_ident(current_schema()) || '.' || quote_ident(%s)) "

@@ -39,7 +39,13 @@ KEEPALIVE: Final = {
 """A peer that is gone is noticed in about ten seconds: at our end by these, at the server's by `_SETTINGS`."""
 READERS_MAX: Final = 16
 SCHEMA_VERSION: Final = 1
-TABLES: Final = ("stored_events", "evidence", "natural_keys")
+TABLES: Final = {
+    "stored_events": {"originator_id", "originator_version", "topic", "state", "notification_id"},
+    "evidence": {"row_id", "session", "ordinal", "payload"},
+    "natural_keys": {"account", "at_ns", "key"},
+    "ledger_schema": {"version"},
+}
+"""Without which there is no ledger, with columns of theirs; they are made all at once."""
 MADE: Final = (*TABLES, "ledger_leases", "feed_memories", "ledger_copy")
 """Those that are there before anyone writes: not everyone who writes may make tables."""
 

@@ -286,6 +286,27 @@ def test_a_changed_event_is_named_and_nothing_is_signed(whole: str, command: Com
     assert (1, False, 1) == (said.code, (tmp_path / "new").exists(), len(said.err.splitlines()))
 
 
+def test_a_ledger_that_lost_its_natural_keys_is_a_finding_and_nothing_is_recorded_again(
+    new_schema: str, command: Command
+) -> None:
+    fed = ("ingest", "--db", new_schema, "pacifica", "main", str(TAPES / "pacifica.tape"))
+    command(*fed)
+    with psycopg.connect(new_schema) as server:
+        before = server.execute("SELECT count(*) FROM stored_events").fetchall()
+        server.execute("DROP TABLE natural_keys")
+    for asked in (("balances", "--db", new_schema), fed):
+        said = command(*asked)
+        assert (2, "", 1) == (said.code, said.out, len(said.err.splitlines()))
+        assert "a damaged ledger (it lost the tables natural_keys)" in said.err
+    said = command("verify", "--db", new_schema, "--json")
+    (found,) = json.loads(said.out)
+    assert (1, "", "file") == (said.code, said.err, found["what"])
+    assert "a damaged ledger (it lost the tables natural_keys)" in found["reason"]
+    with psycopg.connect(new_schema) as server:
+        assert before == server.execute("SELECT count(*) FROM stored_events").fetchall()
+        assert [(None,)] == server.execute("SELECT to_regclass('natural_keys')").fetchall()
+
+
 @pytest.mark.parametrize("forged", ["edited", "other key", "not one"])
 def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(
     whole: str, command: Command, tmp_path: Path, forged: str

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from ledger import Closed, Ledger, LedgerError, NoSuchLedger, ReadOnly, Recorded, StoreError
 from ledger.cli import main
 from ledger.cli.options import bring_up_all
-from ledger.errors import Unstorable
+from ledger.errors import Corrupt, Unstorable
 from ledger.events import Event, FillRecorded, FrameQuarantined
 from ledger.memory import remember, remembered, row_of
 from ledger.postgres import TEXT_BYTES_MAX, Postgres
-from ledger.postgres_recorder import Recorder
+from ledger.postgres_recorder import TABLES, Recorder
 from ledger.store import Store
 from projections import Balances
 from projections.orders import Orders
@@ -35,7 +35,7 @@ from projections.views import Views
 from tests import databases, scripted
 from tests.databases import STORED, Schemas, fewer_examples, route
 from tests.scripted import MAIN, delta, feed, fill, order, says, snapshot
-from tests.test_postgres_recorder import forgets_one
+from tests.test_postgres_recorder import forgets_one, stock, stored
 from tests.test_store import ACCOUNT, event
 from tests.test_store import fill as append
 
@@ -251,7 +251,81 @@ def test_what_is_somebody_elses_stays_and_is_told_by_name(new_schema: str) -> No
             assert [(1,)] == server.execute("SELECT count(*) FROM current_balances").fetchall()
 
 
-@pytest.mark.parametrize("name", ["stored_events", "evidence", "natural_keys"])
+def state(url: str) -> list[Any]:
+    """The tables of a schema, with their columns, and how many rows are in the ledger's own."""
+    with closing(psycopg.connect(url, autocommit=True)) as server:
+        columns = server.execute(
+            "SELECT table_name, column_name FROM information_schema.columns "
+            "WHERE table_schema = current_schema() ORDER BY 1, 2"
+        ).fetchall()
+        counted = sorted({table for table, _ in columns} & set(TABLES))
+        return [columns, *(server.execute(f"SELECT count(*) FROM {t}".encode()).fetchall() for t in counted)]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["natural_keys"],
+        ["evidence"],
+        ["stored_events"],
+        ["ledger_schema"],
+        ["evidence", "natural_keys"],
+        ["evidence", "natural_keys", "stored_events"],
+        ["evidence", "ledger_schema", "natural_keys"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("how", ["DROP TABLE {0}", "ALTER TABLE {0} RENAME TO other_{0}"])
+def test_a_ledger_that_lost_tables_is_damaged_and_gets_none_anew(
+    new_schema: str, lost: list[str], how: str
+) -> None:
+    """Made anew they would be empty: what is told again would be recorded again."""
+    with Ledger(new_schema) as ledger:
+        feed(ledger, says(fill("f1", 1, key="fill:f1")))
+        ledger.write([(how.format(name), [()]) for name in lost])
+    before = state(new_schema)
+    for read_only in (True, False):
+        with pytest.raises(Corrupt, match=rf"a damaged ledger \(it lost the tables {', '.join(lost)}\)$"):
+            Ledger(new_schema, read_only=read_only)
+    assert before == state(new_schema)
+
+
+def test_a_ledger_in_which_a_lost_table_is_now_somebody_elses_is_damaged(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        ledger.write([("DROP TABLE evidence", [()]), ("CREATE TABLE evidence (mine text)", [()])])
+    before = state(new_schema)
+    for read_only in (True, False):
+        assert "(it lost the tables evidence)" in failed(new_schema, read_only=read_only)
+    assert before == state(new_schema)
+
+
+def test_a_ledger_whose_seals_are_gone_is_damaged_and_not_sealed_anew(new_schema: str) -> None:
+    with Ledger(new_schema) as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})))
+        ledger.write(
+            [("ALTER TABLE stored_events DROP COLUMN seal", [()]), ("DROP TABLE ledger_leases", [()])]
+        )
+    before = state(new_schema)
+    for read_only in (True, False):
+        with pytest.raises(Corrupt, match=r"a damaged ledger \(its seals are gone\)"):
+            Ledger(new_schema, read_only=read_only)
+    assert before == state(new_schema)
+
+
+def test_the_table_of_stock_eventsourcing_alone_is_no_ledger_and_none_is_made_over_it(
+    new_schema: str,
+) -> None:
+    other = stock(new_schema)
+    with closing(other.datastore):
+        other.create_table()
+        other.insert_events([stored(1)])
+        before = state(new_schema)
+        assert "there is no ledger here" in failed(new_schema, read_only=True)
+        assert "there is a table stored_events that is not the ledger's" in failed(new_schema)
+        assert before == state(new_schema)
+
+
+@pytest.mark.parametrize("name", ["stored_events", "evidence", "natural_keys", "ledger_schema"])
 def test_no_ledger_is_made_over_a_table_of_one_of_its_names(new_schema: str, name: str) -> None:
     with psycopg.connect(new_schema, autocommit=True) as server:
         server.execute(f"CREATE TABLE {name} (mine text)".encode())

@@ -26,7 +26,7 @@ from eventsourcing.persistence import (
 from ledger.errors import Closed, Conflict, Corrupt, NoSuchLedger, Overtaken, StoreError, Unsealed
 from ledger.rows import Cell, Change, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
-from ledger.sqlite_file import WriterLock, identity, refuse_other_files
+from ledger.sqlite_file import SEALED, WriterLock, identity, refuse_other_files
 from ledger.sqlite_recorder import SEALS, Datastore, Readers, Recorder
 from ledger.view import SQLiteView, View
 
@@ -34,8 +34,6 @@ POLL_S: Final = 0.05
 """How often a follower looks for what another process appended."""
 KEYS_ASKED_MAX: Final = 500
 """At once: SQLite takes at least 999 parameters."""
-SEALED: Final = 1
-"""The `user_version` of a file that has seals: without them it is damaged, not old."""
 PAGE_EVENTS: Final = 1_000
 """Events sealed at a time."""
 

@@ -10,7 +10,7 @@ import sqlite3
 import warnings
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ledger.errors import Corrupt, LedgerBusy, NoSuchLedger, StoreError
 
@@ -24,6 +24,17 @@ BUSY_TIMEOUT_S: Final = 5
 SEARCHED_MIB_MAX: Final = 1024
 TABLES: Final = frozenset({"stored_events", "evidence", "natural_keys"})
 """Without which a file is no ledger. The seals came later: a ledger of 0.2.0 gets them when first written to."""
+SEALED: Final = 1
+"""The `user_version` of a file that has seals: without them it is damaged, not old."""
+COLUMNS: Final = {
+    "stored_events": {"originator_id", "originator_version", "topic", "state"},
+    "evidence": {"session", "ordinal", "payload"},
+    "natural_keys": {"account", "at_ns", "key"},
+    "seals": {"position", "seal"},
+}
+"""Of a ledger's own tables."""
+OWN_MIN: Final = 2
+"""How many of them no other program has: stock eventsourcing has one."""
 WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 2))
 """First and last SQLite release in which a WAL reset can corrupt a file that two connections write at once
 (sqlite.org/wal.html, fixed in 3.51.3)."""
@@ -33,15 +44,24 @@ class StoreWarning(UserWarning):
     """Something about the machine makes the store less safe than it should be."""
 
 
+class _Found(NamedTuple):
+    """The tables of a SQLite file; those of them that are a ledger's own; whether it had seals."""
+
+    tables: set[str]
+    own: set[str]
+    sealed: bool
+
+
 def refuse_other_files(path: Path, *, read_only: bool) -> None:
-    """Raise NoSuchLedger where the file is something else. Looks without writing: such a file stays as it is."""
+    """Raise NoSuchLedger where the file is something else, Corrupt where it lost tables. Looks without writing: such a
+    file stays as it is."""
     if not path.is_file():
         raise NoSuchLedger(f"{path}: not a ledger (not a file)")
     damage = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB)
     try:
-        tables = _tables(path, "ro")
-        if tables is None and not read_only:
-            tables = _tables(path, "rw")
+        found = _found(path, "ro")
+        if found is None and not read_only:
+            found = _found(path, "rw")
     except (sqlite3.Error, UnicodeDecodeError) as error:
         code = (
             sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else error.sqlite_errorcode & 0xFF
@@ -53,12 +73,14 @@ def refuse_other_files(path: Path, *, read_only: bool) -> None:
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
             raise NoSuchLedger(f"{path}: not a ledger ({error})") from error
         raise StoreError(f"{path}: {error}") from error
-    if tables is None:
+    if found is None:
         _refuse_without_room(path)
-    if (tables or read_only) and (lacks := sorted(TABLES - (tables or set()))):
-        if tables is not None and _was_ledger(path):
-            raise Corrupt(f"{path}: a damaged ledger (it lost the tables {', '.join(lacks)})")
-        raise NoSuchLedger(f"{path}: not a ledger (it lacks the tables {', '.join(sorted(TABLES))})")
+    tables, own, sealed = found or _Found(set(), set(), False)
+    if (tables or read_only) and not tables >= TABLES:
+        if len(own) >= OWN_MIN or (found is not None and _was_ledger(path)):
+            lost = sorted((TABLES | {"seals"} if sealed else TABLES) - own)
+            raise Corrupt(f"{path}: a damaged ledger (it lost the tables {', '.join(lost)})")
+        raise NoSuchLedger(f"{path}: not a ledger (it lacks the tables {', '.join(sorted(TABLES - own))})")
 
 
 def _refuse_without_room(path: Path) -> None:
@@ -84,8 +106,8 @@ def _was_ledger(path: Path) -> bool:
     return len(marks) < 2  # one may be what is damaged
 
 
-def _tables(path: Path, mode: str) -> set[str] | None:
-    """The tables of a SQLite file; None where a transaction was cut off and must first be rolled back, which needs a
+def _found(path: Path, mode: str) -> _Found | None:
+    """What is in a SQLite file; None where a transaction was cut off and must first be rolled back, which needs a
     connection that writes (a ledger killed while it was made)."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
@@ -95,7 +117,16 @@ def _tables(path: Path, mode: str) -> set[str] | None:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
                 return None
             raise
-    return {row[0] for row in rows}
+        tables = {row[0] for row in rows}
+        if tables >= TABLES:
+            return _Found(tables, set(TABLES), True)
+        own = {
+            table
+            for table in tables & COLUMNS.keys()
+            if COLUMNS[table]
+            <= {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+        }
+        return _Found(tables, own, connection.execute("PRAGMA user_version").fetchone() == (SEALED,))
 
 
 def identity(name: str) -> tuple[int, int] | None:

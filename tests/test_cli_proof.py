@@ -295,6 +295,19 @@ def test_seals_that_were_thrown_away_are_a_finding(folder: Path) -> None:
 
 
 @pytest.mark.sqlite
+@pytest.mark.parametrize("lost", ["evidence", "natural_keys", "stored_events"])
+def test_a_table_that_was_thrown_away_is_a_finding_and_nothing_is_recorded_again(
+    folder: Path, lost: str
+) -> None:
+    change(folder, f"DROP TABLE {lost}")
+    before = (folder / "a.db").read_bytes()
+    (finding,) = findings(folder)
+    assert "file" == finding["what"]
+    assert finding["reason"].endswith(f"a.db: a damaged ledger (it lost the tables {lost})")
+    assert (2, before) == (ingest(folder, "1.ndjson", FRAME).code, (folder / "a.db").read_bytes())
+
+
+@pytest.mark.sqlite
 def test_no_file_is_written_over(folder: Path) -> None:
     """Not the ledger itself, and not a key."""
     before = (folder / "a.db").read_bytes()

@@ -21,11 +21,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
-from ledger import Ledger, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
+from ledger import Corrupt, Ledger, LedgerBusy, NoSuchLedger, ReadOnly, StoreError
 from ledger.sqlite_file import TABLES, WAL_RESET_BUG, StoreWarning
 from ledger.store import Store
 from projections import Balances
+from tests.test_events import GOLDEN, load
 from tests.test_sqlite import limit
 from tests.test_store import ACCOUNT, fill
 
@@ -241,6 +243,58 @@ def test_something_else_is_no_ledger_and_stays_as_it_was(
         Store(path, read_only=read_only)
     left = tree(tmp_path)  # SQLite itself may leave its two empty files beside a database in WAL mode
     assert before == {name: content for name, content in left.items() if not name.endswith(("-wal", "-shm"))}
+
+
+def changed(path: Path, *statements: str) -> dict[str, bytes]:
+    """What is in the folder of a SQLite file after these."""
+    with closing(sqlite3.connect(path)) as other:
+        for statement in statements:
+            other.execute(statement)
+        other.commit()
+    return tree(path.parent)
+
+
+LOST = [
+    "evidence",
+    "natural_keys",
+    "stored_events",
+    "evidence, natural_keys",
+    "evidence, seals",
+    "seals, stored_events",
+]
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("lost", LOST)
+def test_a_ledger_that_lost_tables_is_damaged_and_names_just_those(
+    path: Path, lost: str, read_only: bool
+) -> None:
+    with closing(Store(path)) as store:
+        fill(store, 1, 1)
+    drops = [f"DROP TABLE {name}" for name in lost.split(", ")]
+    before = changed(path, *drops, "VACUUM")  # nothing speaks of them any more
+    with pytest.raises(Corrupt, match=rf"a damaged ledger \(it lost the tables {lost}\)$"):
+        Store(path, read_only=read_only)
+    assert before["ledger.db"] == tree(path.parent)["ledger.db"]
+
+
+def test_a_ledger_that_never_had_seals_did_not_lose_them(path: Path) -> None:
+    load(GOLDEN / "v0.2.0.sql", path)
+    changed(path, "DROP TABLE evidence", "VACUUM")
+    with pytest.raises(Corrupt, match=r"\(it lost the tables evidence\)$"):
+        Store(path)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_of_another_programs_tables_only_those_are_told_that_it_lacks(path: Path, read_only: bool) -> None:
+    """Stock eventsourcing has the table of events, just as it is here."""
+    stock = SQLiteApplicationRecorder(SQLiteDatastore(str(path), originator_id_type="text"))
+    stock.create_table()
+    stock.datastore.close()
+    before = changed(path, "CREATE TABLE seals (animal TEXT)")
+    with pytest.raises(NoSuchLedger, match=r"not a ledger \(it lacks the tables evidence, natural_keys\)$"):
+        Store(path, read_only=read_only)
+    assert before["ledger.db"] == tree(path.parent)["ledger.db"]
 
 
 @pytest.mark.parametrize("read_only", [True, False])

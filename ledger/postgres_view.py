@@ -50,6 +50,9 @@ class PostgresView(View):
     def orphaned_seals(self) -> int:
         return 0  # a seal is in its event's row, and gone with it
 
+    def first_orphan(self) -> int:
+        return 0
+
     @contextmanager
     def inspected(self) -> Generator[Callable[[], list[str]]]:
         """The definitions only: its own files a server checks itself (`pg_amcheck`, checksums)."""

@@ -263,7 +263,12 @@ class Chain:
 
     def end(self, view: View) -> Iterator[Finding]:
         """After the last event."""
-        if orphans := view.orphaned_seals():
+        if not (orphans := view.orphaned_seals()):
+            return
+        if 0 < (first := view.first_orphan()) <= self.position:
+            reason = f"{orphans} seals from here on are of no event: events are gone"
+            yield Finding("missing", reason, position=first)
+        else:
             yield Finding("missing", f"{orphans} seals are of no event: events are gone from the end")
 
 
@@ -307,7 +312,11 @@ class _Against:
             if account in self._seen:
                 continue
             last = heads[account].version if account in heads else 0
-            reason = f"the checkpoint of {said.size} events knows version {head.version}, the ledger ends at {last}"
+            reason = (
+                f"the checkpoint of {said.size} events knows version {head.version}, the ledger ends at {last}"
+                if last < head.version
+                else f"the first {said.size} events are not those of the checkpoint: this one is not among them"
+            )
             yield Finding("missing", reason, account, min(last + 1, head.version))
         if self._tree.size < said.size:
             yield Finding(

@@ -81,6 +81,10 @@ class View(ABC):
         """How many more seals than events there are."""
 
     @abstractmethod
+    def first_orphan(self) -> int:
+        """The position of the first seal that is of no event; 0 where there is none."""
+
+    @abstractmethod
     def inspected(self) -> AbstractContextManager[Callable[[], list[str]]]:
         """What is wrong with the tables' definitions, and what the database itself finds wrong with its files and
         indexes; of that at most PROBLEMS_MAX. It may begin at once, beside whatever is done in the block: ask at the
@@ -113,6 +117,11 @@ class SQLiteView(View):
         sql = "SELECT (SELECT count(*) FROM seals) - (SELECT count(*) FROM stored_events)"
         more: int = self._one(sql)
         return max(0, more)
+
+    def first_orphan(self) -> int:
+        sql = "SELECT coalesce(min(position), 0) FROM seals WHERE position NOT IN (SELECT rowid FROM stored_events)"
+        first: int = self._one(sql)
+        return first
 
     @contextmanager
     def inspected(self) -> Generator[Callable[[], list[str]]]:

@@ -307,6 +307,15 @@ def test_a_ledger_that_lost_its_natural_keys_is_a_finding_and_nothing_is_recorde
         assert [(None,)] == server.execute("SELECT to_regclass('natural_keys')").fetchall()
 
 
+def test_the_events_that_are_there_are_counted_not_their_positions(whole: str, command: Command) -> None:
+    with psycopg.connect(whole) as server:
+        ((count,),) = server.execute("SELECT count(*) FROM stored_events").fetchall()
+        server.execute(
+            "UPDATE stored_events SET notification_id=notification_id+100 WHERE notification_id=%s", (count,)
+        )
+    assert command("verify", "--db", whole).out.splitlines()[-1].startswith(f"{count} events: 1 finding")
+
+
 @pytest.mark.parametrize("forged", ["edited", "other key", "not one"])
 def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(
     whole: str, command: Command, tmp_path: Path, forged: str

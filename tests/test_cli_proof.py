@@ -208,6 +208,21 @@ def test_a_changed_event_is_named_and_nothing_is_signed(folder: Path) -> None:
 
 
 @pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        ("DELETE FROM stored_events WHERE rowid=2", 2),
+        ("UPDATE stored_events SET rowid=rowid+100 WHERE rowid=3", 3),
+    ],
+)
+def test_the_events_that_are_there_are_counted_not_their_positions(
+    folder: Path, damage: str, left: int
+) -> None:
+    change(folder, damage)
+    assert verify(folder).out.splitlines()[-1].startswith(f"{left} events: ")
+
+
+@pytest.mark.sqlite
 @pytest.mark.parametrize("forged", ["edited", "other key", "not one"])
 def test_a_checkpoint_that_our_key_did_not_sign_is_a_finding(folder: Path, forged: str) -> None:
     note = folder / "a.db.checkpoint"

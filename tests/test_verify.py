@@ -229,6 +229,21 @@ def test_two_accounts_in_another_order_are_found_by_the_root() -> None:
         ]
 
 
+def test_of_a_rewritten_history_that_goes_on_further_no_version_is_said_to_be_gone() -> None:
+    with Ledger() as ledger, Ledger() as other:
+        feed(ledger, says(delta(1, {"A": "1"})))
+        said = ledger.checkpoint("log")
+        feed(other, says(delta(1, {"A": "1"}), account="scripted:other"), says(delta(1, {"A": "1"})))
+        feed(other, says(delta(2, {"A": "1"})), session="s2")
+        found = list(other.verify(checkpoints=[said]))
+    head = said.heads[MAIN].version
+    assert head == said.size
+    (missing,) = (each for each in found if each.what == "missing")
+    assert (MAIN, head) == (missing.account, missing.version)
+    reason = f"the first {said.size} events are not those of the checkpoint: this one is not among them"
+    assert reason == missing.reason
+
+
 @pytest.mark.sqlite
 def test_a_checkpoint_of_another_ledger_is_found_out(subject: Subject) -> None:
     subject.write()
@@ -282,6 +297,24 @@ def test_events_gone_from_the_end_without_their_seals_are_found_without_a_checkp
         key = next(key for key, place in subject.of_key.items() if place.position == last)
         store.execute("DELETE FROM natural_keys WHERE account=? AND at_ns=? AND key=?", key)
     assert ["missing"] == [each.what for each in subject.verify()]
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("gone", ["the last", "13", "13, 20 and the last"])
+def test_seals_of_events_that_are_gone_tell_where_unless_it_is_the_end(subject: Subject, gone: str) -> None:
+    last = max(subject.places)
+    positions = [
+        last if each == "the last" else int(each) for each in gone.replace(" and ", ", ").split(", ")
+    ]
+    with subject.sql() as store:
+        store.executemany("DELETE FROM stored_events WHERE rowid=?", [(each,) for each in positions])
+    told = {each.sentence() for each in subject.verify() if "seals" in each.reason}
+    expected = {
+        "the last": "1 seals are of no event: events are gone from the end",
+        "13": "position 13: 1 seals from here on are of no event: events are gone",
+        "13, 20 and the last": "position 13: 3 seals from here on are of no event: events are gone",
+    }
+    assert {expected[gone]} == told
 
 
 @pytest.mark.sqlite

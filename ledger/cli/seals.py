@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final, TypeVar, cast
 
 import click
 from msgspec import json
@@ -165,7 +165,7 @@ def verify(db: str, note: Path | None, key: Path | None, export: Path | None, as
         report = _Report(file, SHOWN_MAX if not as_json else None)
         try:
             with Ledger(db, read_only=True, unfinished=True) as ledger:
-                report.events = _size(ledger) or 0
+                report.events = _counted(ledger)
                 report.take(_findings(ledger, note, trusted))
         except Corrupt as error:  # not even opened
             report.take([Finding("file", str(error))])
@@ -219,11 +219,20 @@ class _Report:
 
 
 def _size(ledger: Ledger) -> int | None:
-    """How many events there are; None where that cannot be read."""
+    """How many events there ought to be; None where that cannot be read."""
     try:
         return ledger.position()
     except StoreError:
         return None
+
+
+def _counted(ledger: Ledger) -> int:
+    """How many events there are, wherever they are; as many as there ought to be where they cannot be counted."""
+    try:
+        (counted,) = ledger.select("SELECT count(*) FROM stored_events")
+    except StoreError:
+        return _size(ledger) or 0
+    return cast("int", counted[0])
 
 
 def _findings(ledger: Ledger, note: Path | None, key: PublicKey | None) -> Iterator[Finding]:

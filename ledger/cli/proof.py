@@ -45,9 +45,13 @@ def replay(db: str, account: str | None, rebuild: bool) -> int:
         for fold in folds:
             one, other = fold.stored, fold.folded
             different = [*unlike(fold, account)]
-            told = {f"the table {each.table}" for each in different if each.account is None}
-            made = [name for name in redefined(ledger, fold) if name not in told]
-            found = [*misplaced(ledger, one), *(f"{name} is not defined as it was made" for name in made)]
+            told = {each.table for each in different if each.account is None}
+            found = [*misplaced(ledger, one)]
+            found += [
+                f"{name}: the {kind} is not defined as it was made"
+                for kind, name in redefined(ledger, fold)
+                if name not in told
+            ]
             found += [f"{each.table}: {each.said}" for each in different]
             rows = sum(1 for each in other.tables for _ in each.rows(account))
             summary.append(
@@ -178,14 +182,14 @@ def changed(ledger: Ledger) -> str | None:
     return None
 
 
-def redefined(ledger: Ledger, fold: Refolded) -> list[str]:
-    """The tables and views that are not defined as they were made; of another version, and never stored, they are not
-    judged."""
+def redefined(ledger: Ledger, fold: Refolded) -> list[tuple[str, str]]:
+    """The tables and views (`table`, `view`, and the name) that are not defined as they were made; of another version,
+    and never stored, they are not judged."""
     one = fold.stored
     if not one.subscription.position:
         return []
-    tables = [f"the table {each.name}" for each in one.tables if not _as_made(ledger, fold.scratch, each)]
-    views = [f"the view {name}" for name in otherwise(ledger)] if isinstance(one, Shown) else []
+    tables = [("table", each.name) for each in one.tables if not _as_made(ledger, fold.scratch, each)]
+    views = [("view", name) for name in otherwise(ledger)] if isinstance(one, Shown) else []
     return sorted(tables) + views
 
 

@@ -276,10 +276,10 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
             if not fold.stored.subscription.position:
                 continue  # not stored, or by another version
             other = redefined(ledger, fold)
-            for name in other:
-                yield Finding("projection", f"{name} is not defined as it was made")
+            for kind, name in other:
+                yield Finding("projection", f"the {kind} {name} is not defined as it was made")
             for each in unlike(fold):
-                if each.account is not None or f"the table {each.table}" not in other:  # told already
+                if each.account is not None or ("table", each.table) not in other:  # told already
                     yield Finding("projection", f"{each.place}: {each.said}")
 
 

@@ -6,6 +6,7 @@ Knows words and places; knows no store, no seal and no venue.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha256
 
 from msgspec import Struct
 
@@ -37,6 +38,15 @@ class Finding(Struct, frozen=True, omit_defaults=True):
         if self.account is None or self.version is None:
             return where
         return f"{self.account} version {self.version}" + (f" ({where})" if where else "")
+
+
+def damage_of(evidence: bytes, frame: bytes | None) -> str | None:
+    """What happened to a frame since an event was made of it, which has the hash `evidence` of it; None: nothing."""
+    if frame is None:
+        return "the frame it was made of is gone"
+    if sha256(frame).digest() != evidence:
+        return f"the frame was changed since: it had SHA-256 {evidence.hex()}"
+    return None
 
 
 def first_bad(found: Iterable[Finding]) -> Finding | None:

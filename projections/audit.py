@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Any
 
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
 from ledger.events import by_name, time_of
+from ledger.findings import damage_of
 
 
 class AuditRow(Struct, frozen=True):
-    """One event. `evidence_bytes` and `evidence_sha256` are taken from the bytes stored, not from what the event says
-    of them; None where no frame stands behind it."""
+    """One event. `evidence_sha256` is the hash of the bytes it was made from, as it is sealed with the event, None
+    where no frame stands behind it; `evidence_bytes` is how many bytes are kept, None where none are."""
 
     version: int
     position: int
@@ -28,6 +28,8 @@ class AuditRow(Struct, frozen=True):
     evidence_bytes: int | None
     evidence_sha256: str | None
     event: dict[str, Any]
+    damage: str | None
+    """What happened to the frame since: it is gone, or its bytes are not those the event was made of."""
 
 
 class Audit:
@@ -52,8 +54,9 @@ class Audit:
                 source.ordinal,
                 source.sequence,
                 None if evidence is None else len(evidence),
-                None if evidence is None else sha256(evidence).hexdigest(),
+                source.evidence.hex() or None,
                 as_fields(recorded),
+                damage_of(source.evidence, evidence) if source.evidence else None,
             )
 
 

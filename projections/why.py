@@ -20,10 +20,10 @@ from ledger.events import (
     BalanceDelta,
     BalanceEventImported,
     BalanceSnapshot,
-    Source,
     is_answer,
     time_of,
 )
+from ledger.findings import damage_of
 from ledger.spans import Place, Span, spans_of
 from ledger.wire import parse_time
 from projections.balances import Balances
@@ -339,16 +339,8 @@ def _reason(
         read,
         None if frame is None else sha256(frame).hexdigest(),
         frame,
-        _damage(source, frame),
+        damage_of(source.evidence, frame),
     )
-
-
-def _damage(source: Source, frame: bytes | None) -> str | None:
-    if frame is None:
-        return "the frame it was made of is gone"
-    if sha256(frame).digest() != source.evidence:
-        return f"the frame was changed since: it had SHA-256 {source.evidence.hex()}"
-    return None
 
 
 def _findings(

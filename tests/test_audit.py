@@ -43,27 +43,36 @@ def test_every_event_is_there_in_order_with_its_place(tmp_path: Path) -> None:
         assert [] == trail(ledger, "scripted:c")
 
 
-def test_the_digest_is_of_the_bytes_that_are_stored_not_of_what_was_said_of_them(tmp_path: Path) -> None:
+def test_the_digest_is_of_the_bytes_it_was_made_from_and_others_in_their_place_are_damage(
+    tmp_path: Path,
+) -> None:
+    frame = says(delta(1, {"A": "1"}))
+    digest = sha256(frame).hexdigest()
     with Ledger(tmp_path / "a.db") as ledger:
-        feed(ledger, says(delta(1, {"A": "1"})))
+        feed(ledger, frame)
         ledger.write([("UPDATE evidence SET payload=?", [(b"other",)])])
-        row = trail(ledger)[1]
-        assert (5, sha256(b"other").hexdigest()) == (row.evidence_bytes, row.evidence_sha256)
+        opened, row, closed = trail(ledger)
+        assert (5, digest) == (row.evidence_bytes, row.evidence_sha256)
+        assert f"the frame was changed since: it had SHA-256 {digest}" == row.damage
+        assert (None, None) == (opened.damage, closed.damage)
 
 
-def test_evidence_that_is_gone_shows_as_none(tmp_path: Path) -> None:
+def test_evidence_that_is_gone_is_damage_and_its_digest_stays(tmp_path: Path) -> None:
+    frame = says(delta(1, {"A": "1"}))
     with Ledger(tmp_path / "a.db") as ledger:
-        feed(ledger, says(delta(1, {"A": "1"})))
+        feed(ledger, frame)
         ledger.write([("DELETE FROM evidence", [()])])
-        row = trail(ledger)[1]
-        assert (None, None) == (row.evidence_bytes, row.evidence_sha256)
+        opened, row, closed = trail(ledger)
+        assert (None, sha256(frame).hexdigest()) == (row.evidence_bytes, row.evidence_sha256)
+        assert "the frame it was made of is gone" == row.damage
+        assert (None, None) == (opened.damage, closed.damage)
 
 
 def test_an_empty_frame_is_evidence_of_no_bytes() -> None:
     with Ledger() as ledger:
         feed(ledger, b"")
         row = trail(ledger)[1]
-        assert (0, sha256(b"").hexdigest()) == (row.evidence_bytes, row.evidence_sha256)
+        assert (0, sha256(b"").hexdigest(), None) == (row.evidence_bytes, row.evidence_sha256, row.damage)
 
 
 def test_an_event_is_told_by_field_name_without_its_source() -> None:

@@ -348,18 +348,42 @@ FIRST = (
 )
 
 
+CHANGED = "UPDATE evidence SET payload=CAST(replace(payload,'2.0','9.0') AS BLOB)"
+
+
 @pytest.mark.sqlite
 def test_a_frame_that_was_changed_or_is_gone_is_no_proof(tmp_path: Path) -> None:
     """It is shown as what it is, and the exit code says so."""
     feed_files(tmp_path, "bitopro", "main", [FIRST])
     for change, told in (
-        ("UPDATE evidence SET payload=CAST(replace(payload,'2.0','9.0') AS BLOB)", "was changed since"),
+        (CHANGED, "was changed since"),
         ("DELETE FROM evidence", "is gone"),
     ):
         with closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:
             connection.execute(change)
         ran = run(tmp_path, "why", "--db", "a.db", "bitopro:main", "ADA")
         assert (1, True) == (ran.code, told in ran.out)
+
+
+@pytest.mark.sqlite
+def test_an_audit_shows_the_digest_of_what_was_and_says_that_it_was_changed_or_is_gone(
+    tmp_path: Path,
+) -> None:
+    feed_files(tmp_path, "bitopro", "main", [FIRST])
+    before = run(tmp_path, "audit", "--db", "a.db", "bitopro:main", "--json")
+    assert (0, "") == (before.code, before.err)
+    digests = [row["evidence_sha256"] for row in json.loads(before.out)]
+    assert [None, sha256(FIRST).hexdigest(), None] == digests
+    for change, told in (
+        (CHANGED, f"the frame was changed since: it had SHA-256 {digests[1]}"),
+        ("DELETE FROM evidence", "the frame it was made of is gone"),
+    ):
+        with closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:
+            connection.execute(change)
+        ran = run(tmp_path, "audit", "--db", "a.db", "bitopro:main", "--json")
+        assert (1, f"bitopro:main version 2: {told}: see accountledger verify\n") == (ran.code, ran.err)
+        assert digests == [row["evidence_sha256"] for row in json.loads(ran.out)]
+        assert 1 == run(tmp_path, "audit", "--db", "a.db", "bitopro:main").code
 
 
 @pytest.mark.sqlite

@@ -16,7 +16,7 @@ from typing import Any, Final, TextIO, TypeVar
 
 import click
 
-from ledger.console import progress
+from ledger.console import printable, progress
 from ledger.errors import Corrupt, LedgerError, StoreError
 from ledger.ledger import Ledger
 from ledger.store import URLS, is_url
@@ -229,6 +229,14 @@ def reading(db: str, account: str | None) -> Generator[tuple[Ledger, str | None]
                 )
             account = alike[0]
         yield ledger, account
+
+
+def tell_damage(account: str, version: int, damage: str | None) -> bool:
+    """Say on standard error what happened to the frame of an event (`ledger.findings.damage_of`), if anything; whether
+    anything did."""
+    if damage is not None:
+        click.echo(printable(f"{account} version {version}: {damage}: see accountledger verify"), err=True)
+    return damage is not None
 
 
 def caught_up(ledger: Ledger, projection: P) -> P:

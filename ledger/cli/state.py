@@ -20,6 +20,7 @@ from ledger.cli.options import (
     db_option,
     json_option,
     reading,
+    tell_damage,
 )
 from ledger.console import fields, out, printable, shortened, show
 from ledger.ledger import Ledger
@@ -36,6 +37,7 @@ from projections import (
     History,
     Orders,
 )
+from projections.audit import AuditRow
 from projections.breaks import FILLS
 from projections.history import HistoryRow
 
@@ -378,7 +380,15 @@ def _time(ns: int | None) -> str | None:
 @click.argument("account")
 @json_option
 def audit(db: str, account: str, as_json: bool) -> int:
-    """Every event of ACCOUNT, in order, with its source and the evidence it was made from."""
+    """Every event of ACCOUNT, in order, with its source and the evidence it was made from. Exit code 1: a frame is not
+    what it was."""
+    damaged = 0
+
+    def told(row: AuditRow) -> dict[str, Any]:
+        nonlocal damaged
+        damaged += tell_damage(found or account, row.version, row.damage)
+        return {name: value for name, value in fields(row).items() if name != "damage"}
+
     with reading(db, account) as (ledger, found):
-        show(map(fields, Audit(ledger).rows(found or account)), as_json=as_json, what="events")
-    return DONE
+        show(map(told, Audit(ledger).rows(found or account)), as_json=as_json, what="events")
+    return FINDINGS if damaged else DONE

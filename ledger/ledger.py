@@ -21,7 +21,7 @@ from ledger.appender import Appender
 from ledger.decoding import decoded, late_statement, storable
 from ledger.errors import NoSuchLedger
 from ledger.events import FrameQuarantined
-from ledger.findings import Finding
+from ledger.findings import Finding, damage_of
 from ledger.intake import BATCH_FRAMES_MAX, Intake
 from ledger.notes import Checkpoint
 from ledger.rows import Cell, Change, Lease, Once, Rows, Wait
@@ -214,8 +214,9 @@ class Ledger:
             return Retried("stays", 0, "the rest of this frame was recorded when it came")
         payload = self._store.evidence(source.session, source.ordinal)
         venue = next((venue for venue in venues if source.venue == venue.NAME), None)
-        if payload is None or venue is None:
-            return Retried("stays", 0, "no venue module" if payload is not None else "the frame is gone")
+        damage = damage_of(source.evidence, payload)
+        if payload is None or damage is not None or venue is None:
+            return Retried("stays", 0, damage or "no venue module")
         frame = Frame.of(source, account, payload)
         said = storable(venue, frame, decoded(venue, frame), self._store.check)
         for _, event in said:

@@ -152,6 +152,8 @@ class Store:
         self._engine = engine_of(place, read_only=read_only)
         self.name: Final = self._engine.name
         self.in_file: Final = self._engine.FILE
+        self._payload: Final = "CAST(payload AS BLOB)" if self.in_file else "payload"
+        """The bytes of a frame, also where somebody made a text or a number of them: only a file lets one in."""
         self._mapper: Final = EventMapper()
         try:
             if not unfinished and (source := self.unfinished()) is not None:
@@ -320,12 +322,13 @@ class Store:
 
     def evidence(self, session: str, ordinal: int) -> bytes | None:
         """The raw bytes of a frame, or None where no event was made of it."""
-        rows = self.select("SELECT payload FROM evidence WHERE session=? AND ordinal=?", (session, ordinal))
+        sql = f"SELECT {self._payload} FROM evidence WHERE session=? AND ordinal=?"
+        rows = self.select(sql, (session, ordinal))
         return rows[0][0] if rows else None
 
     def evidence_between(self, session: str, first: int, last: int) -> dict[int, bytes]:
         """The raw bytes kept of a session's frames `first` to `last`, by ordinal."""
-        sql = "SELECT ordinal, payload FROM evidence WHERE session=? AND ordinal BETWEEN ? AND ?"
+        sql = f"SELECT ordinal, {self._payload} FROM evidence WHERE session=? AND ordinal BETWEEN ? AND ?"
         return dict(self.select(sql, (session, first, last)))
 
     def last_ordinal(self, session: str) -> int:

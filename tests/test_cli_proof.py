@@ -793,6 +793,23 @@ def test_what_reads_today_and_says_nothing_new_is_known_and_stays_listed(
         assert 0 == called(capsys, "verify", "--db", db).code
 
 
+@pytest.mark.sqlite
+@pytest.mark.parametrize("made", ["replace(payload,'NEW','OLD')", "9", "CAST(x'00' AS BLOB)"])
+def test_a_quarantined_frame_that_was_changed_is_named_and_not_decoded_again(
+    tmp_path: Path, made: str
+) -> None:
+    ingest(tmp_path, "1.ndjson", b'{"event":"NEW"}')
+    change(tmp_path, f"UPDATE evidence SET payload={made}")
+    for args in ((), ("--json",)):
+        ran = run(tmp_path, "quarantine", "--db", "a.db", *args)
+        assert (1, 1) == (ran.code, ran.err.count("\n"))
+        assert "bitopro:main version 2: the frame was changed since: it had SHA-256" in ran.err
+    ran = run(tmp_path, "quarantine", "retry", "--db", "a.db", "--json")
+    assert (1, "") == (ran.code, ran.err)
+    [stays] = json.loads(ran.out)
+    assert ("stays", True) == (stays["result"], "was changed since" in stays["reason"])
+
+
 def test_a_retry_of_nothing_and_of_an_account_that_is_not_there(tmp_path: Path) -> None:
     ingest(tmp_path, "1.ndjson", FRAME)
     ran = run(tmp_path, "quarantine", "--db", "a.db", "retry")

@@ -142,6 +142,20 @@ def test_what_still_cannot_be_read_stays_with_the_reason_of_today() -> None:
         assert 4 == ledger.position()
 
 
+def test_a_frame_that_was_changed_or_is_gone_stays_and_nothing_is_made_of_it() -> None:
+    frame = LATE + says(delta(1, {"A": "1"}))
+    with Ledger() as ledger:
+        feed(ledger, frame)
+        for change, reason in (
+            (("UPDATE evidence SET payload=?", [(LATE + says(delta(1, {"A": "9"})),)]), "was changed since"),
+            (("DELETE FROM evidence", [()]), "is gone"),
+        ):
+            ledger.write([change])
+            retried = ledger.retry([LATER], MAIN, 2)
+            assert ("stays", 0, True) == (retried.result, retried.events, reason in str(retried.reason))
+        assert 3 == ledger.position()
+
+
 def test_only_a_quarantined_frame_can_be_retried() -> None:
     with Ledger() as ledger:
         feed(ledger, says(delta(1, {"A": "1"})))

@@ -346,6 +346,26 @@ def test_what_comes_before_an_event_that_cannot_be_read_is_read(
     assert [1, 2, 3, 4, 5] == [each.version for run in store.runs(None, upto=5) for each in run]
 
 
+@pytest.mark.parametrize(
+    ("made", "read"),
+    [
+        ("CAST(payload AS TEXT)", b"frame 1"),
+        ("'9'", b"9"),
+        ("9", b"9"),
+        ("1.5", b"1.5"),
+        ("CAST(x'ff' AS TEXT)", b"\xff"),
+    ],
+)
+def test_a_frame_that_was_made_a_text_or_a_number_is_read_as_its_bytes(
+    tmp_path: Path, made: str, read: bytes
+) -> None:
+    with closing(Store(tmp_path / "ledger.db")) as store:
+        fill(store, 1, 1)
+        store.write([(f"UPDATE evidence SET payload={made}", [()])])
+        assert read == store.evidence(ACCOUNT, 1)
+        assert {1: read} == store.evidence_between(ACCOUNT, 1, 1)
+
+
 def test_a_cut_off_or_longer_state_is_corrupt_wherever_it_is_cut(store: Store) -> None:
     fill(store, 1, 1)
     [(state,)] = store.select("SELECT state FROM stored_events")

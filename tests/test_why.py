@@ -349,6 +349,8 @@ FIRST = (
 
 
 CHANGED = "UPDATE evidence SET payload=CAST(replace(payload,'2.0','9.0') AS BLOB)"
+RETYPED = "UPDATE evidence SET payload=replace(payload,'2.0','9.0')"
+"""What it was becomes text."""
 
 
 @pytest.mark.sqlite
@@ -357,6 +359,8 @@ def test_a_frame_that_was_changed_or_is_gone_is_no_proof(tmp_path: Path) -> None
     feed_files(tmp_path, "bitopro", "main", [FIRST])
     for change, told in (
         (CHANGED, "was changed since"),
+        (RETYPED, "was changed since"),
+        ("UPDATE evidence SET payload=9", "was changed since"),
         ("DELETE FROM evidence", "is gone"),
     ):
         with closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:
@@ -376,6 +380,7 @@ def test_an_audit_shows_the_digest_of_what_was_and_says_that_it_was_changed_or_i
     assert [None, sha256(FIRST).hexdigest(), None] == digests
     for change, told in (
         (CHANGED, f"the frame was changed since: it had SHA-256 {digests[1]}"),
+        (RETYPED, f"the frame was changed since: it had SHA-256 {digests[1]}"),
         ("DELETE FROM evidence", "the frame it was made of is gone"),
     ):
         with closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:

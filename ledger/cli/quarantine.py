@@ -17,8 +17,10 @@ from ledger.cli.options import (
     db_option,
     json_option,
     reading,
+    tell_damage,
 )
 from ledger.console import fields, progress, show
+from ledger.findings import damage_of
 from ledger.ledger import Ledger
 from projections import Quarantine
 
@@ -48,7 +50,9 @@ def quarantine(db: str, words: tuple[str, ...], as_json: bool) -> int:
 
 
 def _quarantined(ledger: Ledger, row: Any, whole: bool) -> dict[str, Any]:
-    payload = ledger.frame_bytes(row.session, row.ordinal) or b""
+    kept = ledger.frame_bytes(row.session, row.ordinal)
+    tell_damage(row.account, row.version, damage_of(bytes.fromhex(row.evidence_sha256), kept))
+    payload = kept or b""
     found = fields(row)
     found["evidence_bytes"] = len(payload)
     if whole:

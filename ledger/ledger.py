@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Final, Self
 
@@ -112,8 +113,7 @@ class Ledger:
     ) -> Iterator[Recorded]:
         """Every stored event in order: of one account (`after` and `upto` are versions), or of all accounts in the
         order they were appended (`after` and `upto` are positions). Raises Corrupt on an event that cannot be read."""
-        for run in self.runs(account, after=after, upto=upto):
-            yield from run
+        return chain.from_iterable(self.runs(account, after=after, upto=upto))
 
     def runs(
         self, account: str | None = None, *, after: int = 0, upto: int | None = None

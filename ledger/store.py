@@ -73,6 +73,8 @@ class EventMapper(Mapper[str]):
 
 def recorded(account: str, version: int, topic: str, state: bytes, position: int) -> Recorded:
     """A stored row as the event it is. Raises Corrupt where it cannot be read."""
+    if type(account) is not str or type(version) is not int:
+        raise Corrupt(f"position {position}: its row is damaged")
     try:
         return Recorded(account, version, READERS[topic](state), position)
     except KeyError:
@@ -84,12 +86,16 @@ def recorded(account: str, version: int, topic: str, state: bytes, position: int
 def _decoded(rows: Sequence[Any]) -> list[Recorded]:
     read = READERS
     try:
-        return [
+        found = [
             Recorded(account, version, read[topic](state), position)
             for account, version, topic, state, position in rows
+            if type(account) is str and type(version) is int
         ]
-    except _UNREADABLE:  # one by one, to say which it is
-        return [recorded(*row) for row in rows]
+    except _UNREADABLE:
+        found = []
+    if len(found) == len(rows):
+        return found
+    return [recorded(*row) for row in rows]  # one by one, to say which it is
 
 
 class _NoTranscoder(Transcoder):

@@ -404,6 +404,18 @@ def test_replay_finds_a_changed_projection_and_rebuild_mends_it(tmp_path: Path) 
     assert ["1", "2"] == [row["total"] for row in rows(tmp_path, "balances")]
 
 
+@pytest.mark.sqlite
+@pytest.mark.parametrize("made", ["version='two'", "id=x'ff'", "id=NULL"])
+def test_an_event_of_no_account_or_version_is_named_by_what_folds_it(tmp_path: Path, made: str) -> None:
+    feed(tmp_path, "bitopro", "main", [bitopro("e1", 1, ADA=("2", "1"))])
+    with closing(sqlite3.connect(tmp_path / "a.db")) as store, store:
+        store.execute(f"UPDATE stored_events SET originator_{made} WHERE rowid=2")
+        store.execute("DELETE FROM projection_positions")
+    for command in (("replay",), ("follow", "--for", "20")):
+        ran = run(tmp_path, *command, "--db", "a.db")
+        assert (2, "accountledger: position 2: its row is damaged\n") == (ran.code, ran.err)
+
+
 def test_every_command_prints_an_empty_array_of_an_empty_ledger(tmp_path: Path) -> None:
     feed(tmp_path, "bitopro", "main", [])
     for command in ("accounts", "balances", "orders", "fills", "history", "gaps", "quarantine"):

@@ -314,6 +314,21 @@ def test_an_event_that_cannot_be_read_is_named_by_its_account_and_version(
     assert [1] == [each.version for each in store.events(ACCOUNT, upto=1)]
 
 
+@pytest.mark.parametrize(
+    "made", ["version='two'", "version=1.5", "version=x'02'", "version=NULL", "id=x'ff'", "id=NULL"]
+)
+def test_an_event_whose_account_or_version_is_none_is_named_by_its_position(
+    tmp_path: Path, made: str
+) -> None:
+    with closing(Store(tmp_path / "ledger.db")) as store:
+        fill(store, 1, 3)
+        store.write([(f"UPDATE stored_events SET originator_{made} WHERE rowid=2", [()])])
+        with pytest.raises(Corrupt, match=r"^position 2: its row is damaged$"):
+            store.all_events()
+        with pytest.raises(Corrupt, match=r"^position 2: its row is damaged$"):
+            list(store.runs(None))
+
+
 def test_all_events_are_read_in_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(store, 1, 3, "a:1")
     fill(store, 1, 4, "a:2")

@@ -257,6 +257,7 @@ def test_people_see_the_digits_in_their_frame(demo: Path) -> None:
         (("bitopro:main", "BTC", "--at", "99"), "there is no version 99 yet"),
         (("bitopro:main", "BTC", "--at", "yesterday"), "not a time"),
         (("bitopro:main", "BTC", "--at", "2000-01-01"), "bitopro:main has no BTC"),
+        (("bitopro:main", "BTC", "--checkpoint", "old"), "--checkpoint goes with --bundle"),
         (("bitopro:main", "BTC", "--bundle", "b"), "a.db.checkpoint: No such file"),
         (
             ("bitopro:main", "USDT", "--bundle", "b", "--checkpoint", "old"),

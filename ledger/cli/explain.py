@@ -61,6 +61,8 @@ def why_command(
 ) -> int:
     """Where the balance of ASSET comes from: the statements it was made from, the bytes they were read from, and what
     may be wrong with it. Exit code 1: its completeness is `gap`, or a frame is not what it was."""
+    if checkpoint is not None and bundle is None:
+        raise click.UsageError("--checkpoint goes with --bundle")
     with reading(db, account) as (ledger, found):
         account = found or account
         at = None if moment is None else _moment(ledger, moment, account)

@@ -99,6 +99,8 @@ class _Heard(Struct):
     fills: list[Recorded]
     late: set[tuple[int, str]]
     trouble: Trouble
+    first_ns: int | None = None
+    """The time of the first statement of balances."""
 
 
 class _End(Struct, frozen=True):
@@ -167,7 +169,11 @@ def statement(
         known_at_ns,
         not wrong,
         assets,
-        (*wrong, *(heard.trouble.open_in(start_ns, end_ns, only) or ends)),
+        (
+            *wrong,
+            *_unknown(heard, account, end_ns, known_at_ns),
+            *(heard.trouble.open_in(start_ns, end_ns, only) or ends),
+        ),
     )
 
 
@@ -191,6 +197,7 @@ def _listen(ledger: Ledger, account: str, start_ns: int, end_ns: int, known_at_n
             if _came_late(recorded, asset_id, newest):
                 heard.late.add((recorded.version, asset_id))
         time_ns = time_of(event)
+        heard.first_ns = time_ns if heard.first_ns is None else min(time_ns, heard.first_ns)
         if time_ns <= start_ns:
             heard.course.before(recorded, first=not heard.period)
         elif time_ns <= end_ns:
@@ -203,6 +210,15 @@ def _known(ledger: Ledger, account: str, known_at_ns: int | None) -> Iterator[Re
     for recorded in ledger.replay(account):
         if known_at_ns is None or known_ns(recorded.event) <= known_at_ns:
             yield recorded
+
+
+def _unknown(heard: _Heard, account: str, end_ns: int, known_at_ns: int | None) -> Iterator[str]:
+    """That nothing is known of the account up to the end, if it is so: then nothing says that nothing was held."""
+    if heard.first_ns is None:
+        by = "" if known_at_ns is None else f" by {time_text(known_at_ns)}"
+        yield f"nothing is known of {account}: no balance was stated{by}"
+    elif heard.first_ns > end_ns:
+        yield f"nothing is known of {account} before {time_text(heard.first_ns)}"
 
 
 def _says(event: BalanceEvent) -> list[tuple[str, str | None]]:

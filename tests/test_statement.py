@@ -305,6 +305,19 @@ def test_as_known_then_is_what_had_come_by_then() -> None:
         assert [] == moved(of(ledger, 0, 5, 1))
 
 
+def test_of_a_time_before_anything_is_known_it_says_so_and_not_that_nothing_was_held() -> None:
+    unknown = f"nothing is known of {MAIN}"
+    first = f"{unknown} before {time_text(at(3))}"
+    with told(("s1", at(5), [snapshot(at(3), {})]), ("s2", at(6), [delta(at(4), {"A": "1"})])) as ledger:
+        assert [(first,), ()] == [of(ledger, 0, end).wrong for end in (2, 3)]
+        never = f"{unknown}: no balance was stated by {time_text(at(4))}"
+        assert [(never,), (first,), ()] == [
+            of(ledger, *told).wrong for told in ((0, 9, 4), (0, 2, 5), (0, 9, 5))
+        ]
+    with told(("s1", at(1), [fill("f1", at(1))])) as ledger:
+        assert (f"{unknown}: no balance was stated",) == of(ledger, 0, 9).wrong
+
+
 def test_the_gap_that_was_open_then_is_shown_as_known_then() -> None:
     story = (
         ("s1", at(2), [delta(at(1), {"A": "1"}, sequence=1, subscription="7"), third()]),
@@ -446,6 +459,11 @@ def test_the_command_prints_one_object_or_a_table_and_says_what_is_wrong(tmp_pat
     assert (1, "") == (gone.code, gone.err)
     assert "unexplained" in gone.out
     assert "wrong: chain gap: rows that change USDC by -12.250000" in gone.out
+    years = ("--from", "2001-01-01", "--to", "2002-01-01")
+    unheard = run(tmp_path, "statement", "--db", "a.db", "bitopro:main", *years)
+    assert (1, "") == (unheard.code, unheard.err)
+    assert "wrong: nothing is known of bitopro:main before 2026-11-20T09:13:00.250Z" in unheard.out
+    assert "nothing was held" not in unheard.out
     for args in (("nobody:main", *period), ("bitopro:main", "--from", "2026-11-21", "--to", "2026-11-20")):
         assert 2 == run(tmp_path, "statement", "--db", "a.db", *args).code
     assert 2 == run(tmp_path, "statement", "--db", "a.db", "bitopro:main", *period, "--asset", "DOGE").code

@@ -31,7 +31,7 @@ def statement(
 
     A movement is a change of the total: an order that locks funds moves none. Its cause is the venue's word, or the
     fills that come to exactly so much, or `unexplained`. Opening plus movements is checked to be closing. Exit code 1:
-    it is not, or an open gap or break touches the period.
+    it is not, or an open gap or break touches the period, or nothing is known of ACCOUNT up to its end.
     """
     if parse_time(start) >= parse_time(end):
         raise click.UsageError(f"--from {start} is not before --to {end}")
@@ -65,7 +65,7 @@ def _show(made: Statement) -> None:
     known = "as known now" if made.known_at_ns is None else f"as known at {time_text(made.known_at_ns)}"
     span = f"{time_text(made.start_ns)} to {time_text(made.end_ns)}"
     click.echo(printable(f"{made.account}, {span}, {known}"))
-    if not made.assets:
+    if not made.assets and not made.wrong:
         click.echo("nothing was held, and nothing moved")
     for each in made.assets:
         click.echo()

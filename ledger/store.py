@@ -32,6 +32,10 @@ URLS: Final = ("postgresql://", "postgres://")
 _URL: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 """How any URL begins, also one that somebody made a Path of: what is one is no file, and may hold a password."""
 
+_PAYLOAD: Final = "CASE typeof(payload) WHEN 'blob' THEN payload ELSE CAST(quote(payload) AS BLOB) END"
+"""The bytes of a frame. Of what somebody made a text or a number, which only a file lets in, those that SQL would write
+it with: a text of the same bytes is another frame, too."""
+
 UTF8_BYTES_MAX: Final = 4
 """Of one character."""
 _LONG_TEXT: Final = (b"\xda", b"\xdb")
@@ -158,8 +162,7 @@ class Store:
         self._engine = engine_of(place, read_only=read_only)
         self.name: Final = self._engine.name
         self.in_file: Final = self._engine.FILE
-        self._payload: Final = "CAST(payload AS BLOB)" if self.in_file else "payload"
-        """The bytes of a frame, also where somebody made a text or a number of them: only a file lets one in."""
+        self._payload: Final = _PAYLOAD if self.in_file else "payload"
         self._mapper: Final = EventMapper()
         try:
             if not unfinished and (source := self.unfinished()) is not None:

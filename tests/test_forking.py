@@ -37,7 +37,7 @@ def started(folder: Path, *args: str, stdin: bytes = b"") -> tuple[int, bytes, b
         (("balances", "--db", "a.db"), b""),
         (("balances", "--db", "a.db", "\udcff"), b""),
         (("ingest", "--db", "a.db", "bitopro", "main", "-"), FRAME + b"\n"),
-        (("ingest", "--db", "a.db", "bitopro", "main", "-"), b"no frame\n" * 40_000),
+        (("ingest", "--db", "a.db", "bitopro", "main", "-"), b"no frame\n" * 10_000),
         (("balances", "--nothing"), FRAME * 10_000),
     ],
 )

@@ -55,7 +55,7 @@ def found(*frames: Event | bytes) -> list[Break]:
 
 def listen(
     ledger: Ledger,
-    *frames: Event | bytes | tuple[Event, Asked],
+    *frames: Event | bytes | tuple[Event | bytes, Asked],
     session: str = "s1",
     since_s: float = 0,
     closed: bool = True,
@@ -395,15 +395,20 @@ def test_a_recording_ingested_later_is_compared_and_the_blind_interval_between_e
 
 
 def test_a_blind_interval_that_began_after_the_answer_explains_nothing() -> None:
-    """Nor where it is of a login, and found at a version of the account of before it."""
-    with Ledger() as ledger:
-        listen(ledger, push(1, {"A": "5"}), answer(1.5, {"A": "7"}))
-        assert ["open"] == [each.state for each in breaks(ledger)]
-        listen(ledger, session="s2", since_s=5)
-        assert ["blind"] == [gap.kind for gap in Gaps(ledger).rows()]
-        assert ["open"] == [each.state for each in breaks(ledger)]
-        listen(ledger, answer(9, {"A": "7"}), session="s3", since_s=9)
-        assert [(None, "open")] == [(each.explained_by, each.state) for each in breaks(ledger)]
+    """Nor one of a login by which another account is heard: it is found at that account's last version."""
+    for account in (MAIN, "scripted:b"):
+
+        def of(event: Event, account: str = account) -> bytes:
+            return says(event, account=account)
+
+        with Ledger() as ledger:
+            listen(ledger, of(push(1, {"A": "5"})), (of(push(1.5, {"A": "7"})), asked(1.5)))
+            assert ["open"] == [each.state for each in breaks(ledger)]
+            listen(ledger, session="s2", since_s=5)
+            assert [("blind", account)] == [(gap.kind, gap.account) for gap in Gaps(ledger).rows()]
+            assert ["open"] == [each.state for each in breaks(ledger)]
+            listen(ledger, (of(push(9, {"A": "7"})), asked(9)), session="s3", since_s=9)
+            assert [(None, "open")] == [(each.explained_by, each.state) for each in breaks(ledger)]
 
 
 def test_a_number_that_came_late_does_not_explain_what_differs_from_it_but_what_is_missing_still_does() -> (

@@ -1,4 +1,4 @@
-"""Whether a file is a ledger, which file it is, and who may write to it: asked before SQLite opens it.
+"""Whether a file is a ledger, which file it is, and who may write to it: asked before it is opened as one.
 
 Knows files and what SQLite leaves beside them; knows no row.
 """

@@ -434,8 +434,8 @@ def is_older(one: Placed, other: Placed) -> bool:
     return one.time_ns < other.time_ns
 
 
-class Arrived(Placed, Protocol):
-    """That, and when its frame came, at which place of the conversation."""
+class Arrived(Protocol):
+    """Something of a frame: when that came, at which place of the conversation."""
 
     @property
     def received_ns(self) -> int: ...
@@ -443,7 +443,11 @@ class Arrived(Placed, Protocol):
     def ordinal(self) -> int: ...
 
 
-def is_stale(recorded: Recorded, said: Placed, known: Arrived) -> bool:
+class Stated(Placed, Arrived, Protocol):
+    """Both."""
+
+
+def is_stale(recorded: Recorded, said: Placed, known: Stated) -> bool:
     """Whether what an event says is over by what is known: it is older; or of the same instant, but of a frame that had
     come before, and was read only now."""
     return is_older(said, known) or (came_before(recorded, known) and not is_older(known, said))

@@ -21,6 +21,7 @@ from msgspec import Struct
 from ledger.events import Amount
 from ledger.wire import EXACT, decimal, parse_time, time_text
 from projections.agreement import BreakRow, Instant, stood
+from projections.balances_fold import BEGAN_AGAIN
 from projections.gaps import ARRIVED, Gap
 from projections.unread import NewestRow
 
@@ -351,7 +352,7 @@ def _differs(found: BreakRow) -> str:
 
 
 def _unproven(row: Stated, whole: Whole) -> str:
-    if row.sequence is not None and whole.whole_subscription == "":
+    if row.sequence is not None and whole.whole_subscription == BEGAN_AGAIN:
         return (
             f"the numbers of {row.subscription} began again (version {whole.whole_version}): they prove nothing, and "
             "the balance may be of before that"

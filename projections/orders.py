@@ -13,6 +13,7 @@ from msgspec import Struct
 from ledger import Ledger, Recorded
 from ledger.events import Amount, OrderUpdated, time_of
 from ledger.wire import decimal
+from projections.agreement import came_before
 from projections.subscription import Subscription
 from projections.tables import Database, Table
 
@@ -99,14 +100,10 @@ class Orders:
 
     def _came_before(self, recorded: Recorded, version: int) -> bool:
         """Whether an event is of a frame that was read late, and had come before that of another version."""
-        source = recorded.event.source
-        if source.late_ns is None:
+        if recorded.event.source.late_ns is None:
             return False
-        other = next(self._ledger.replay(recorded.account, after=version - 1, upto=version), None)
-        if other is None:  # gone: `verify` says so
-            return False
-        known = other.event.source
-        return (source.received_ns, source.ordinal) < (known.received_ns, known.ordinal)
+        known = next(self._ledger.replay(recorded.account, after=version - 1, upto=version), None)
+        return known is not None and came_before(recorded, known.event.source)  # gone: `verify` says so
 
 
 def _progress(row: OrderRow) -> tuple[int, object, bool]:

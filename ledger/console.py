@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -125,15 +124,18 @@ def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
 @contextlib.contextmanager
 def progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
     """A bar on standard error while something long runs; nothing where nobody looks."""
+    if total == 0 or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=err, transient=True, disable=total == 0 or not sys.stderr.isatty()
-    ) as bar:
+    with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda amount: bar.advance(task, amount)
 

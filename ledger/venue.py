@@ -10,7 +10,6 @@ Who drives it has the sockets and the clock; a frame is durable before the conve
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import Any, Final, Protocol, Self, TypeAlias, runtime_checkable
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -153,6 +152,8 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float:
     said = headers.get("retry-after", "").strip()
     if said.isascii() and said.isdigit():
         return min(float(said[:9]), RETRY_AFTER_S_MAX)
+    from email.utils import parsedate_to_datetime  # half the start of this module, and dates are rare
+
     try:
         due_s = parsedate_to_datetime(said).timestamp()
     except (ValueError, TypeError, OverflowError):

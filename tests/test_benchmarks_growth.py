@@ -27,17 +27,33 @@ TINY: Final = Effort(2, 1_000, ((1, 2), (3, 2)), 200, 2, 10, 15_000)
 SOAK: Final = f"soak of {EVENTS:,} events, one account with three assets: "
 
 
+RACES: Final = ((16, 2, 1), (1, 4, 1))
+
+
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Races of a few commits; a slope is told of few events, too."""
-    monkeypatch.setattr(soak, "RACES", ((16, 2, 1), (1, 4, 1)))
+    monkeypatch.setattr(soak, "RACES", RACES)
     monkeypatch.setattr(growth, "FEWEST_EVENTS", 0)
 
 
-def claims(folder: Path) -> dict[str, Claim]:
-    """Of a soak in this process."""
+def soaked(folder: Path) -> list[soak.Seen]:
+    """What a soak in this process told."""
     seen: list[soak.Seen] = []
     soak.soak(folder, EVENTS, 2, seen.append)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> list[soak.Seen]:
+    """What one told in which nothing is wrong."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(soak, "RACES", RACES)
+        return soaked(tmp_path_factory.mktemp("soak"))
+
+
+def claims(seen: list[soak.Seen]) -> dict[str, Claim]:
+    """By what they are called."""
     return {claim.text: claim for result in growth.judged(seen, EVENTS) for claim in result.claims}
 
 
@@ -51,9 +67,7 @@ def taking(monkeypatch: pytest.MonkeyPatch, before: Callable[[Intake, list[Arriv
     monkeypatch.setattr(Intake, "receive_all", receive_all)
 
 
-def test_a_soak_tells_samples_all_the_way_and_a_race_at_each_stage(tmp_path: Path) -> None:
-    seen: list[soak.Seen] = []
-    soak.soak(tmp_path, EVENTS, 2, seen.append)
+def test_a_soak_tells_samples_all_the_way_and_a_race_at_each_stage(seen: list[soak.Seen]) -> None:
     samples = [each for each in seen if isinstance(each, soak.Sample)]
     *raced, many, one = [each for each in seen if isinstance(each, soak.Raced)]
     assert [False] * 2 == [each.claimed for each in (many, one)]
@@ -77,34 +91,28 @@ def test_a_slope_is_that_of_the_nearest_line() -> None:
     assert growth.slope([(0, 4), (9, 4)]) == pytest.approx(0)
 
 
-def test_a_leak_falls_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_leaks_and_files_that_stay_open_fall_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept: list[bytes] = []
+    files: list[Any] = []
 
     def leak(_: Intake, arrivals: list[Arrival]) -> list[Arrival]:
         kept.extend(bytes([1]) * 8_192 for _ in arrivals)
-        return arrivals
-
-    taking(monkeypatch, leak)
-    of_memory = claims(tmp_path)[f"{SOAK}resident memory, MiB per million"]
-    assert of_memory.verdict == "falls short"
-    assert of_memory.figure is not None
-    assert of_memory.figure > 4_000  # 8 KiB of each event are 7,812 MiB of a million
-
-
-def test_a_file_that_stays_open_falls_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files: list[Any] = []
-
-    def forget(_: Intake, arrivals: list[Arrival]) -> list[Arrival]:
         files.append(open(__file__, "rb"))  # noqa: SIM115 - that is the plant
         return arrivals
 
-    taking(monkeypatch, forget)
+    taking(monkeypatch, leak)
     try:
-        of_files = claims(tmp_path)[f"{SOAK}open files, most / fewest"]
+        told = claims(soaked(tmp_path))
     finally:
         for file in files:
             file.close()
-    assert of_files.verdict == "falls short"
+    of_memory = told[f"{SOAK}resident memory, MiB per million"]
+    assert of_memory.verdict == "falls short"
+    assert of_memory.figure is not None
+    assert of_memory.figure > 4_000  # 8 KiB of each event are 7,812 MiB of a million
+    assert told[f"{SOAK}open files, most / fewest"].verdict == "falls short"
 
 
 def test_a_reader_that_never_lets_go_of_the_log_falls_short(
@@ -125,7 +133,7 @@ def test_a_reader_that_never_lets_go_of_the_log_falls_short(
             return arrivals
 
         taking(monkeypatch, hold)
-        of_log = claims(tmp_path)[f"{SOAK}write-ahead log, MiB at most"]
+        of_log = claims(soaked(tmp_path))[f"{SOAK}write-ahead log, MiB at most"]
     assert of_log.verdict == "falls short"
 
 
@@ -138,7 +146,7 @@ def test_an_append_that_takes_longer_the_more_there_is_falls_short(
 
     monkeypatch.setattr(soak, "RACES", ((16, 2, 1),))
     taking(monkeypatch, slow)
-    of_appends = claims(tmp_path)[
+    of_appends = claims(soaked(tmp_path))[
         f"append rate of balances, whose keys rise with time, at version {EVENTS:,} / that at version 1,000"
     ]
     assert of_appends.verdict == "falls short"
@@ -150,7 +158,7 @@ def test_a_lost_frame_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     taking(monkeypatch, lose)
     with pytest.raises(Unequal):
-        claims(tmp_path)
+        claims(soaked(tmp_path))
 
 
 def test_fills_have_ids_in_no_order_and_a_lost_one_is_found_out(
@@ -188,9 +196,9 @@ def test_a_soak_that_is_killed_halfway_ends_the_run(monkeypatch: pytest.MonkeyPa
         list(growth.growth(TINY))
 
 
-def test_of_few_events_no_slope_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_few_events_no_slope_is_claimed(seen: list[soak.Seen], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "FEWEST_EVENTS", EVENTS + 1)
-    of_memory = claims(tmp_path)[f"{SOAK}resident memory, MiB per million"]
+    of_memory = claims(seen)[f"{SOAK}resident memory, MiB per million"]
     assert of_memory.verdict == "not measured"
     assert "too few events" in of_memory.reason
 

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import wraps
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, TextIO, TypeVar
 
@@ -69,11 +68,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 P = TypeVar("P", bound=Projection)
 
 
-def _version() -> str:
+def _tell_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version  # a tenth of a start, for those who ask
+
     try:
-        return version("accountledger")
+        told = version("accountledger")
     except PackageNotFoundError:
-        return "from a source tree, not installed"
+        told = "from a source tree, not installed"
+    click.echo(f"accountledger, version {told}")
+    ctx.exit()
 
 
 class Finite(click.FloatRange):
@@ -124,7 +129,14 @@ def end_output(of: TextIO | None = None) -> bool:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version=_version(), prog_name="accountledger")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_tell_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """The ledger of what exchanges say about your accounts: exact, complete and provable.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from msgspec.structs import replace
 
-from ledger import Frame, Ledger, redecode
-from ledger.events import BalanceDelta, FillRecorded, Statement
+from ledger import Frame, Ledger, Malformed, redecode
+from ledger.events import BalanceDelta, Event, FillRecorded, OrderUpdated, Statement
 from ledger.findings import Finding
 from ledger.venue import Venue
 from tests import scripted
@@ -112,3 +112,105 @@ def test_a_quarantined_frame_that_tells_a_fill_again_is_read_late_and_raises_no_
         assert ["read", "known"] == [ledger.retry([LATER], MAIN, at).result for at in (3, 4)]
         assert ["known", "known"] == [ledger.retry([LATER], MAIN, at).result for at in (3, 4)]
         assert [] == found(ledger, LATER)
+
+
+class Otherwise:
+    """The scripted venue with another idea of what a frame says, given what it said before."""
+
+    NAME = scripted.NAME
+
+    def __init__(self, today: Callable[[list[Statement]], list[Statement]]) -> None:
+        self._today = today
+
+    def decode(self, frame: Frame, /) -> Sequence[Statement]:
+        return self._today(list(scripted.decode(frame)))
+
+
+def beside(said: Statement, event: Event, account: str = MAIN) -> Statement:
+    """Another event of the same frame."""
+    return account, replace(event, source=said[1].source)
+
+
+def test_one_more_event_of_a_frame_is_told_unless_it_is_known() -> None:
+    more = (fill("f1", 3, key="fill:f1"), fill("f2", 3, key="fill:f2"), order("o1", 4))
+
+    def today(said: list[Statement]) -> list[Statement]:
+        return [*said, *(beside(said[0], event) for event in more if isinstance(said[0][1], BalanceDelta))]
+
+    with Ledger() as ledger:
+        feed(ledger, says(fill("f1", 3, key="fill:f1")), says(delta(1, {"A": "1"})), says(order("o2", 5)))
+        told = found(ledger, Otherwise(today))
+    reason = f"today's decoder makes one more event of its frame, of {MAIN}: "
+    assert [f"{reason}FillRecorded", f"{reason}OrderUpdated"] == [each.reason for each in told]
+    for each, shown in zip(told, ('"fill_id":"f2"', '"order_id":"o1"'), strict=True):
+        assert ("decode", MAIN, 3, 3, None) == (
+            each.what,
+            each.account,
+            each.version,
+            each.position,
+            each.stored,
+        )
+        assert shown in (each.decoded or "")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_quarantined_frame_of_which_all_is_known_by_now_raises_no_alarm(known: bool) -> None:
+    said = fill("f1", 3, key="fill:f1")
+    with Ledger() as ledger:
+        feed(ledger, LATE + says(said), says(said if known else replace(said, key="fill:f2")))
+        assert known == ([] == found(ledger, LATER))
+
+
+def test_an_event_is_told_beside_the_one_of_its_key_else_of_its_kind_else_the_first() -> None:
+    other = f"{MAIN}/0"
+
+    def today(said: list[Statement]) -> list[Statement]:
+        event = said[0][1]
+        if isinstance(event, FillRecorded):
+            return [beside(said[0], fill("f9", 3, key="fill:f9")), (MAIN, replace(event, price="0.7"))]
+        if isinstance(event, OrderUpdated):
+            return [beside(said[0], delta(1, {"B": "1"}), other)]
+        if isinstance(event, BalanceDelta) and event.removed:
+            return []
+        return [beside(said[0], order("o9", 2), other), (other, event)]
+
+    with Ledger() as ledger:
+        feed(
+            ledger,
+            says(fill("f1", 3, key="fill:f1")),
+            says(delta(1, {"A": "1"})),
+            says(order("o1", 2)),
+            says(delta(2, {}, ["A"])),
+        )
+        told = found(ledger, Otherwise(today))
+    wanted = [
+        (2, "a different FillRecorded of its frame", '"price":"0.7"'),
+        (2, f"one more event of its frame, of {MAIN}: FillRecorded", '"fill_id":"f9"'),
+        (3, "a different BalanceDelta of its frame", f'"account":"{other}"'),
+        (3, f"one more event of its frame, of {other}: OrderUpdated", '"order_id":"o9"'),
+        (4, "a different BalanceDelta of its frame", '"asset_id":"B"'),
+        (5, "no such event of its frame", ""),
+    ]
+    reason = "today's decoder makes "
+    assert [(at, f"{reason}{said}") for at, said, _ in wanted] == [
+        (each.version, each.reason) for each in told
+    ]
+    assert all(shown in (each.decoded or "") for each, (_, _, shown) in zip(told, wanted, strict=True))
+    assert [True] * 5 + [False] == [each.decoded is not None for each in told]
+
+
+class Refusing:
+    """The scripted venue that reads nothing any more, and says so in other words."""
+
+    NAME = scripted.NAME
+
+    def decode(self, frame: Frame, /) -> Sequence[Statement]:
+        raise Malformed("in other words")
+
+
+def test_a_frame_that_is_refused_in_other_words_raises_no_alarm() -> None:
+    with Ledger() as ledger:
+        feed(ledger, b"\xff nothing", says(fill("f1", 3)))
+        (finding,) = found(ledger, Refusing())
+    assert ("decode", 3) == (finding.what, finding.version)
+    assert "today's decoder makes a different FrameQuarantined of its frame" == finding.reason

@@ -377,6 +377,17 @@ def test_a_frame_whose_event_was_changed_is_not_blamed_on_the_decoder(position: 
         ]
 
 
+def test_a_frame_that_was_changed_or_is_gone_is_named_with_the_first_event_made_of_it() -> None:
+    with Ledger() as ledger:
+        feed(ledger, says(delta(1, {"A": "1"}), delta(2, {"B": "1"})), says(delta(3, {"A": "3"})))
+        ledger.write([("UPDATE evidence SET payload=? WHERE ordinal=?", [(b"\x00", 1)])])
+        ledger.write([("DELETE FROM evidence WHERE ordinal=?", [(2,)])])
+        assert [
+            Finding("frame", "frame 1 of session s1 was changed", MAIN, 2, 2),
+            Finding("frame", "frame 2 of session s1 is gone", MAIN, 4, 4),
+        ] == list(ledger.verify())
+
+
 @pytest.mark.sqlite
 def test_evidence_that_is_of_no_event_is_found(subject: Subject) -> None:
     with subject.sql() as store:

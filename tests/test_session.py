@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import anyio
 import pytest
 from msgspec import Struct
 
-from ledger import Frame, Ledger, Lost, Recorded, Rejected, StoreError
+from ledger import Frame, Ledger, Lost, Recorded, Rejected, StoreError, Tally
 from ledger.events import BalanceDelta, FrameQuarantined, SessionClosed, SessionOpened, Statement
+from ledger.intake import Arrival, Intake
 from ledger.store import Store
 from ledger.venue import (
     Action,
@@ -530,7 +531,9 @@ async def test_a_tape_that_cannot_be_ended_ends_no_feed(
         assert 2 == len(events(ledger, SessionClosed))
 
 
-async def test_what_cannot_be_stored_for_any_reason_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_stored_for_any_reason_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     append = Store.append
 
     def out_of_memory(store: Store, *args: Any) -> Any:
@@ -549,6 +552,32 @@ async def test_what_cannot_be_stored_for_any_reason_is_counted(monkeypatch: pyte
 
     with Ledger() as ledger, pytest.raises(StoreError, match="10 frames were received and are not stored"):
         await run(ledger)
+    assert "speaking:main: 10 frames received are not stored: a defect: MemoryError" == caplog.messages[-1]
+
+
+@pytest.mark.parametrize(("frames_max", "bytes_max"), [(2, 1 << 20), (1 << 20, 2)])
+async def test_no_batch_that_is_tried_again_has_more_frames_or_bytes_than_a_commit(
+    monkeypatch: pytest.MonkeyPatch, frames_max: int, bytes_max: int
+) -> None:
+    """The last one is whole: a frame is never cut."""
+    frames = numbered(5)
+    monkeypatch.setattr(session, "BATCH_FRAMES_MAX", frames_max)
+    monkeypatch.setattr(session, "BATCH_BYTES_MAX", bytes_max * len(frames[0]))
+    batches: list[list[bytes]] = []
+    straight = Intake.receive_all
+
+    def receive_all(intake: Intake, arrivals: Iterable[Arrival]) -> Tally:
+        batch = list(arrivals)
+        batches.append([arrival[0] for arrival in batch])
+        return straight(intake, batch)
+
+    monkeypatch.setattr(Intake, "receive_all", receive_all)
+    with Ledger() as ledger:
+        feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(quiet(*frames)))
+        async with live(ledger, feed) as running:
+            await until(lambda: running.health()[0].frames == 5)
+        assert frames == payloads(ledger)
+    assert [frames[:2], frames[2:4], frames[4:]] == batches
 
 
 async def test_a_clock_that_was_ahead_once_signs_no_login_of_tomorrow() -> None:

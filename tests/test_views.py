@@ -29,7 +29,7 @@ from projections.gaps import STATED
 from projections.stated import Stated
 from projections.view_columns import AMOUNT, FLAG, VIEWS
 from projections.view_sql import on_server
-from projections.views import Views
+from projections.views import SAME_VERSION_MAX, Views
 from tests.databases import Schemas
 from tests.scripted import (
     MAIN,
@@ -464,6 +464,23 @@ def test_what_is_told_again_is_not_written_again(told: str) -> None:
         after = ledger.select(sql)
         assert before == after[: len(before)]
         assert len(before) < len(after)
+
+
+def test_gaps_and_breaks_are_numbered_by_the_version_that_showed_them(told: str) -> None:
+    """By the later one of a break, and on from there where a version showed several."""
+    with Ledger(told) as ledger:
+        gaps = ledger.select("SELECT account, version, number FROM shown_gaps ORDER BY 1, 3")
+        breaks = ledger.select(
+            "SELECT account, expected_version, stated_version, number FROM shown_breaks ORDER BY 1, 4"
+        )
+    showed: Counter[tuple[Any, int, str]] = Counter()
+    for kind, account, number, versions in (
+        *(("gap", account, number, (version,)) for account, version, number in gaps),
+        *(("break", account, number, versions) for account, *versions, number in breaks),
+    ):
+        last = max(int(str(version)) for version in versions if version is not None)
+        assert last * SAME_VERSION_MAX + showed[account, last, kind] == number
+        showed[account, last, kind] += 1
 
 
 def test_a_projection_folded_again_is_shown_again(told: str) -> None:

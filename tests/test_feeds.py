@@ -164,6 +164,11 @@ def test_what_is_wrong_is_named_by_feed_and_field(tmp_path: Path, text: str, sai
     assert said_of(tmp_path, text).startswith(f"{tmp_path}/FEEDS.toml{said}")
 
 
+def test_a_label_of_two_hundred_characters_is_taken(tmp_path: Path) -> None:
+    (feed,) = read(tmp_path, GOOD + f'account = "{"a" * 200}"\n')
+    assert "a" * 200 == feed.account
+
+
 def test_the_account_of_a_wallet_is_its_address(tmp_path: Path) -> None:
     (feed,) = read(tmp_path, '[[feed]]\nvenue = "cascade"\naddress = "0xAbC"\n')
     assert ("0xabc", "0xAbC") == (feed.account, feed.login.address)  # type: ignore[attr-defined]

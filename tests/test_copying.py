@@ -367,12 +367,13 @@ def test_a_ledger_is_not_copied_to_where_it_is_however_that_is_named(
         ):
             copy(one, same)
     url = places("pg")
-    with (
-        Ledger(url) as one,
-        Ledger(f"{url}&application_name=else") as same,
-        pytest.raises(NoBeginning, match="not copied to where it is"),
-    ):
-        copy(one, same)
+    for other in ("&application_name=else", "%20-cTimeZone%3DAsia/Tokyo", "%20-cDateStyle%3DGerman"):
+        with (
+            Ledger(url) as one,
+            Ledger(f"{url}{other}") as same,
+            pytest.raises(NoBeginning, match="not copied to where it is"),
+        ):
+            copy(one, same)
     with Ledger() as one, pytest.raises(NoBeginning, match="not copied to where it is"):
         copy(one, one)
 

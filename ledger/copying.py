@@ -32,7 +32,10 @@ BATCH_EVENTS_MAX: Final = 1_000
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of states and frames. One frame alone may have more."""
 
-_SERVER: Final = "SELECT CAST(extract(epoch FROM pg_postmaster_start_time()) AS TEXT), current_database(), current_schema()"
+_SERVER: Final = (
+    "SELECT CAST(extract(epoch FROM pg_postmaster_start_time()) AS TEXT), "
+    "current_database(), current_schema()"
+)
 """What no two places on servers have in common, in whatever words each connection writes a time."""
 _FINISHED: Final[Change] = ("DELETE FROM ledger_copy", [()])
 _OTHER: Final = "{}: {} is not what {} has there: it is no beginning of it; nothing was written"

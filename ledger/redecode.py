@@ -6,6 +6,7 @@ Knows frames, the events made of them, a view of the store and the venues it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct, json
 from msgspec.structs import replace
@@ -123,11 +124,7 @@ class Again:
             else:
                 changed.append((each, event))
         for each, event in changed:
-            other = next(
-                (said for said in made if said[0] == each.account and said[1].key == event.key), None
-            )
-            other = other or next((said for said in made if type(said[1]) is type(event)), None)
-            other = other or next((said for said in made), None)
+            other = max(made, key=partial(_likeness, each.account, event), default=None)
             if other is not None:
                 made.remove(other)
             yield _differs(each, event, other)
@@ -140,6 +137,13 @@ class Again:
                 yield Finding(
                     "decode", reason, last.account, last.version, last.position, decoded=_json(account, event)
                 )
+
+
+def _likeness(account: str, event: Event, said: Statement) -> tuple[bool, bool, bool]:
+    """How like what is stored a statement is: of the same natural key, of the same kind, of the same account."""
+    same_account = said[0] == account
+    same_key = event.key != "" and said[1].key == event.key
+    return same_account and same_key, type(said[1]) is type(event), same_account
 
 
 def _told_before(told: Told, made: Sequence[Statement]) -> Sequence[Statement]:

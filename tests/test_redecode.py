@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -197,6 +198,34 @@ def test_an_event_is_told_beside_the_one_of_its_key_else_of_its_kind_else_the_fi
     ]
     assert all(shown in (each.decoded or "") for each, (_, _, shown) in zip(told, wanted, strict=True))
     assert [True] * 5 + [False] == [each.decoded is not None for each in told]
+
+
+def test_events_without_keys_are_told_beside_their_kind_and_account_in_whatever_order_they_are_made() -> None:
+    other = f"{MAIN}/0"
+    stored: list[Statement] = [(MAIN, delta(1, {"A": "1"})), (MAIN, order("o1", 2)), (other, order("o1", 2))]
+
+    def today(said: list[Statement]) -> list[Statement]:
+        return [
+            beside(said[0], order("o8", 2), other),
+            beside(said[0], order("o9", 2)),
+            beside(said[0], delta(1, {"B": "1"})),
+        ]
+
+    with Ledger() as ledger:
+        feed(ledger, scripted.said(*stored))
+        told = found(ledger, Otherwise(today))
+    assert [
+        (MAIN, "BalanceDelta", '"asset_id":"B"'),
+        (MAIN, "OrderUpdated", '"order_id":"o9"'),
+        (other, "OrderUpdated", '"order_id":"o8"'),
+    ] == [
+        (
+            each.account,
+            each.reason.split()[5],
+            re.findall(r'"(?:asset|order)_id":"\w+"', each.decoded or "")[0],
+        )
+        for each in told
+    ]
 
 
 class Refusing:

@@ -124,7 +124,9 @@ class Again:
             else:
                 changed.append((each, event))
         for each, event in changed:
-            other = max(made, key=partial(_likeness, each.account, event), default=None)
+            keyed = (each.account, event.key) if event.key else None
+            other = next((said for said in made if (said[0], said[1].key) == keyed), None)
+            other = other or max(made, key=partial(_likeness, each.account, type(event)), default=None)
             if other is not None:
                 made.remove(other)
             yield _differs(each, event, other)
@@ -139,11 +141,9 @@ class Again:
                 )
 
 
-def _likeness(account: str, event: Event, said: Statement) -> tuple[bool, bool, bool]:
-    """How like what is stored a statement is: of the same natural key, of the same kind, of the same account."""
-    same_account = said[0] == account
-    same_key = event.key != "" and said[1].key == event.key
-    return same_account and same_key, type(said[1]) is type(event), same_account
+def _likeness(account: str, kind: type[Event], said: Statement) -> tuple[bool, bool]:
+    """How like what is stored a statement is that has another natural key: of the same kind, of the same account."""
+    return type(said[1]) is kind, said[0] == account
 
 
 def _told_before(told: Told, made: Sequence[Statement]) -> Sequence[Statement]:

@@ -57,6 +57,8 @@ _SETTINGS: Final = (
     "SET tcp_keepalives_count = 3; SET client_min_messages = warning; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'; "
     "SET quote_all_identifiers = off; "  # definitions are compared in the server's words
+    # Who waits for the table's lock sees what was committed before it was had, and need not try again.
+    "SET default_transaction_isolation = 'read committed'; "
     # What is acknowledged is on the disk, whatever a role or a database says; where a standby is waited for, stays so.
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; "
     # The schemas behind the first one are somebody else's: no name of ours is looked for there.

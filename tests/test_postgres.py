@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,26 @@ def test_what_is_acknowledged_is_on_the_disk_whatever_a_role_or_a_url_says(
         writer = ledger._store._engine._writer
         assert writer is not None
         assert (had,) == writer.execute("SHOW synchronous_commit").fetchone()
+
+
+@pytest.mark.parametrize("said", ["serializable", "repeatable%5C%20read"])
+def test_who_waits_for_another_writer_sees_what_that_one_stored_whatever_a_role_or_a_url_says(
+    new_schema: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"{new_schema}%20-cdefault_transaction_isolation%3D{said}"
+    with Ledger(url) as one, Ledger(url) as other, psycopg.connect(new_schema) as holding:
+        holding.execute("LOCK TABLE stored_events IN EXCLUSIVE MODE")
+        with ThreadPoolExecutor(2) as threads:
+            frame = says(delta(1, {"A": "1"}))
+            fed = [
+                threads.submit(feed, ledger, frame, session=f"s{number}")
+                for number, ledger in enumerate((one, other))
+            ]
+            time.sleep(0.2)
+            holding.rollback()
+            assert [1, 1] == [each.result().recorded for each in fed]
+        assert [("read committed",)] == one.select("SHOW transaction_isolation")
+    assert "tried again" not in caplog.text
 
 
 def test_verify_raises_no_alarm_where_the_server_quotes_every_name(new_schema: str) -> None:

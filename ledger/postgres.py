@@ -488,12 +488,21 @@ class Postgres:
 
     def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, whole: no read transaction stays open."""
-        began = time.monotonic()
         said, cells = _asked(sql, params)
+
+        def ask() -> list[tuple[Any, ...]]:
+            with self._reader() as cursor:
+                return [heard(row) for row in cursor.execute(said, cells).fetchall()]
+
+        return self._asked_again(ask)
+
+    def _asked_again(self, ask: Callable[[], T]) -> T:
+        """What is only read: asked again where that may pass."""
+        began = time.monotonic()
         while True:
             try:
-                with self.errors(), self._reader() as cursor:
-                    return [heard(row) for row in cursor.execute(said, cells).fetchall()]
+                with self.errors():
+                    return ask()
             except StoreError as error:
                 cause = error.__cause__
                 passing = isinstance(cause, (*_PASSING, PoolTimeout)) and not isinstance(cause, _FOR_GOOD)
@@ -595,8 +604,8 @@ class Postgres:
     @contextmanager
     def view(self) -> Generator[View]:
         """One moment of the whole store."""
+        connection = self._asked_again(self._connect)
         with self.errors():
-            connection = self._connect()
             try:
                 connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 connection.execute(_NEVER_IDLE)

@@ -17,6 +17,7 @@ import pytest
 
 from ledger import Ledger
 from ledger.errors import StoreError
+from ledger.postgres import Postgres
 from ledger.venues import bitopro
 from tests.contending import frame
 from tests.databases import Schemas
@@ -145,8 +146,6 @@ def test_what_is_not_looked_up_is_told_as_a_conflict_or_doubled_and_it_is_seen(
     schemas: Schemas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted defect: an answer that was lost is taken for a commit that failed."""
-    from ledger.postgres import Postgres
-
     patiently = Postgres._patiently
 
     def guesses(self: Postgres, work: Callable[[object], object], unsure: object = None) -> object:
@@ -205,3 +204,20 @@ def test_what_passes_is_tried_again(schemas: Schemas, code: str) -> None:
         assert 1 == intake.receive(frame("main", 1)).recorded
     with Ledger(url, read_only=True) as ledger:
         assert 3 == ledger.position()
+
+
+def test_a_moment_that_begins_while_the_server_is_away_waits_for_it(
+    schemas: Schemas, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Ledger(schemas.url()) as ledger:
+        connect, away = Postgres._connect, [psycopg.OperationalError("connection refused")] * 2
+
+        def refused(self: Postgres) -> object:
+            if away:
+                raise away.pop()
+            return connect(self)
+
+        monkeypatch.setattr(Postgres, "_connect", refused)
+        with caplog.at_level(logging.WARNING, "accountledger"), ledger.view() as view:
+            assert [] == list(view.events())
+    assert 2 == caplog.text.count("asked again")

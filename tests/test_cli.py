@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -601,6 +602,18 @@ def test_a_defect_of_ours_is_no_finding_and_tells_where_it_is(
     assert "Traceback (most recent call last):" == first
     assert r"ZeroDivisionError: by \x1b[2Jnothing" == where
     assert last.startswith("accountledger: this is a defect of accountledger: please report it")
+
+
+@pytest.mark.parametrize("more", [(), ("balances",)])
+def test_the_version_is_told_and_nothing_else_done(
+    capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ledger.cli.main(["--version", *more])
+    assert (0, f"accountledger, version {version('accountledger')}\n") == (
+        ended.value.code,
+        capsys.readouterr().out,
+    )
 
 
 @pytest.mark.sqlite

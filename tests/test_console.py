@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from io import StringIO
 
 import pytest
 from msgspec import Struct
 from rich.console import Console
 
 from ledger import console
-from ledger.console import TABLE_ROWS_MAX, fields, printable, show, show_table
+from ledger.console import TABLE_ROWS_MAX, fields, printable, progress, show, show_table
 
 
 class Row(Struct, rename={"start": "from"}):
@@ -92,3 +94,28 @@ def test_a_pipe_gets_every_character_of_names_and_times(capsys: pytest.CaptureFi
 def test_an_event_is_shown_by_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     show([{"event": {"key": "k", "balances": [{"asset": "A", "total": None}]}}], as_json=False, what="rows")
     assert '{"balances":[{"asset":"A"}]}' in capsys.readouterr().out
+
+
+class Looked(StringIO):
+    """A terminal, or none."""
+
+    def __init__(self, *, tty: bool) -> None:
+        super().__init__()
+        self._tty = tty
+
+    def isatty(self) -> bool:
+        return self._tty
+
+
+@pytest.mark.parametrize(
+    ("tty", "total", "shown"), [(True, 3, True), (True, None, True), (True, 0, False), (False, 3, False)]
+)
+def test_a_bar_is_shown_where_somebody_looks_and_there_is_something_to_wait_for(
+    monkeypatch: pytest.MonkeyPatch, tty: bool, total: int | None, shown: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", looked := Looked(tty=tty))
+    with progress("copying", total) as advance:
+        advance(1)
+    assert shown == looked.getvalue().startswith("\x1b[?25l")  # the cursor is hidden while it is drawn
+    assert shown or not looked.getvalue()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 from contextlib import closing
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -614,6 +614,19 @@ def test_the_version_is_told_and_nothing_else_done(
         ended.value.code,
         capsys.readouterr().out,
     )
+
+
+def test_a_source_tree_that_is_not_installed_has_no_version_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", none)
+    with pytest.raises(SystemExit) as ended:
+        ledger.cli.main(["--version"])
+    told = "accountledger, version from a source tree, not installed\n"
+    assert (0, told) == (ended.value.code, capsys.readouterr().out)
 
 
 @pytest.mark.sqlite

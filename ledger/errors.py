@@ -12,6 +12,7 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── LeaseLost            another process feeds the account, or has since; nothing of the batch is stored
 │   ├── Unstorable           an id or a number that no database holds, or not this one; its frame is quarantined
 │   ├── Unsealed             a ledger of a version before seals, opened to read only
+│   ├── MomentLost           the server went away while one moment of it was read; read anew
 │   ├── Unfinished           a copy of another ledger that was not finished: what it says is not all there is
 │   └── Corrupt              a stored event cannot be read, or the file is damaged
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
@@ -73,6 +74,10 @@ class LeaseLost(StoreError):  # noqa: N818
 
 class Unsealed(StoreError):  # noqa: N818
     """A ledger of a version before seals: they are made when it is first opened to write."""
+
+
+class MomentLost(StoreError):  # noqa: N818
+    """The server went away while one moment of it was read (`Ledger.view`), and the moment is over. Read another."""
 
 
 class Unfinished(StoreError):  # noqa: N818

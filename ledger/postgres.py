@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from typing import Any, ClassVar, Final, TypeVar, cast
 
@@ -73,6 +73,7 @@ _PASSING: Final = (
     psycopg.InterfaceError,
     errors.SerializationFailure,
     errors.DeadlockDetected,
+    PoolTimeout,
 )
 """What may be over if it is tried again."""
 _FOR_GOOD: Final = (
@@ -295,7 +296,6 @@ class Postgres:
                     with self.errors():
                         return self._once(work, unsure if cut else None)
                 except StoreError as error:
-                    cause = error.__cause__
                     broken = self._writer is None or self._writer.closed
                     cut = cut or broken
                     if isinstance(error, Conflict) and cut and unsure is not None:
@@ -303,12 +303,14 @@ class Postgres:
                             done = self._once(unsure, None)
                         if done is not None:
                             return done
-                    if not isinstance(cause, _PASSING) or isinstance(cause, _FOR_GOOD) or self._closed:
+                    if not _passes(error) or self._closed:
                         raise
                     now = time.monotonic()
                     left = min(began + PATIENCE_S, self._end) - now
                     if left < 0:
-                        raise StoreError(f"{error} (tried again for {now - began:.0f} s)") from cause
+                        raise StoreError(
+                            f"{error} (tried again for {now - began:.0f} s)"
+                        ) from error.__cause__
                     log.warning("%s; tried again for up to %.0f s", error, left)
                     time.sleep(RETRY_S)
 
@@ -504,9 +506,8 @@ class Postgres:
                 with self.errors():
                     return ask()
             except StoreError as error:
-                cause = error.__cause__
-                passing = isinstance(cause, (*_PASSING, PoolTimeout)) and not isinstance(cause, _FOR_GOOD)
-                if not passing or self._closed or time.monotonic() > min(began + PATIENCE_S, self._end):
+                over = time.monotonic() > min(began + PATIENCE_S, self._end)
+                if over or self._closed or not _passes(error):
                     raise
                 log.warning("%s; asked again", error)
                 time.sleep(RETRY_S)
@@ -604,14 +605,18 @@ class Postgres:
     @contextmanager
     def view(self) -> Generator[View]:
         """One moment of the whole store."""
-        connection = self._asked_again(self._connect)
-        with self.errors():
-            try:
-                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                connection.execute(_NEVER_IDLE)
-                yield PostgresView(connection, self.name, self.definition)
-            finally:
-                connection.close()
+        with self.errors(), closing(self._asked_again(self._moment)) as connection:
+            yield PostgresView(connection, self.name, self.definition)
+
+    def _moment(self) -> Connection:
+        connection = self._connect()
+        try:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(_NEVER_IDLE)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 def _asked(sql: str, params: Sequence[Cell]) -> tuple[Any, list[Any]]:
@@ -625,6 +630,11 @@ def _asked(sql: str, params: Sequence[Cell]) -> tuple[Any, list[Any]]:
             with suppress(struct.error):  # a number that is wider
                 return listed.statement, [*map(told, params[: listed.before]), make(cells)]
     return spoken(sql), [told(cell) for cell in params]
+
+
+def _passes(error: StoreError) -> bool:
+    """Whether it may be over if it is tried again."""
+    return isinstance(error.__cause__, _PASSING) and not isinstance(error.__cause__, _FOR_GOOD)
 
 
 _NEVER_IDLE: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from ledger.dialect import spoken
-from ledger.errors import StoreError
+from ledger.errors import MomentLost, StoreError
 from ledger.nul import heard, told
 from ledger.view import View
 
@@ -85,7 +85,8 @@ class PostgresView(View):
                 for row in cursor.execute(spoken(sql), [told(cell) for cell in params]):
                     yield heard(row)
         except psycopg.Error as error:
-            raise StoreError(f"{self.name}: {words(error)}") from error
+            kind = MomentLost if self._connection.closed else StoreError
+            raise kind(f"{self.name}: {words(error)}") from error
 
 
 def words(error: BaseException) -> str:

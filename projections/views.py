@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, astuple
 
 from ledger import Ledger, Recorded
-from ledger.errors import Overtaken, ReadOnly, Unsealed
+from ledger.errors import MomentLost, Overtaken, ReadOnly, Unsealed
 from ledger.events import Amount
 from ledger.view import View
 from projections import view_sql
@@ -241,7 +241,7 @@ class Views:
         for _ in range(TELLINGS_MAX - 1):
             try:
                 return self._tell()
-            except Overtaken:  # and not as far as we were
+            except (Overtaken, MomentLost):  # by one who is not as far as we were; or the server went away
                 time.sleep(random.uniform(0, OVERTAKEN_S))
         self._tell()
 

@@ -8,7 +8,7 @@ import logging
 import random
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -16,9 +16,12 @@ import psycopg
 import pytest
 
 from ledger import Ledger
-from ledger.errors import StoreError
+from ledger.errors import MomentLost, StoreError
 from ledger.postgres import Postgres
+from ledger.postgres_view import PostgresView
+from ledger.rows import Cell
 from ledger.venues import bitopro
+from projections.views import Views
 from tests.contending import frame
 from tests.databases import Schemas
 
@@ -221,3 +224,44 @@ def test_a_moment_that_begins_while_the_server_is_away_waits_for_it(
         with caplog.at_level(logging.WARNING, "accountledger"), ledger.view() as view:
             assert [] == list(view.events())
     assert 2 == caplog.text.count("asked again")
+
+
+def test_sql_views_whose_moment_is_cut_off_in_the_middle_are_told_of_another(
+    schemas: Schemas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, cuts = schemas.url(), [0, 1]
+    select = PostgresView.select
+
+    def cut(self: PostgresView, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Cell, ...]]:
+        if cuts and self._cursors >= cuts[0]:
+            cuts.pop(0)
+            with psycopg.connect(url, autocommit=True) as killer:
+                killer.execute("SELECT pg_terminate_backend(%s)", [self._connection.info.backend_pid])
+        return select(self, sql, params)
+
+    monkeypatch.setattr(PostgresView, "select", cut)
+    with Ledger(url) as ledger:
+        with ledger.intake(bitopro, "main") as intake:
+            intake.receive(frame("main", 1))
+        Views(ledger).bring_up()
+        rows = ledger.select("SELECT asset FROM current_balances", ())
+    assert not cuts
+    assert rows
+
+
+def test_who_reads_a_moment_is_told_that_its_server_went_away(schemas: Schemas) -> None:
+    url = schemas.url()
+    with Ledger(url) as ledger, ledger.view() as view:
+        assert isinstance(view, PostgresView)
+        with psycopg.connect(url, autocommit=True) as killer:
+            killer.execute("SELECT pg_terminate_backend(%s)", [view._connection.info.backend_pid])
+        with pytest.raises(MomentLost, match="terminating connection"):
+            view.select("SELECT 1")
+
+
+def test_a_query_that_is_cancelled_ends_no_moment(schemas: Schemas) -> None:
+    with Ledger(schemas.url()) as ledger, ledger.view() as view:
+        view.select("SELECT set_config('statement_timeout', '20', true)")
+        with pytest.raises(StoreError, match="statement timeout") as caught:
+            view.select("SELECT pg_sleep(5)")
+    assert not isinstance(caught.value, MomentLost)

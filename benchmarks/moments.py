@@ -195,11 +195,11 @@ def _held(holdings: Mapping[str, Holding]) -> Held:
     }
 
 
-def _at(balances: Balances, moment: int | str, account: str) -> dict[str, Holding]:
+def _at(balances: Balances, moment: int | str, account: str) -> Mapping[str, Holding]:
     return balances.at(moment, account)[account]
 
 
-def _started(path: Path, account: str) -> dict[str, Holding]:
+def _started(path: Path, account: str) -> Mapping[str, Holding]:
     with Ledger(path) as ledger:
         return Balances(ledger)[account]
 

@@ -230,7 +230,7 @@ def example(ledger: Ledger, feed: Feed, *, in_loop: bool, block: Callable[[], No
 
     @app.get("/balances/{account}")
     def balances(account: str) -> dict[str, str | None]:
-        return {row.asset: row.total for row in Balances(ledger).rows(account)}
+        return {row.asset_id: row.total for row in Balances(ledger).rows(account)}
 
     @app.get("/blocks")
     async def blocks() -> str:

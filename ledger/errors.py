@@ -1,4 +1,4 @@
-"""Every exception raised on purpose.
+"""Every exception raised on purpose; an argument that makes no sense is a ValueError or a TypeError, as everywhere.
 
 LedgerError                  the root: catch this to catch all of them
 ├── Malformed                the venue's fault: a frame that cannot be read; the ledger quarantines it, never raises it
@@ -14,12 +14,15 @@ LedgerError                  the root: catch this to catch all of them
 │   ├── Unsealed             a ledger of a version before seals, opened to read only
 │   ├── MomentLost           the server went away while one moment of it was read; read anew
 │   ├── Unfinished           a copy of another ledger that was not finished: what it says is not all there is
+│   ├── NoBeginning          what a copy would go on from is no beginning of what it copies (`ledger.copying`)
 │   └── Corrupt              a stored event cannot be read, or the file is damaged
 ├── ConversationError        the conversation's fault: it cannot be begun, or is over; a feed begins another
 │   ├── Rejected             the venue refused us: a login to be tried again at most twice
 │   └── Lost                 the connection broke, went silent or was closed, and what was said of it
 ├── BadKey                   the caller's fault: a key that is none, or not the one for this
 ├── BadNote                  a checkpoint that is none, was changed, or was signed by somebody else
+├── Unprovable               what a bundle may hold does not prove the balance (`ledger.bundle`)
+├── Unknown                  the account has no such asset (`projections.why`)
 ├── BadLogin                 the caller's fault: what a feed was given to log in with cannot be used
 └── Closed                   the caller's fault: the ledger or the intake is closed
 """

@@ -65,12 +65,13 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_UTC: Final = datetime(1970, 1, 1)
 
 EXACT: Final = Context(
-    prec=400,
+    prec=800,
     Emin=-999_999,
     Emax=999_999,
     traps=[Inexact, Rounded, InvalidOperation, DivisionByZero, Overflow, Underflow, Subnormal, Clamped],
 )
-"""Arithmetic that raises where it would have to round. 400 digits hold any sum of amounts the guard lets through."""
+"""Arithmetic that raises where it would have to round. 800 digits hold any sum of amounts that `amounts` lets
+through, and of products of two of them."""
 
 T = TypeVar("T")
 Digits: TypeAlias = Annotated[str, msgspec.Meta(max_length=AMOUNT_CHARS_MAX)]
@@ -325,6 +326,14 @@ def time_text(ns: int) -> str:
     while digits.endswith("000"):
         digits = digits[:-3]
     return f"{stamp}.{digits}Z" if digits else f"{stamp}Z"
+
+
+def moment_ns(moment: str | datetime) -> int:
+    """Nanoseconds of a time: text as `parse_time` reads it, or a datetime (UTC where it names no zone). Raises
+    Malformed."""
+    if isinstance(moment, datetime):
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+    return parse_time(moment)
 
 
 def parse_time(text: str) -> int:

@@ -52,16 +52,20 @@ class Moment(Struct, frozen=True):
 
 
 class AsOf(ByAccount):
-    """Balances as of a moment; indexed like Balances."""
+    """Balances as of a moment; indexed like Balances. Of one account only where it was asked for one: ValueError says
+    so to whoever asks for another."""
 
     def __init__(self, folds: Folds, unread: Unread, account: str | None, later: Mapping[str, Later]) -> None:
         self._fold: Final = folds.balances
+        self._account: Final = account
         self._known: Final = known(folds.balances, *folds.gaps.with_logins(account), account)
         self._unread: Final = unread
         self._later: Final = later
 
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held at that moment, by account and asset id."""
+        if account is not None and self._account not in (None, account):
+            raise ValueError(f"these are balances of {self._account}, not of {account}")
         return judged(self._fold, self._known, account, self._unread, self._later)
 
 

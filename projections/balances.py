@@ -6,13 +6,13 @@ Knows the fold of balance events and the projections its verdicts rest on; keeps
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from heapq import merge
 from operator import attrgetter
 from typing import Final
 
 from ledger import Ledger, Recorded
-from ledger.wire import parse_time
+from ledger.wire import moment_ns
 from projections.as_of import EVER, AsOf, Moment, Past
 from projections.balances_fold import BalancesFold
 from projections.checkpoints import Checkpoints
@@ -104,6 +104,4 @@ class Balances(ByAccount):
 
 def _ns(moment: str | datetime) -> int:
     """A time, or the nearest to it that a stored one can be."""
-    if isinstance(moment, datetime):
-        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
-    return max(-EVER, min(parse_time(moment), EVER))
+    return max(-EVER, min(moment_ns(moment), EVER))

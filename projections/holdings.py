@@ -48,6 +48,27 @@ class Holding(Struct, frozen=True):
     reason: str = ""
 
 
+class Holdings(Mapping[str, Holding]):
+    """What an account holds, by asset id; it is also found by the venue's label, where that is unambiguous."""
+
+    def __init__(self, rows: Sequence[HeldRow]) -> None:
+        self._by_id: Final = {row.asset_id: _holding(row) for row in rows}
+        labels = Counter(row.asset for row in rows)
+        self._ids: Final = {row.asset: row.asset_id for row in rows if labels[row.asset] == 1}
+
+    def __getitem__(self, asset: str) -> Holding:
+        return self._by_id[asset if asset in self._by_id else self._ids[asset]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_id)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __repr__(self) -> str:
+        return repr(self._by_id)
+
+
 class ByAccount(ABC):
     """Balances by account: `held["bitopro:main"]["ADA"].available`. An account of which nothing is held is empty, and
     not in it; the others come in order."""
@@ -56,8 +77,8 @@ class ByAccount(ABC):
     def rows(self, account: str | None = None) -> list[HeldRow]:
         """The balances held, by account and asset id."""
 
-    def __getitem__(self, account: str) -> dict[str, Holding]:
-        return holdings(self.rows(account))
+    def __getitem__(self, account: str) -> Holdings:
+        return Holdings(self.rows(account))
 
     def __contains__(self, account: str) -> bool:
         return bool(self.rows(account))
@@ -116,16 +137,6 @@ def judged(
         word, reason = verdict(row, fold.agreement.history(name, row.asset_id), evidence[name])
         rows.append(HeldRow(**asdict(row), completeness=word, reason=reason))
     return rows
-
-
-def holdings(rows: Sequence[HeldRow]) -> dict[str, Holding]:
-    """Rows as numbers, by asset id, and by the venue's label where it is unambiguous."""
-    found = {row.asset_id: _holding(row) for row in rows}
-    labels = Counter(row.asset for row in rows)
-    for row in rows:
-        if labels[row.asset] == 1:
-            found.setdefault(row.asset, found[row.asset_id])
-    return found
 
 
 def _holding(row: HeldRow) -> Holding:

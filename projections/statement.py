@@ -7,7 +7,7 @@ nothing: what neither the venue's history nor a fill explains is called unexplai
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from itertools import chain, groupby
 from typing import TypeAlias
@@ -25,7 +25,7 @@ from ledger.events import (
     known_ns,
     time_of,
 )
-from ledger.wire import EXACT, decimal, parse_time, time_text
+from ledger.wire import EXACT, decimal, moment_ns, time_text
 from projections.balances import Balances
 from projections.causes import UNEXPLAINED, Effect, effects, meant, told
 from projections.course import Course, Standing, standing
@@ -127,8 +127,8 @@ def statement(
     Opening and closing are `Balances.at` of the two times; the movements are found on the way between, event by event;
     that the one and the other come to the same is checked.
     """
-    start_ns, end_ns = _ns(start), _ns(end)
-    known_at_ns = None if known_at is None else _ns(known_at)
+    start_ns, end_ns = moment_ns(start), moment_ns(end)
+    known_at_ns = None if known_at is None else moment_ns(known_at)
     if start_ns >= end_ns:
         raise ValueError("a statement begins before it ends")
     heard = _listen(ledger, account, start_ns, end_ns, known_at_ns)
@@ -448,9 +448,3 @@ def _movement(
 
 def _text(number: Decimal) -> Amount:
     return format(number, "f") if number else "0"
-
-
-def _ns(moment: str | datetime) -> int:
-    if isinstance(moment, datetime):
-        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
-    return parse_time(moment)

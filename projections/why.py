@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
 from msgspec import Struct
 
 from ledger import Ledger, Recorded, Venue
+from ledger.errors import LedgerError
 from ledger.events import (
     Amount,
     Balance,
@@ -25,7 +27,7 @@ from ledger.events import (
 )
 from ledger.findings import damage_of
 from ledger.spans import Place, Span, spans_of
-from ledger.wire import parse_time
+from ledger.wire import moment_ns
 from projections.balances import Balances
 from projections.balances_fold import BalanceRow, BalancesFold
 from projections.breaks import Break, Breaks
@@ -97,7 +99,7 @@ class Why(Struct, frozen=True):
     findings_before: int
 
 
-class Unknown(Exception):  # noqa: N818
+class Unknown(LedgerError):  # noqa: N818
     """The account has no such asset. The message names those it has."""
 
 
@@ -106,10 +108,11 @@ def why(
     venues: Mapping[str, Venue],
     account: str,
     asset: str,
-    moment: int | str | None = None,
+    moment: int | str | datetime | None = None,
 ) -> Why:
     """Where the balance of an asset (its id, or its label where that is unambiguous) comes from: now, or as of a
-    version (int) or a time (text). Raises Unknown, and Malformed where the text is no time."""
+    version (int) or a time (ISO-8601 text or datetime, UTC). Raises Unknown, and Malformed where the text is no
+    time."""
     balances = Balances(ledger)
     rows = balances.rows(account) if moment is None else balances.at(moment, account).rows(account)
     course = _Course(ledger, account, moment)
@@ -142,11 +145,11 @@ def why(
 class _Course:
     """The events of an account up to a moment."""
 
-    def __init__(self, ledger: Ledger, account: str, moment: int | str | None) -> None:
+    def __init__(self, ledger: Ledger, account: str, moment: int | str | datetime | None) -> None:
         self._ledger = ledger
         self._account = account
         self.version: Final = moment if isinstance(moment, int) else None
-        self.until_ns: Final = parse_time(moment) if isinstance(moment, str) else None
+        self.until_ns: Final = None if moment is None or isinstance(moment, int) else moment_ns(moment)
         self.names: Final[dict[str, str]] = {}
         """The label of each asset, by its id."""
 

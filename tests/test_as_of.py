@@ -408,6 +408,13 @@ def test_as_of_a_moment_every_account_has_its_own_version(moments: Ledger) -> No
     assert [] == Balances(moments).at(1, MAIN).rows()
 
 
+def test_balances_of_one_account_say_nothing_of_another(moments: Ledger) -> None:
+    held = Balances(moments).at(9, MAIN)
+    assert [MAIN] == list(held)
+    with pytest.raises(ValueError, match="of scripted:main, not of scripted:other"):
+        held["scripted:other"]
+
+
 def test_as_of_a_moment_nothing_is_written(moments: Ledger) -> None:
     Balances(moments).at(3).rows()
     assert [] == moments.select("SELECT * FROM balances")

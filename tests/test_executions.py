@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from ledger import Ledger
-from projections import Gaps
+from ledger.wire import EXACT
+from projections import Breaks, Gaps
 from projections.gaps import Gap
+from projections.statement import statement
 from projections.view_sql import MARK
-from tests.scripted import MAIN, RECEIVED_NS, feed, fill, order, says
+from tests.scripted import MAIN, RECEIVED_NS, feed, fill, order, says, snapshot
 
 
 def gaps(*frames: bytes) -> list[Gap]:
@@ -91,3 +96,23 @@ def test_the_next_gap_of_an_order_is_another_one() -> None:
         ("o1", "1", 4, None, None),
         ("o1", "2", 2, 3, "its fills arrived"),
     ] == order_lives(says(order("o1", 5, "2")), says(fill("f1", 5, quantity="2")), says(order("o1", 6, "3")))
+
+
+WIDE = ("9" * 76 + "e99", "0." + "0" * 73 + "1e-99")
+"""The largest and the smallest amounts the guard lets through."""
+
+
+def test_fills_of_the_widest_numbers_are_compared_and_added_up_without_rounding() -> None:
+    large, small = WIDE
+    with Ledger() as ledger:
+        feed(
+            ledger,
+            says(snapshot(1, {"ADA": "1", "USD": small})),
+            says(replace(fill("f1", 5, quantity=large), price=large, quote_quantity=small)),
+            says(replace(fill("f2", 6, quantity=small), price=small)),
+            says(snapshot(9 * 10**9, {"ADA": "2", "USD": "5"})),
+        )
+        (found,) = (each for each in Breaks(ledger).rows() if each.kind == "quote")
+        assert f"{EXACT.multiply(Decimal(large), Decimal(large)):f}" == found.expected
+        said = statement(ledger, MAIN, "1970-01-01T00:00:00.000000001Z", "1970-01-01T00:01:00Z")
+    assert ["ADA", "USD"] == [each.asset_id for each in said.assets]

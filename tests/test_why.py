@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ DEMO = Path(ledger.demo.__file__).parent
 S = 1_000_000_000
 
 
-def asked(*events: Event, asset: str = "ADA", at: int | str | None = None) -> Why:
+def asked(*events: Event, asset: str = "ADA", at: int | str | datetime | None = None) -> Why:
     """Why an asset is what it is, after frames of one event each."""
     with Ledger() as made:
         feed(made, *(says(event) for event in events))
@@ -134,8 +135,15 @@ def test_many_changes_and_late_statements_are_counted_when_they_are_too_many() -
 def test_what_it_was_is_told_as_of_a_version_and_as_of_a_time() -> None:
     events = (snapshot(1 * S, {"ADA": "1"}), delta(3 * S, {"ADA": "3"}), delta(2 * S, {"ADA": "2"}))
     assert ("1", [(2, "states")]) == ((said := asked(*events, at=2)).row.total, roles(said))
-    said = asked(*events, at="1970-01-01T00:00:02Z")
-    assert ("2", [(2, "rests on"), (4, "states")]) == (said.row.total, roles(said))
+    for then in (
+        "1970-01-01T00:00:02Z",
+        datetime(1970, 1, 1, 0, 0, 2),
+        datetime(1970, 1, 1, 0, 0, 2, tzinfo=UTC),
+    ):
+        said = asked(*events, at=then)
+        assert ("2", [(2, "rests on"), (4, "states")]) == (said.row.total, roles(said))
+        assert said.held is not None
+        assert ("2", 4) == (said.held.total, said.stated_by)
 
 
 def test_an_asset_is_found_by_its_id_or_by_a_label_that_is_one_assets_alone() -> None:

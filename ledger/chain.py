@@ -52,15 +52,6 @@ def links(last: Row, row: Row) -> bool:
     return False
 
 
-def in_chain_order(rows: Sequence[R], start: Row | None, later: Sequence[Row] = ()) -> list[R]:
-    """The rows in an order in which each follows the one before it, the first following `start` where that can be; the
-    given order where there is no such order, or none is found within LINKS_MAX.
-
-    Rows that end where they begin could begin anywhere: where `start` does not tell, the `later` rows do.
-    """
-    return ordered(rows, start, [later] if later else [])[0]
-
-
 def in_course(groups: Iterable[Sequence[R]], last: R | None = None) -> Iterator[tuple[list[R], Sequence[R]]]:
     """Rows of one chain, each instant's together, `last` being the row before them: every instant as `ordered` has it,
     by what is before it and, where that leaves it open, by what is after it."""
@@ -79,9 +70,13 @@ def in_course(groups: Iterable[Sequence[R]], last: R | None = None) -> Iterator[
 def ordered(
     rows: Sequence[R], start: Row | None, later: Iterable[Sequence[Row]]
 ) -> tuple[list[R], Sequence[R]]:
-    """The rows of an instant as `in_chain_order` has them, `later` being those of the instants after it; and the rows
-    they may end with, one for each balance: the first is the one they are taken to end with, and the only one where
-    those before and after leave nothing open."""
+    """The rows of an instant in an order in which each follows the one before it, the first following `start` where
+    that can be; the given order where there is no such order, or none is found within LINKS_MAX. Rows that end where
+    they begin could begin anywhere: where `start` does not tell, the rows of the instants after it, `later`, do.
+
+    And the rows they may end with, one for each balance: the first is the one they are taken to end with, and the only
+    one where those before and after leave nothing open.
+    """
     if len(rows) < 2:
         return [*rows], rows
     found, whole = _orders(rows, start)

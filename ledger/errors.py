@@ -43,7 +43,7 @@ class BadTape(LedgerError):  # noqa: N818
 
 
 class StoreError(LedgerError):
-    """The store could not do what was asked; the message names the file."""
+    """The store could not do what was asked; the message names the file, or the server."""
 
 
 class NoSuchLedger(StoreError):  # noqa: N818
@@ -88,7 +88,7 @@ class Unfinished(StoreError):  # noqa: N818
 
 
 class Corrupt(StoreError):  # noqa: N818
-    """What is stored cannot be read. The message names the account and the version, or the file."""
+    """What is stored cannot be read. The message names the account and the version, the position, or the file."""
 
 
 class ConversationError(LedgerError):

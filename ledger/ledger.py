@@ -47,10 +47,12 @@ class Retried(Struct, frozen=True):
 
 
 class Ledger:
-    """A ledger in memory (`Ledger()`) or in a SQLite file (`Ledger("ledger.db")`); a context manager.
+    """A ledger in memory (`Ledger()`), in a SQLite file (`Ledger("ledger.db")`), or in a PostgreSQL database
+    (`Ledger("postgresql://user@host/database")`, of the extra `accountledger[postgres]`); a context manager.
 
-    One process writes at a time; any number may read with `read_only=True`. Raises NoSuchLedger, LedgerBusy; Unfinished
-    for what a copy was begun into and not finished, unless `unfinished` is said: who copies on, or verifies it.
+    To a file one process writes at a time, to a database any number, an account each; any number may read with
+    `read_only=True`. Raises NoSuchLedger, LedgerBusy, Corrupt, StoreError; Unfinished for what a copy was begun into
+    and not finished, unless `unfinished` is said: who copies on, or verifies it.
 
     It is of the process that opened it: in one that was forked since it raises Closed, and has to be opened anew.
     """
@@ -82,7 +84,7 @@ class Ledger:
 
     @property
     def name(self) -> str:
-        """The file the ledger is in, or `memory`."""
+        """The file the ledger is in, its URL without the password, or `memory`."""
         return self._store.name
 
     @property

@@ -272,7 +272,8 @@ class BalancesFold:
             statement.numbered_position, statement.numbered_sequence = recorded.position, number
             self._statements.put(statement)
 
-    def _row(self, account: str, asset_id: str) -> BalanceRow | None:
+    def row(self, account: str, asset_id: str) -> BalanceRow | None:
+        """The balance of an asset as it was told last, held or not."""
         return self._rows.of(account).get((account, asset_id))
 
     def _delta(self, recorded: Recorded, event: BalanceDelta) -> None:
@@ -353,7 +354,7 @@ class BalancesFold:
 
     def _state(self, recorded: Recorded, said: Balance, time_ns: int, *, full: bool) -> None:
         account, source, asset_id = recorded.account, recorded.event.source, said.asset_id
-        row = self._row(account, asset_id)
+        row = self.row(account, asset_id)
         parts = _parts(said)
         place = (source.subscription, source.sequence, source.received_ns, source.ordinal)
         now = Known(parts, recorded.version, time_ns, *place)
@@ -405,7 +406,7 @@ class BalancesFold:
         account, source = recorded.account, recorded.event.source
         place = (source.subscription, source.sequence, source.received_ns, source.ordinal)
         said = Known(NOTHING, recorded.version, time_ns, *place)
-        row = self._row(account, asset_id)
+        row = self.row(account, asset_id)
         if row is None:
             if time_ns < self.statement(account).whole_ns:
                 return
@@ -420,7 +421,7 @@ class BalancesFold:
     def _imported(self, recorded: Recorded, event: BalanceEventImported) -> None:
         account, time_ns = recorded.account, time_of(event)
         self.agreement.imported(recorded, event, time_ns)
-        row = self._row(account, event.asset_id)
+        row = self.row(account, event.asset_id)
         if time_ns >= self.statement(account).whole_ns and (row is None or time_ns >= row.time_ns):
             self._stand(recorded, event, time_ns)
         elif row is not None and row.ends is not None:
@@ -429,7 +430,7 @@ class BalancesFold:
     def _stand(self, recorded: Recorded, event: BalanceEventImported, time_ns: int) -> None:
         """What is held after the rows of a history up to an instant, which nothing known is newer than."""
         account, since, stated = recorded.account, 0, None
-        row = self._row(account, event.asset_id)
+        row = self.row(account, event.asset_id)
         at = row if row is not None and row.time_ns == time_ns else None
         if at is not None:
             since = at.since

@@ -164,7 +164,7 @@ class Course:
             touched = {row.asset_id for row in self._rows()} | set(self._standings)
         for asset_id in dict.fromkeys(touched):
             was = self._standings.get(asset_id, NOTHING)
-            now = self._standings[asset_id] = standing(self._fold._rows.get(self._account, asset_id))
+            now = self._standings[asset_id] = standing(self._fold.row(self._account, asset_id))
             found[asset_id] = (was, now)
         return found
 

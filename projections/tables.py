@@ -44,6 +44,11 @@ class Database(Protocol):
         """Whether rows cannot be written."""
         ...
 
+    @property
+    def in_file(self) -> bool:
+        """Whether it is SQLite, in a file or in memory: no server."""
+        ...
+
     def select(self, sql: str, params: Sequence[Cell] = (), /) -> list[tuple[Cell, ...]]:
         """The rows of a query."""
         ...
@@ -76,6 +81,11 @@ class Scratch:
     def read_only(self) -> bool:
         """It never is."""
         return False
+
+    @property
+    def in_file(self) -> bool:
+        """It always is."""
+        return True
 
     def select(self, sql: str, params: Sequence[Cell] = (), /) -> list[tuple[Cell, ...]]:
         """The rows of a query."""

@@ -55,7 +55,7 @@ TYPES: Final = {
 
 def on_server(database: Database) -> bool:
     """Whether it is PostgreSQL."""
-    return not getattr(database, "in_file", True)
+    return not database.in_file
 
 
 def relations(database: Database) -> dict[str, str]:

@@ -162,6 +162,11 @@ class _Moment:
         """It always is."""
         return True
 
+    @property
+    def in_file(self) -> bool:
+        """Whether the ledger is."""
+        return self._ledger.in_file
+
     def select(self, sql: str, params: Sequence[Cell] = (), /) -> list[tuple[Cell, ...]]:
         """The rows of a query."""
         return self._view.select(sql, params)
@@ -314,44 +319,12 @@ def _balance(row: HeldRow) -> BalanceShown:
 
 
 def _gap(gap: Gap) -> GapShown:
-    return GapShown(
-        gap.account,
-        0,
-        gap.kind,
-        gap.start,
-        gap.end,
-        gap.missing,
-        gap.suspect,
-        gap.session,
-        gap.subscription,
-        gap.asset,
-        gap.version,
-        gap.time_ns,
-        gap.healed,
-        gap.state,
-        gap.closed_by,
-        gap.closed_ns,
-        gap.closed_how,
-    )
+    said = asdict(gap)
+    start, end, asset_id = said.pop("start"), said.pop("end"), said.pop("asset")
+    return GapShown(**said, number=0, gap_from=start, gap_to=end, asset_id=asset_id, healed=gap.healed)
 
 
 def _break(found: Break) -> BreakShown:
-    return BreakShown(
-        found.account,
-        0,
-        found.kind,
-        found.subject,
-        found.part,
-        found.expected,
-        found.stated,
-        found.difference,
-        found.expected_version,
-        found.stated_version,
-        found.time_ns,
-        None if found.state == "open" else found.age_s,
-        found.explained_by,
-        found.state,
-        found.closed_by,
-        found.closed_ns,
-        found.closed_how,
-    )
+    age_s = None if found.state == "open" else found.age_s  # of an open one it would never be right
+    said = {**asdict(found), "number": 0, "age_s": age_s}
+    return BreakShown(**{name: said[name] for name in BreakShown.__struct_fields__})

@@ -207,7 +207,7 @@ class _Story:
         if not isinstance(event, BalanceSnapshot | BalanceDelta | BalanceEventImported):
             return
         self._fold.apply(recorded)
-        self.row = self._fold._rows.of(self.account).get((self.account, self.asset_id))
+        self.row = self._fold.row(self.account, self.asset_id)
         named = _names(event, self.asset_id)
         counts = self.row is not None and self.row.version == recorded.version
         if isinstance(event, BalanceEventImported) and self.row is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 from itertools import pairwise, permutations
 
@@ -12,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from ledger.chain import in_chain_order, links
+from ledger.chain import links, ordered
 
 
 class Row(Struct, frozen=True):
@@ -104,6 +105,10 @@ def test_only_a_deposit_may_move_the_pending_balance_instead(
 
 
 # An order of rows --------------------------------------------------------------------------------------------------
+
+
+def in_chain_order(rows: Sequence[Row], start: Row | None, later: Sequence[Row] = ()) -> list[Row]:
+    return ordered(rows, start, [later] if later else [])[0]
 
 
 @pytest.mark.parametrize("start", [None, Row("0", "0")])

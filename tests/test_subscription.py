@@ -164,6 +164,7 @@ class Fragile:
     """A database whose writes fail when told so: before anything is written, or when all of it is."""
 
     read_only = False
+    in_file = True
 
     def __init__(self, ledger: Ledger, failures: Iterator[str]) -> None:
         self._ledger = ledger

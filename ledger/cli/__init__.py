@@ -1,4 +1,5 @@
-"""The command line: `accountledger`. The one room of this package that knows projections and transports.
+"""The command line: `accountledger`. It knows projections and transports, as do the rooms it opens: `feeds`,
+`run`, `serve` and the demo.
 
 Exit codes: 0 done; 1 done, and something was found wrong (a quarantined frame, a gap, a difference); 2 bad usage or bad
 input, told in one line; 70 a defect of ours, with its traceback; 130 interrupted; 141 whoever read the output is gone.

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from ledger import wire
 from ledger.errors import Malformed
 from ledger.events import (
+    AMOUNTS,
     LATE,
     TOPICS,
-    Balance,
     BalanceDelta,
     BalanceSnapshot,
     Event,
@@ -27,7 +27,6 @@ from ledger.events import (
     SessionOpened,
     Source,
     Statement,
-    Valuation,
     time_of,
 )
 from ledger.venue import Frame, Venue
@@ -37,11 +36,6 @@ OURS: Final = "ledger.venues"
 
 _encode: Final = msgpack.Encoder().encode
 _READERS: Final = {kind: msgpack.Decoder(kind).decode for kind in TOPICS.values()}
-_AMOUNTS: Final[dict[type[Struct], Sequence[str]]] = {
-    kind: [name for name, said in kind.__annotations__.items() if said.startswith("Amount")]
-    for kind in (*TOPICS.values(), Balance, Valuation)
-}
-"""The fields that are amounts."""
 
 
 def decoded(venue: Venue, frame: Frame) -> Sequence[Statement]:
@@ -75,7 +69,7 @@ def _checked(place: Source, event: Event) -> Event:
     if isinstance(read, BalanceSnapshot | BalanceDelta):
         parts += read.balances
         parts += [each.valuation for each in read.balances if each.valuation is not None]
-    said = [getattr(part, name) for part in parts for name in _AMOUNTS[type(part)]]
+    said = [getattr(part, name) for part in parts for name in AMOUNTS[type(part)]]
     wire.amounts([text for text in said if text is not None])
     return read
 

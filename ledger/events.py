@@ -8,7 +8,7 @@ never reorder, rename freely. Any other change is a new topic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
@@ -219,6 +219,12 @@ TOPICS: Final[dict[str, type[Event]]] = {
     "SessionClosed": SessionClosed,
 }
 """The closed table of topics: the only names a store may hold, and what each decodes to."""
+
+AMOUNTS: Final[Mapping[type[Struct], tuple[str, ...]]] = {
+    kind: tuple(name for name, said in kind.__annotations__.items() if said.startswith("Amount"))
+    for kind in (*TOPICS.values(), Balance, Valuation)
+}
+"""The fields of each that are amounts."""
 
 
 LATE: Final = "late:"

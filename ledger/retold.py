@@ -14,10 +14,10 @@ from typing import Final, TypeVar
 from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
-from ledger.events import AGAIN, Amount, FillRecorded
+from ledger.events import AGAIN, AMOUNTS, Amount, FillRecorded
 from ledger.wire import canonical, decimal
 
-AMOUNTS: Final = ("price", "quantity", "quote_quantity", "fee")
+_AMOUNTS: Final = AMOUNTS[FillRecorded]
 
 
 class Told(Struct, frozen=True, array_like=True):
@@ -81,7 +81,7 @@ def _unequal(first: Struct, again: Struct) -> Iterator[tuple[str, str | int | No
 
 def _value(name: str, said: str | int | None) -> str | int | None:
     """One value for one amount, however many zeros it was written with."""
-    if name not in AMOUNTS or not isinstance(said, str):
+    if name not in _AMOUNTS or not isinstance(said, str):
         return said
     try:
         return canonical(said) if decimal(said) else "0"

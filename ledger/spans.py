@@ -23,14 +23,12 @@ from msgspec import Struct
 
 from ledger.account import Recorded
 from ledger.events import (
+    AMOUNTS,
     Amount,
     Balance,
     BalanceDelta,
-    BalanceEventImported,
     BalanceSnapshot,
     Event,
-    FillRecorded,
-    OrderUpdated,
     Statement,
     Valuation,
     opened_key,
@@ -39,22 +37,6 @@ from ledger.ledger import Ledger
 from ledger.venue import Frame
 from ledger.wire import AMOUNT_CHARS_MAX, decimal
 
-AMOUNTS: Final[Mapping[type[Struct], tuple[str, ...]]] = {
-    Balance: ("total", "available", "locked", "staked", "pending"),
-    Valuation: ("total", "available"),
-    OrderUpdated: (
-        "price",
-        "quantity",
-        "executed",
-        "quote_quantity",
-        "executed_quote",
-        "average_price",
-        "fee",
-    ),
-    FillRecorded: ("price", "quantity", "quote_quantity", "fee"),
-    BalanceEventImported: ("amount", "balance", "pending"),
-}
-"""The fields of each struct that are amounts."""
 PROBES_MAX: Final = 2_000
 """How often a frame is decoded to find the places of its amounts."""
 

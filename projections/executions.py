@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from ledger import Recorded
-from ledger.events import Amount, Event, FillRecorded, OrderUpdated, is_again, known_ns, time_of
-from ledger.retold import AMOUNTS, Told, completed, differing, told_of
+from ledger.events import AMOUNTS, Amount, Event, FillRecorded, OrderUpdated, is_again, known_ns, time_of
+from ledger.retold import Told, completed, differing, told_of
 from ledger.wire import EXACT, decimal
 from projections.agreement import BreakRow, close, opened
 from projections.subscription import Place, frame_of
@@ -173,7 +173,9 @@ class ExecutionsFold:
             row = opened(recorded, "retold", fill.fill_id, time_of(fill))
             row.part, row.expected_version = name, first.version
             row.expected, row.stated = (
-                (getattr(before, name), getattr(told, name)) if name in AMOUNTS else (before.quantity, "0")
+                (getattr(before, name), getattr(told, name))
+                if name in AMOUNTS[FillRecorded]
+                else (before.quantity, "0")
             )
             self._breaks.put(row)
         first.told = _encode(completed(before, told)).decode()

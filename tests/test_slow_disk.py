@@ -25,12 +25,12 @@ from anyio import to_thread
 
 from ledger import Ledger
 from ledger.events import SessionClosed, SessionOpened
+from ledger.intake import BATCH_BYTES_MAX
 from ledger.store import Store
 from ledger.venues import bitopro, deltadefi
 from projections import Balances, Fills
 from tests.exchanges import BitoPro, DeltaDefi
 from transports import Feed, frames_of, live
-from transports.connection import BATCH_BYTES_MAX
 
 COMMIT_S: Final = 1.0
 """How long each commit is held."""

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from ledger import Frame, Ledger, Malformed, Venue
 from ledger import spans as module
-from ledger.events import TOPICS, Asked, Balance, BalanceDelta, BalanceSnapshot, Statement, Valuation
-from ledger.spans import AMOUNTS, amounts, index_of, login_of, spans, spans_of
+from ledger.events import AMOUNTS, TOPICS, Asked, Balance, BalanceDelta, BalanceSnapshot, Statement, Valuation
+from ledger.spans import amounts, index_of, login_of, spans, spans_of
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from ledger.wire import AMOUNT_CHARS_MAX, decimal
 from tests import scripted

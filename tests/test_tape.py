@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 
 from ledger import BadTape, Ledger, Lost
 from ledger.events import Asked, SessionClosed, SessionOpened
-from ledger.intake import Arrival
+from ledger.intake import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival
 from ledger.venue import Endpoint
 from tests.scripted import VENUE, delta, says
 from transports import Recording, TapeWriter, frames_of, open_recording, play, tape
-from transports.connection import BATCH_BYTES_MAX, BATCH_FRAMES_MAX
 from transports.tape import Replayed, replay
 
 OPENED_NS = 1_763_629_200_000_000_000  # 2025-11-20T09:00:00Z

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from ledger.errors import ConversationError, Lost, Rejected
-from ledger.intake import Arrival
+from ledger.intake import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival
 from ledger.venue import Endpoint, retry_after_s
 from ledger.wire import legible
 
@@ -42,8 +42,6 @@ MESSAGE_BYTES_MAX: Final = 32 * 1024 * 1024
 closed, and the cause says so."""
 INBOX_FRAMES_MAX: Final = 4096
 INBOX_BYTES_MAX: Final = 16 * 1024 * 1024
-BATCH_FRAMES_MAX: Final = 256
-BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 HEAD_BYTES_MAX: Final = 16 * 1024
 """Of the head of an answer to an upgrade."""
 REASON_CHARACTERS_MAX: Final = 200

@@ -35,10 +35,10 @@ from msgspec import Meta, Struct
 from ledger.appender import Tally
 from ledger.errors import BadTape, Lost, Malformed
 from ledger.events import Asked
-from ledger.intake import Arrival, Intake
+from ledger.intake import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival, Intake
 from ledger.venue import Endpoint
 from ledger.wire import iso_ns, time_text
-from transports.connection import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Connect
+from transports.connection import Connect
 
 CHUNK_BYTES: Final = 1024 * 1024
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024

@@ -50,7 +50,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _topics: Final[dict[type[Event], str]] = {cls: topic for topic, cls in TOPICS.items()}
 READERS: Final = {topic: msgspec.msgpack.Decoder(cls).decode for topic, cls in TOPICS.items()}
 """What makes an event of a stored state, by topic; raises one of many errors where the state is damaged."""
-_fill: Final = msgspec.msgpack.Decoder(FillRecorded).decode
 _UNREADABLE: Final = (KeyError, msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError)
 """What reading a stored row raises where its topic or its state is damaged."""
 
@@ -296,10 +295,12 @@ class Store:
     def fills(self, account: str, after: int, upto: int) -> list[FillRecorded]:
         """The fills of an account after a version, up to another."""
         sql = (
-            "SELECT state FROM stored_events WHERE originator_id=? AND originator_version>? "
-            "AND originator_version<=? AND topic=? ORDER BY originator_version"
+            f"SELECT originator_id, originator_version, topic, state, {self._engine.POSITION} FROM stored_events "
+            "WHERE originator_id=? AND originator_version>? AND originator_version<=? AND topic=? "
+            "ORDER BY originator_version"
         )
-        return [_fill(state) for (state,) in self.select(sql, (account, after, upto, _topics[FillRecorded]))]
+        rows = self.select(sql, (account, after, upto, _topics[FillRecorded]))
+        return [cast("FillRecorded", each.event) for each in _decoded(rows)]
 
     def has_session(self, account: str, session: str) -> bool:
         """Whether the opening of a session is recorded of an account."""

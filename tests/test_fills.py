@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ledger import Ledger, Tally
+from ledger import Corrupt, Ledger, Tally
 from ledger.events import FillRecorded, is_again
 from ledger.firsts import Firsts
 from ledger.retold import by_content, completed, told_of
@@ -105,6 +105,15 @@ def test_a_fill_told_again_otherwise_is_recorded_once_and_is_no_second_one(
             (row.fill_id, row.price, row.version) for row in Fills(ledger).rows()
         ]
         assert [] == list(ledger.verify([VENUE]))
+
+
+def test_where_a_stored_fill_cannot_be_read_the_intake_says_which(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with Ledger(path) as ledger:
+        feed(ledger, says(FIRST))
+        ledger.write([("UPDATE stored_events SET state=? WHERE topic='FillRecorded'", [(b"\x00",)])])
+    with Ledger(path) as ledger, pytest.raises(Corrupt, match=f"^{MAIN} version 2: FillRecorded"):
+        feed(ledger, says(DEARER), session="s2")
 
 
 def test_what_one_frame_or_one_batch_tells_otherwise_is_recorded_too() -> None:

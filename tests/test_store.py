@@ -26,6 +26,7 @@ from ledger.events import TOPICS, BalanceDelta, Event, FrameQuarantined, Session
 from ledger.sqlite import KEYS_ASKED_MAX
 from ledger.sqlite_file import TABLES
 from ledger.store import PAGE_EVENTS_MAX, Store
+from tests import scripted
 
 ACCOUNT = "bitopro:main"
 
@@ -327,6 +328,17 @@ def test_an_event_whose_account_or_version_is_none_is_named_by_its_position(
             store.all_events()
         with pytest.raises(Corrupt, match=r"^position 2: its row is damaged$"):
             list(store.runs(None))
+
+
+def test_a_fill_that_cannot_be_read_is_named_by_its_account_and_version(store: Store) -> None:
+    fills = [scripted.fill(str(number), number) for number in range(3)]
+    store.append(numbered(fills), [])
+    assert fills[1:] == store.fills(ACCOUNT, 1, 3)
+    for damage in (b"\x00", b"", b"\xff"):
+        store.write([("UPDATE stored_events SET state=? WHERE originator_version=2", [(damage,)])])
+        with pytest.raises(Corrupt, match=f"^{ACCOUNT} version 2: FillRecorded cannot be read"):
+            store.fills(ACCOUNT, 0, 3)
+        assert fills[2:] == store.fills(ACCOUNT, 2, 3)
 
 
 def test_all_events_are_read_in_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

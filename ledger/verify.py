@@ -109,6 +109,8 @@ def _verify(
     first: Row = ("", 0, "", b"", 0, None)
     events: list[Recorded] = []
     whole = True
+    unread = False
+    """Whether an event that cannot be read came after the last one that can: it may be the first of a frame."""
     for count, row in enumerate(view.events(), 1):
         if not count % STEP_EVENTS:
             advance(STEP_EVENTS)
@@ -118,13 +120,17 @@ def _verify(
             recorded, wrong = taken(Sealed(*row), reader, chain)
             yield from wrong
             whole = whole and not wrong
-            if recorded is None:
-                keys.unreadable += 1
-                continue
             right = not wrong
-            event = recorded.event
+            event = None if recorded is None else recorded.event
+            sealed: Any = row[5]
+            if not isinstance(sealed, bytes | None):
+                row = (*row[:5], None)
         for each in beside:
             yield from each.check(row)
+        if event is None:
+            keys.unreadable += 1
+            unread = True
+            continue
         if event.key:
             keys.add(row[0], event)
         mine = event.source
@@ -136,7 +142,9 @@ def _verify(
                 if payload is None or again is not None:
                     told = Told(source, first[0], first[1], first[4], events, whole)
                     yield from _frame(told, payload, frames, again)
-            source, first, whole, events = mine if mine.evidence else None, row, right, []
+            source, first, whole, events = mine if mine.evidence else None, row, right and not unread, []
+            frames.unread = frames.unread or unread
+        unread = False
         if again is not None:
             events.append(Recorded(row[0], row[1], event, row[4]))
     gone = [*(found for each in beside for found in each.end(chain.heads)), *chain.end(view)]
@@ -146,6 +154,7 @@ def _verify(
     yield from gone
     if again is not None:
         yield from again.left()
+    frames.unread = frames.unread or unread
     yield from frames.end()
     yield from keys.end(reader)
 
@@ -353,6 +362,8 @@ class _Frames:
         self._view = view
         self._stored = view.frames()
         self._next: FrameRow | None = next(self._stored, None)
+        self.unread = False
+        """Whether what is next may be of events that cannot be read: then it is not said to be of none."""
 
     def take(self, source: Source) -> bytes | None:
         """The bytes of the frame that is next, where it is the one named and unchanged; else nothing is taken, and
@@ -368,6 +379,7 @@ class _Frames:
         ):
             return None
         self._next = next(self._stored, None)
+        self.unread = False
         return payload
 
     def check(self, told: Told) -> Generator[Finding, None, bytes | None]:
@@ -378,11 +390,13 @@ class _Frames:
         if kept is None or (kept.session, kept.ordinal) != (session, ordinal):
             kept = self._view.frame(session, ordinal)
             while kept is not None and after is not None and after.row < kept.row:
-                reason = f"before it, frame {after.ordinal} of session {after.session} is of no event"
-                yield told.finding("frame", reason)
+                if not self.unread:
+                    reason = f"before it, frame {after.ordinal} of session {after.session} is of no event"
+                    yield told.finding("frame", reason)
                 after = self._go_on()
         if kept is not None and after is not None and after.row == kept.row:
             self._go_on()
+            self.unread = False
         if kept is None:
             yield told.finding("frame", f"{told.name} is gone")
             return None
@@ -402,6 +416,8 @@ class _Frames:
 
     def end(self) -> Iterator[Finding]:
         """After the last event."""
+        if self.unread:
+            return
         while (kept := self._after) is not None:
             yield Finding("frame", f"frame {kept.ordinal} of session {kept.session} is of no event")
             self._go_on()

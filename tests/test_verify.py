@@ -388,6 +388,118 @@ def test_a_frame_that_was_changed_or_is_gone_is_named_with_the_first_event_made_
         ] == list(ledger.verify())
 
 
+def unreadable(ledger: Ledger, *positions: int) -> None:
+    """Make the events at these positions unreadable."""
+    place = ledger._store._engine.POSITION
+    change = f"UPDATE stored_events SET topic='Nonsense' WHERE {place}=?"
+    ledger.write([(change, [(position,) for position in positions])])
+
+
+CHANGED: Final = ("seal", "not the event that was sealed here")
+
+
+@pytest.mark.parametrize("positions", [[1], [2], [3], [4], [5], [6], [7], [2, 3], [3, 4], [6, 7], [2, 4, 6]])
+def test_of_an_event_that_cannot_be_read_nothing_else_is_said_than_that(positions: list[int]) -> None:
+    """Nor of the frames around it: one that two events were made of, one that one was made of, and the last."""
+    frames = [
+        says(delta(1, {"A": "1"})),
+        says(delta(2, {"A": "2"}), delta(3, {"B": "3"})),
+        says(delta(4, {"A": "4"})),
+        says(delta(5, {"A": "5"})),
+    ]
+    with Ledger() as ledger:
+        feed(ledger, *frames)
+        checkpoint = ledger.checkpoint("log")
+        assert 7 == checkpoint.size
+        unreadable(ledger, *positions)
+        found = list(ledger.verify([scripted.VENUE], checkpoints=[checkpoint]))
+        told = [(each.what, each.position) for each in found if each.what != "seal"]
+        assert [("event", position) for position in positions] == told
+        assert {CHANGED} == {(each.what, each.reason) for each in found if each.what == "seal"}
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_of_a_late_event_that_cannot_be_read_nothing_else_is_said_than_that(late: int) -> None:
+    with Ledger() as ledger:
+        feed(ledger, LATE + says(*(delta(number, {"A": str(number)}) for number in range(2))))
+        feed(ledger, says(delta(5, {"A": "5"})), session="s2")
+        retry_all(ledger)
+        feed(ledger, says(delta(6, {"A": "6"})), session="s3")
+        unreadable(ledger, 6 + late)
+        assert {("seal", 6 + late), ("event", 6 + late)} == {
+            (each.what, each.position) for each in ledger.verify(VENUES)
+        }
+
+
+def test_beside_an_event_that_cannot_be_read_the_checkpoint_still_finds_what_it_found(tmp_path: Path) -> None:
+    with Ledger() as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})), says(delta(2, {"A": "2"})))
+        checkpoint = ledger.checkpoint("log")
+        unreadable(ledger, 4)
+        table, at = place_of_seals(ledger)
+        ledger.write([(f"UPDATE {table} SET seal=? WHERE {at}=4", [(b"other",)])])
+        assert ["seal", "event", "checkpoint"] == [
+            each.what for each in ledger.verify(checkpoints=[checkpoint])
+        ]
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("stored_events SET topic=x'00' WHERE rowid=3", ["event"]),
+        ("stored_events SET state=1.5 WHERE rowid=3", ["event"]),
+        ("seals SET seal='text' WHERE rowid=3", ["event", "checkpoint"]),
+        ("seals SET seal='text' WHERE rowid=2", ["event", "checkpoint"]),
+    ],
+)
+def test_of_a_row_that_is_damaged_a_checkpoint_says_what_is_so(
+    tmp_path: Path, change: str, told: list[str]
+) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, says(delta(1, {"A": "1"})))
+        checkpoint = ledger.checkpoint("log")
+        ledger.write([(f"UPDATE {change}", [()])])
+        found = [each.what for each in ledger.verify(checkpoints=[checkpoint])]
+        assert told == [what for what in found if what != "missing"]
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("positions", "told"),
+    [
+        ([], ["a", "b"]),
+        ([1], ["a", "b"]),
+        ([2], ["a", "b"]),
+        ([3], ["a", "b"]),
+        ([5], ["b"]),
+        ([6], ["a", "b"]),
+        ([8], ["a"]),
+    ],
+)
+def test_a_frame_of_no_event_is_told_wherever_none_beside_it_cannot_be_read(
+    tmp_path: Path, positions: list[int], told: list[str]
+) -> None:
+    """One after the second frame, whose event is at position 4, and one after the last: an event that cannot be read
+    there may be theirs, those elsewhere cannot."""
+    with Ledger(tmp_path / "a.db") as ledger:
+        feed(ledger, *(says(delta(number, {"A": str(number)})) for number in range(6)))
+        ledger.write(
+            [
+                ("UPDATE evidence SET rowid=rowid*10", [()]),
+                (
+                    "INSERT INTO evidence (rowid, session, ordinal, payload) VALUES (?, ?, 1, x'00')",
+                    [(35, "a"), (99, "b")],
+                ),
+            ]
+        )
+        unreadable(ledger, *positions)
+        found = [each.reason for each in ledger.verify() if each.what == "frame"]
+        assert [f"frame 1 of session {each} is of no event" for each in told] == [
+            reason.removeprefix("before it, ") for reason in found
+        ]
+
+
 @pytest.mark.sqlite
 def test_evidence_that_is_of_no_event_is_found(subject: Subject) -> None:
     with subject.sql() as store:

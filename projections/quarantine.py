@@ -10,9 +10,9 @@ from typing import Final
 from msgspec import Struct
 
 from ledger import Ledger, Recorded
-from ledger.events import FrameQuarantined, Source
-from projections.subscription import Subscription
-from projections.tables import Database, Table
+from ledger.events import FrameQuarantined
+from projections.subscription import Place, Subscription
+from projections.tables import ROWS_CACHED_MAX, Database, Table
 
 
 class QuarantineRow(Struct):
@@ -37,6 +37,8 @@ class Quarantine:
         database = ledger if database is None else database
         self._rows: Final = Table(database, "quarantine_rows", QuarantineRow, key=2)
         self.tables: Final = (self._rows,)
+        self._frames: dict[Place, list[QuarantineRow]] | None = None
+        """The rows by their frame; None until a frame is read late."""
         self.subscription: Final = Subscription(ledger, self, database)
 
     def rows(self, account: str | None = None) -> list[QuarantineRow]:
@@ -49,25 +51,39 @@ class Quarantine:
         event = recorded.event
         source = event.source
         if source.late_ns is not None:
-            self._release(recorded.account, source)
+            self._release((source.session, source.ordinal))
         elif type(event) is FrameQuarantined:
-            self._rows.put(
-                QuarantineRow(
-                    recorded.account,
-                    recorded.version,
-                    event.reason,
-                    source.session,
-                    source.ordinal,
-                    source.evidence.hex(),
-                    source.received_ns,
-                )
+            row = QuarantineRow(
+                recorded.account,
+                recorded.version,
+                event.reason,
+                source.session,
+                source.ordinal,
+                source.evidence.hex(),
+                source.received_ns,
             )
+            self._rows.put(row)
+            if self._frames is not None:
+                self._frames.setdefault(_frame(row), []).append(row)
 
-    def _release(self, account: str, source: Source) -> None:
-        """The frame could be read after all. Its login is the account, or what the account is a part of, or any."""
-        for login in (account, account.rpartition("/")[0], None):
-            rows = list(self._rows.rows()) if login is None else list(self._rows.of(login).values())
-            for row in rows:
-                if row is not None and (row.session, row.ordinal) == (source.session, source.ordinal):
-                    self._rows.drop(row)
-                    return
+    def settle(self) -> None:
+        """Do not remember more rows than a table does."""
+        if self._frames is not None and len(self._frames) > ROWS_CACHED_MAX:
+            self._frames = None
+
+    def forget(self) -> None:
+        """Forget what is remembered: what is stored is read again."""
+        self._frames = None
+
+    def _release(self, place: Place) -> None:
+        """The frame could be read after all, whatever its login was. Of its events the first says so."""
+        if self._frames is None:
+            self._frames = {}
+            for row in self._rows.rows():
+                self._frames.setdefault(_frame(row), []).append(row)
+        for row in self._frames.pop(place, ()):
+            self._rows.drop(row)
+
+
+def _frame(row: QuarantineRow) -> Place:
+    return row.session, row.ordinal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ledger.events import Statement
 from ledger.venues import kraken_prime
 from projections import Balances, Breaks, Gaps, Orders, Quarantine
 from projections.quarantine import QuarantineRow
+from projections.tables import Cell, Table
 from tests import scripted
 from tests.scripted import MAIN, RECEIVED_NS, delta, fault, feed, fill, order, said, says, snapshot
 from tests.tampering import LATE, LATER
@@ -291,3 +292,84 @@ def test_a_rebuilt_quarantine_is_the_same() -> None:
         found.subscription.reset()
         assert rows == found.rows()
         assert [2] == [row.ordinal for row in rows]
+
+
+OTHER = "scripted:b"
+
+
+def retried(ledger: Ledger, frames: int, *, session: str = "s1") -> Quarantine:
+    """A projection that knows so many frames, which are read late then: each is one event of its login, and two of
+    another account."""
+    payloads = [
+        LATE
+        + said((MAIN, delta(n, {"A": "1"})), (OTHER, delta(n, {"A": "1"})), (OTHER, delta(n, {"B": "1"})))
+        for n in range(frames)
+    ]
+    feed(ledger, *payloads, b"\xff", session=session)
+    found = Quarantine(ledger)
+    for row in found.rows()[-1 - frames : -1]:
+        assert ("read", 3) == retry(ledger, row.version)
+    return found
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_frames_that_are_read_late_are_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stored: bool
+) -> None:
+    """No more rows are read than there are, whatever the number of their events and accounts."""
+    with Ledger(tmp_path / "a.db" if stored else None) as ledger:
+        found = retried(ledger, 20)
+        read: list[object] = []
+
+        def rows(table: Table[QuarantineRow], account: str | None = None) -> Iterator[QuarantineRow]:
+            for row in all_rows(table, account):
+                read.append(row)
+                yield row
+
+        def of(table: Table[QuarantineRow], account: str) -> dict[tuple[Cell, ...], QuarantineRow | None]:
+            there = of_account(table, account)
+            read.extend(there)
+            return there
+
+        all_rows, of_account = Table.rows, Table.of
+        monkeypatch.setattr(Table, "rows", rows)
+        monkeypatch.setattr(Table, "of", of)
+        found.subscription.catch_up()
+        assert 21 == len(read)
+        monkeypatch.undo()
+        assert [21] == [row.ordinal for row in found.rows()]
+
+
+@pytest.mark.parametrize("held", [0, 2, 50_000])
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 100])
+def test_in_whatever_batches_and_after_whatever_restarts_the_same_frames_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, held: int
+) -> None:
+    """Also where a batch, or a process, ends between two events of one frame."""
+    monkeypatch.setattr("projections.quarantine.ROWS_CACHED_MAX", held)
+    with Ledger(tmp_path / "a.db") as ledger:
+        retried(ledger, 3)
+        retried(ledger, 2, session="s2")
+        expected = [(row.session, row.ordinal) for row in Quarantine(ledger).rows()]
+        assert [("s1", 4), ("s2", 3)] == expected
+        events = list(ledger.replay())
+        for restarted in (False, True):
+            found = Quarantine(ledger)
+            found.subscription.reset()
+            for start in range(0, len(events), batch):
+                if restarted:
+                    found = Quarantine(ledger)
+                for each in events[start : start + batch]:
+                    found.subscription.apply(each)
+                found.subscription.flush()
+                assert len(found._frames or ()) <= held
+            assert len(events) == found.subscription.position
+            assert expected == [(row.session, row.ordinal) for row in found.rows()]
+
+
+def test_a_frame_that_another_process_folded_leaves_when_it_is_read_late(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.db") as ledger:
+        found = retried(ledger, 1)
+        assert [("s1", 2)] == [(row.session, row.ordinal) for row in found.rows()]
+        retried(ledger, 1, session="s2")  # another folds what was quarantined
+        assert [("s1", 2), ("s2", 2)] == [(row.session, row.ordinal) for row in found.rows()]

@@ -174,8 +174,9 @@ class Ledger:
         checkpoints: Sequence[Checkpoint] = (),
         advance: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Finding]:
-        """Everything wrong with what is stored: changed, missing, or decoded otherwise by the venue modules given (of
-        the others the frames are not decoded again). Empty where all is well. Reads the whole ledger as of now.
+        """Everything wrong with the events, frames and keys that are stored: changed, missing, or decoded otherwise by
+        the venue modules given (of the others the frames are not decoded again). Empty where all is well. Reads the
+        whole ledger as of now. What projections stored is compared by `accountledger verify`.
 
         `checkpoints`: what was signed before (`ledger.notes.opened` checks the signature). `advance` is told how many
         more events were checked.

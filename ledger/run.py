@@ -16,6 +16,7 @@ from typing import Final
 
 import anyio
 from anyio import to_thread
+from msgspec.structs import asdict
 from rich.console import Group
 from rich.live import Live as Screen
 from rich.table import Table
@@ -35,6 +36,13 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """What stops the feeds."""
 
 
+def feeds_of(settings: Sequence[FeedSettings], tapes: Path | None) -> list[Feed]:
+    """The feeds of a file. Each field counts as given: an address the file names is used though it be the usual."""
+    return [
+        Feed(each.venue, each.account, tls=each.tls, tapes=tapes, **asdict(each.login)) for each in settings
+    ]
+
+
 def run_feeds(
     ledger: Ledger,
     settings: Sequence[FeedSettings],
@@ -46,7 +54,7 @@ def run_feeds(
 ) -> list[Health]:
     """Run feeds for so many seconds, or until SIGINT or SIGTERM, or until none is left; how each ended. Projections are
     kept caught up meanwhile, so that readers find them near."""
-    feeds = [Feed(each.venue, each.account, login=each.login, tls=each.tls, tapes=tapes) for each in settings]
+    feeds = feeds_of(settings, tapes)
 
     logging.getLogger("accountledger").addHandler(logging.NullHandler())  # the screen says it all
     count = "1 feed" if len(feeds) == 1 else f"{len(feeds)} feeds"

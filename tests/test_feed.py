@@ -95,6 +95,18 @@ class Asking(Speaks):
         ),
     ],
 )
-def test_no_key_meant_for_one_host_is_sent_to_another(given: dict[str, str], beside: tuple[str, str]) -> None:
+def test_no_key_meant_for_one_host_is_sent_to_another(given: dict[str, Any], beside: tuple[str, str]) -> None:
     login: Any = login_of(Asking(), given)
     assert beside == (login.url, login.rest_url)
+    key = Secret("a key")
+    for feed in (Feed(Asking(), key=key, **given), Feed(Asking(), login=Asking.Login(key=key, **given))):
+        used: Any = feed._login
+        assert (key, *beside) == (used.key, used.url, used.rest_url)
+
+
+def test_a_field_by_name_is_before_that_of_a_login() -> None:
+    login = Asking.Login(key=Secret("a key"), url="wss://a.example")
+    used: Any = Feed(Asking(), login=login, url="wss://b.example")._login
+    assert ("wss://b.example", "https://b.example") == (used.url, used.rest_url)
+    used = Feed(Asking(), login=login, rest_url="https://api.venue.example/v1")._login
+    assert ("wss://a.example", "https://api.venue.example/v1") == (used.url, used.rest_url)

@@ -17,7 +17,9 @@ import pytest
 from rich.console import Console
 
 from ledger import run as run_module
-from ledger.run import status, summary
+from ledger.feeds import read_feeds
+from ledger.run import feeds_of, status, summary
+from ledger.venues import deltadefi
 from tests.terminal import Ran, rows, run, unheard
 from transports import Health
 
@@ -148,6 +150,19 @@ def test_a_venue_that_never_answers_is_a_finding(tmp_path: Path) -> None:
     )
     assert ran.code == 1
     assert "connection refused" in ran.out
+
+
+def test_an_address_that_the_file_names_is_used_though_it_be_the_usual_one(tmp_path: Path) -> None:
+    path = tmp_path / "FEEDS.toml"
+    feed = '[[feed]]\nvenue = "deltadefi"\nkey = "env:DELTADEFI_KEY"\nurl = "ws://127.0.0.1:9"\n'
+    for more, used in (
+        ("", "http://127.0.0.1:9"),
+        (f'rest_url = "{deltadefi.REST_URL}"\n', deltadefi.REST_URL),
+    ):
+        path.write_text(feed + more)
+        (login,) = [each._login for each in feeds_of(read_feeds(path, {"deltadefi": deltadefi}), None)]
+        assert isinstance(login, deltadefi.Login)
+        assert ("ws://127.0.0.1:9", used) == (login.url, login.rest_url)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ class Feed:
     """One login at one venue. `account` is the label its account gets (`venue:account`).
 
     How to log in is given by the venue's `Login`, or by its fields: `Feed(kraken_prime, "desk", key=…, secret=…)`.
+    A field of the `Login` that is its default counts as not given (`login_of` derives one address from the other).
     Without either, a `connect` of your own says where the frames come from, and nothing is said to the venue.
     `tls` trusts what it trusts, and cannot be told not to look; `tapes` is a folder to record tapes in.
     Raises BadLogin where a field is missing or unknown, ValueError for a `tls` that does not verify.
@@ -86,10 +87,8 @@ class Feed:
         self.name: Final = f"{venue.NAME}:{account}"
         self.tapes: Final = None if tapes is None else Path(tapes)
         self.tls: Final = None if tls is None else trusted(tls)
-        if login is not None:
-            names = (*login.__struct_fields__,)
-            fields = {**{name: getattr(login, name) for name in names}, **fields}
-        self._login: Final = login_of(venue, fields) if fields or connect is None else None
+        given = {**({} if login is None else _given(login)), **fields}
+        self._login: Final = login_of(venue, given) if given or login is not None or connect is None else None
         self._connect: Final = connect
         self._wall_ns: Final = now_ns
         self._last_ns = 0
@@ -185,6 +184,12 @@ def login_of(venue: Venue, fields: dict[str, Any]) -> Struct:
         return venue.Login(**values)
     except TypeError as error:  # names what is missing, never a value
         raise BadLogin(f"{venue.NAME}: {error}") from None
+
+
+def _given(login: Struct) -> dict[str, Any]:
+    """The fields of a login that are not their defaults."""
+    values = ((field, getattr(login, field.name)) for field in msgspec.structs.fields(login))
+    return {field.name: value for field, value in values if value != field.default}
 
 
 def _field(venue: str, name: str, value: Any, hint: Any) -> Any:

@@ -24,12 +24,12 @@ import pytest
 from anyio import to_thread
 
 from ledger import Ledger
-from ledger.events import SessionClosed, SessionOpened
+from ledger.events import BalanceEventImported, SessionClosed, SessionOpened
 from ledger.intake import BATCH_BYTES_MAX
 from ledger.store import Store
-from ledger.venues import bitopro, deltadefi
+from ledger.venues import bitopro, deltadefi, pacifica
 from projections import Balances, Fills
-from tests.exchanges import BitoPro, DeltaDefi
+from tests.exchanges import BitoPro, DeltaDefi, Pacifica
 from transports import Feed, frames_of, live
 
 COMMIT_S: Final = 1.0
@@ -189,6 +189,26 @@ async def test_a_store_that_gives_no_answer_is_told_until_it_gives_one(
             await until(lambda: running.health()[0].state == "live")
             assert "" == running.health()[0].reason
             assert 0 == running.health()[0].reconnects
+
+
+async def test_a_store_that_gives_no_answer_is_told_of_a_feed_that_only_polls_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("transports.session.STALLED_S", 0.3)
+    monkeypatch.setattr("ledger.venues.pacifica.POLL_S", 0.5)
+    with Pacifica() as exchange, Ledger() as ledger:
+        exchange.add_row("1.25")
+        feed = Feed(pacifica, exchange.account, rest_url=exchange.http)
+        async with live(ledger, feed):
+            await until(lambda: feed.health.frames == 2)  # its history, and its account
+            go_on = stuck(monkeypatch)
+            exchange.add_row("2.5")
+            await until(lambda: feed.health.state == "waiting")
+            assert re.fullmatch(r"the store: no answer for \d+ s", feed.health.reason)
+            go_on.set()
+            await until(lambda: feed.health.state == "live")
+            assert ("", 0) == (feed.health.reason, feed.health.reconnects)
+        assert 2 == len([each for each in ledger.replay() if isinstance(each.event, BalanceEventImported)])
 
 
 @pytest.mark.sqlite

@@ -20,11 +20,15 @@ from ledger import Ledger
 from ledger.errors import LeaseLost, StoreError
 from ledger.events import SessionClosed, SessionOpened
 from ledger.venues import bitopro as venue
+from ledger.venues import pacifica
 from projections import Gaps
 from tests.contending import Postmaster, frame
 from tests.databases import Schemas
+from tests.exchanges import Pacifica
 from tests.feeding import events
+from tests.test_session import until
 from tests.test_signals import MAIN, ROOT, VENUE_BITOPRO, Process, bitopro, pushing, stored, write
+from transports import Feed, live
 from transports.session import DRAIN_S
 
 TAKEOVER_S = 10.0
@@ -201,6 +205,25 @@ def test_a_leader_that_slept_while_another_took_over_stands_by(
         assert sessions == sorted(sessions, key=list(dict.fromkeys(sessions)).index)  # one after the other
         assert len(set(sessions)) == 2
         assert not list(ledger.verify([venue]))
+
+
+async def test_a_feed_that_only_polls_stands_by_too_where_another_took_over_and_no_row_comes(
+    schemas: Schemas,
+) -> None:
+    url = schemas.url()
+    with Pacifica() as exchange, Ledger(url) as first, Ledger(url) as second:
+        exchange.add_row("1.25")
+        feed = Feed(pacifica, exchange.account, rest_url=exchange.http)
+        async with live(first, feed):
+            await until(lambda: feed.health.frames == 2)  # its history, and its account
+            lock_lost(url)
+            assert second.lease(feed.name)
+            await until(lambda: feed.health.state == "standby", TAKEOVER_S)
+            answered = exchange.logins_accepted
+            second.release(feed.name)
+            await until(lambda: feed.health.state == "live", TAKEOVER_S)
+            assert exchange.logins_accepted == answered + 1
+        assert 2 == len(events(second, feed.name, SessionOpened))
 
 
 def test_a_writer_whose_connection_was_cut_goes_on_and_holds_its_lease(schemas: Schemas) -> None:

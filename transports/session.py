@@ -145,6 +145,9 @@ class Session:
         try:
             async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
                 stack.callback(tasks.cancel_scope.cancel)
+                tasks.start_soon(self._watch_store)
+                if not self._ledger.in_file:
+                    tasks.start_soon(self._keep)
                 await self._converse(tasks, stack)
         except BaseExceptionGroup as group:
             return self._told(group)
@@ -232,8 +235,6 @@ class Session:
         self._listening = True
         tasks.start_soon(self._pump, connection)
         tasks.start_soon(self._watch, connection)
-        if not self._ledger.in_file:
-            tasks.start_soon(self._keep)
 
     async def _pump(self, connection: Connection) -> None:
         """Store what comes; what is stored is heard. Nothing more is taken while the conversation digests."""
@@ -241,16 +242,11 @@ class Session:
             await self._store(await connection.receive())
 
     async def _watch(self, connection: Connection) -> None:
-        """Tell a dead connection from a quiet one, by its last byte; and an answer that does not come, of the venue or
-        of the store."""
+        """Tell a dead connection from a quiet one, by its last byte; and a venue that does not accept us."""
         pinged_at = anyio.current_time()
         while True:
             await anyio.sleep(min(1.0, PING_S / 4, READY_S / 4))
             now = anyio.current_time()
-            if self._waiting and (busy_s := self._writer.busy_s()) >= STALLED_S:
-                if self._before is None:
-                    log.warning("%s: the store gives no answer", self._feed.name)
-                self._note_store(StoreError(f"no answer for {busy_s:.0f} s"))
             if self.ready_at is None and self._opened_at is not None and now - self._opened_at > READY_S:
                 raise Lost(f"the venue did not accept us within {READY_S:.0f} s")
             silent_s = connection.silent_s()
@@ -259,13 +255,6 @@ class Session:
             if silent_s >= PING_S and now - pinged_at >= PING_S:
                 pinged_at = now
                 await connection.ping()
-
-    async def _keep(self) -> None:
-        """Find out that another process feeds the account, also where nothing comes that could not be stored."""
-        assert self._intake is not None
-        while True:
-            await anyio.sleep(KEEP_S)
-            await self._in_thread(self._intake.keep)
 
     async def _ask(self, request: Request, stack: AsyncExitStack) -> Reply:
         self._redaction.add_headers(request.headers)
@@ -365,6 +354,22 @@ class Session:
             while anyio.current_time() < until and not self._stopping.over:  # noqa: ASYNC110
                 await anyio.sleep(min(0.1, pause_s))
             pause_s = min(pause_s * 2, STORE_RETRY_S_MAX)
+
+    async def _watch_store(self) -> None:
+        """Tell that the store gives no answer, where we wait for one."""
+        while True:
+            await anyio.sleep(min(1.0, STALLED_S / 4))
+            if self._waiting and (busy_s := self._writer.busy_s()) >= STALLED_S:
+                if self._before is None:
+                    log.warning("%s: the store gives no answer", self._feed.name)
+                self._note_store(StoreError(f"no answer for {busy_s:.0f} s"))
+
+    async def _keep(self) -> None:
+        """Find out that another process feeds the account, also where nothing comes that could not be stored."""
+        while True:
+            await anyio.sleep(KEEP_S)
+            if self._intake is not None:
+                await self._in_thread(self._intake.keep)
 
     def _note_store(self, failed: StoreError | None) -> None:
         """Say that nothing can be stored, and nobody knows what becomes of the connection; or that all is as before."""

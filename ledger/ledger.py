@@ -113,8 +113,9 @@ class Ledger:
     def replay(
         self, account: str | None = None, *, after: int = 0, upto: int | None = None
     ) -> Iterator[Recorded]:
-        """Every stored event in order: of one account (`after` and `upto` are versions), or of all accounts in the
-        order they were appended (`after` and `upto` are positions). Raises Corrupt on an event that cannot be read."""
+        """Every stored event in order: of one account (its full id, `venue:label`; `after` and `upto` are versions),
+        or of all accounts in the order they were appended (`after` and `upto` are positions). Raises Corrupt on an
+        event that cannot be read."""
         return chain.from_iterable(self.runs(account, after=after, upto=upto))
 
     def runs(
@@ -204,7 +205,8 @@ class Ledger:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> Retried:
         """Decode a quarantined frame again, with the venue modules given: what can be read now is recorded, marked late
-        (`Source.late_ns`). Again and again changes nothing. Raises ValueError where that event is no quarantined frame.
+        (`Source.late_ns`). Again and again changes nothing. `account` is the full id, `venue:label`. Raises ValueError
+        where that event is no quarantined frame.
         """
         recorded = next(iter(self._store.events(account, after=version - 1, upto=version)), None)
         if recorded is None or not isinstance(recorded.event, FrameQuarantined):
@@ -243,7 +245,7 @@ class Ledger:
         self._appender.take(rows)
 
     def last(self, account: str) -> Recorded | None:
-        """The last event of an account; None where it has none."""
+        """The last event of an account (its full id, `venue:label`); None where it has none."""
         version = self._store.last_version(account)
         return next(iter(self._store.events(account, after=version - 1)), None) if version else None
 
@@ -266,19 +268,19 @@ class Ledger:
         self._store.give_up_at(min([*self._ends.values()], default=None))
 
     def lease(self, account: str) -> bool:
-        """Take the right to feed an account, unless another process has it: what an intake opened then records raises
-        LeaseLost should another process have it by then, or have had it since, for good. It ends with `release` and
-        with the process; a connection that broke costs nothing if nobody else took it meanwhile. In a file it is had at
-        once: one process writes."""
-        lease = self._store.lease(account)
+        """Take the right to feed an account (its full id, `venue:label`), unless another process has it: what an intake
+        opened then records raises LeaseLost should another process have it by then, or have had it since, for good. It
+        ends with `release` and with the process; a connection that broke costs nothing if nobody else took it
+        meanwhile. In a file it is had at once: one process writes. Raises ValueError for a label alone."""
+        lease = self._store.lease(_full(account))
         if lease is None:
             return False
         self._leases[account] = lease
         return True
 
     def release(self, account: str) -> None:
-        """Let another process feed an account."""
-        self._leases.pop(account, None)
+        """Let another process feed an account (its full id, `venue:label`). Raises ValueError for a label alone."""
+        self._leases.pop(_full(account), None)
         self._store.release(account)
 
     @contextmanager
@@ -305,6 +307,13 @@ class Ledger:
         """Statements, each with many rows of parameters, in one transaction. For projections' own tables. `once` are
         statements that must change one row each: where one does not, nothing is done and Overtaken raised."""
         self._appender.write(statements, once)
+
+
+def _full(account: str) -> str:
+    """A full id, as it is. A lease of a label alone would bind no intake."""
+    if ":" not in account:
+        raise ValueError(f"{account!r} is no full id of an account: `venue:label` is, as in `Intake.account`")
+    return account
 
 
 def _read(stored: Sealed) -> Recorded:

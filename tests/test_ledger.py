@@ -214,6 +214,18 @@ def test_a_closed_ledger_says_so_whatever_is_asked(ledger: Ledger, venue: Plain)
     assert ledger.evidence(recorded) is None  # a session's record has none, wherever one looks
 
 
+def test_a_lease_is_of_a_full_id_not_of_a_label(ledger: Ledger, venue: Plain) -> None:
+    for work in (ledger.lease, ledger.release):
+        with pytest.raises(ValueError, match="'main' is no full id of an account: `venue:label` is"):
+            work("main")
+    assert ledger.lease(MAIN)
+    with ledger.intake(venue, "main") as intake:
+        assert intake._lease is not None
+    ledger.release(MAIN)
+    with ledger.intake(venue, "main") as intake:
+        assert intake._lease is None
+
+
 def test_an_empty_name_is_no_ledger() -> None:
     """As of a variable that is not set: the folder it would be is nobody's idea."""
     with pytest.raises(NoSuchLedger, match="the name of the ledger is empty"):

@@ -28,13 +28,12 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from ledger.errors import BadLogin
-from ledger.venue import Secret, Spoken, Venue
+from ledger.venue import Secret, Spoken, Venue, check_label
 from transports import login_of
 from transports.connection import is_loopback, verifying
 
 FEEDS_BYTES_MAX: Final = 1024 * 1024
 SECRET_BYTES_MAX: Final = 64 * 1024
-ACCOUNT_CHARS_MAX: Final = 200
 SHOWN_CHARS_MAX: Final = 40
 
 _TEXT: Final = "utf-8-sig"
@@ -171,8 +170,7 @@ class _Table:
             account = address.lower() if isinstance(address, str) else "main"
         else:
             account = self._text("account")
-        if not account or "/" in account or not account.isprintable() or len(account) > ACCOUNT_CHARS_MAX:
-            raise self._bad("account", f'is printable, without "/", of 1 to {ACCOUNT_CHARS_MAX} characters')
+        check_label(self._place, account)
         return account
 
     def _tls(self) -> ssl.SSLContext | None:

@@ -17,10 +17,12 @@ from ledger.decoding import decoded, storable
 from ledger.errors import Closed, Conflict, LedgerError, Unstorable
 from ledger.events import Asked, SessionClosed, SessionOpened, Source, Statement, opened_key
 from ledger.rows import Lease
-from ledger.venue import Frame, Venue
+from ledger.venue import Frame, Venue, check_label
 
 BATCH_FRAMES_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+LABEL_CHARS_MAX: Final = 1000
+"""More than a feed's: a server has a bound of its own (500 bytes), which says how long an id is."""
 
 Arrival: TypeAlias = tuple[bytes, int] | tuple[bytes, int, Asked | None]
 """A frame's raw bytes, when they came (ns since the epoch, UTC), and the request they answer, if any."""
@@ -51,6 +53,7 @@ class Intake:
         now_ns: Callable[[], int],
         lease: Lease | None,
     ) -> None:
+        check_label(venue.NAME, account, LABEL_CHARS_MAX)
         self._appender = appender
         self._venue = venue
         self._now_ns = now_ns

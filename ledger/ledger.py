@@ -104,7 +104,8 @@ class Ledger:
         """Begin a conversation with a venue for the login called `account`; records its opening.
 
         Give `session` when the conversation is a recording that has a name of its own: frames of it that are in the
-        ledger already are then known by their place. `opened_ns` is when it began, if not now.
+        ledger already are then known by their place. `opened_ns` is when it began, if not now. Raises BadLogin for an
+        `account` that is empty, too long, not printable or holds a "/".
         """
         session = str(session or secrets.token_hex(12))
         lease = self._leases.get(f"{venue.NAME}:{account}")

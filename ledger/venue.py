@@ -16,9 +16,11 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from msgspec import Struct
 
+from ledger.errors import BadLogin
 from ledger.events import Asked, Source, Statement
 
 RETRY_AFTER_S_MAX: Final = 3600.0
+LABEL_CHARS_MAX: Final = 200
 
 
 class Frame(Struct, frozen=True, gc=False):
@@ -92,6 +94,12 @@ class Venue(Protocol):
         it does where an event is not what `ledger.events` says, or its source not the frame's (`Frame.source`).
         """
         ...
+
+
+def check_label(place: str, label: str, chars_max: int = LABEL_CHARS_MAX) -> None:
+    """See that a label can be part of an account id for ever. Raises BadLogin, which names the place, not the label."""
+    if not label or "/" in label or not label.isprintable() or len(label) > chars_max:
+        raise BadLogin(f'{place}, account: is printable, without "/", of 1 to {chars_max} characters')
 
 
 # How a venue is spoken to --------------------------------------------------------------------------------------------

@@ -110,3 +110,12 @@ def test_a_field_by_name_is_before_that_of_a_login() -> None:
     assert ("wss://b.example", "https://b.example") == (used.url, used.rest_url)
     used = Feed(Asking(), login=login, rest_url="https://api.venue.example/v1")._login
     assert ("wss://a.example", "https://api.venue.example/v1") == (used.url, used.rest_url)
+
+
+@pytest.mark.parametrize("label", ["", "a/b", "\n", "\udfff", "a" * 201])
+def test_a_label_that_no_account_can_have_is_refused(label: str) -> None:
+    with pytest.raises(
+        BadLogin, match=r'^scripted, account: is printable, without "/", of 1 to 200 characters$'
+    ):
+        Feed(VENUE, label, connect=wired())
+    assert "a" * 200 == Feed(VENUE, "a" * 200, connect=wired()).account

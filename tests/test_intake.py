@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ledger import (
+    BadLogin,
     Closed,
     Conflict,
     Frame,
@@ -40,7 +41,7 @@ from ledger.events import (
     Statement,
     Valuation,
 )
-from ledger.intake import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, Arrival
+from ledger.intake import BATCH_BYTES_MAX, BATCH_FRAMES_MAX, LABEL_CHARS_MAX, Arrival
 from projections import Balances, Quarantine, Views
 from tests.plain import MAIN, Plain, T, arrivals, assert_whole, feed, keys, topics
 
@@ -753,3 +754,35 @@ def test_a_payload_that_is_no_bytes_loses_nothing_that_came_before(ledger: Ledge
         assert ["fill:1"] == keys(ledger)
         intake.receive(b"fill:2")
     assert ["fill:1", "fill:2"] == keys(ledger)
+
+
+@pytest.mark.parametrize(
+    "label", ["", "a/b", "\n", "\x00", "\udfff", "\N{NO-BREAK SPACE}", "a" * (LABEL_CHARS_MAX + 1)]
+)
+def test_a_label_that_no_feed_could_have_is_refused_and_nothing_stored(ledger: Ledger, label: str) -> None:
+    with pytest.raises(
+        BadLogin, match=r'^plain, account: is printable, without "/", of 1 to 1000 characters$'
+    ):
+        ledger.intake(Plain(), label)
+    assert 0 == ledger.position()
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("label", ["desk 2", "é:日本", "a" * LABEL_CHARS_MAX])
+def test_a_label_is_taken_as_it_is(ledger: Ledger, label: str) -> None:
+    feed(ledger, "s", "state", account=label)
+    assert {f"plain:{label}"} == {each.account for each in ledger.replay()}
+
+
+def test_what_is_stored_under_a_label_that_is_refused_now_can_be_read(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("ledger.intake.check_label", lambda *_: None)
+        feed(ledger, "s", "state", "bad", account="a/\n")
+    assert ["state", "bad"] == [
+        found.decode() for each in ledger.replay("plain:a/\n") if (found := ledger.evidence(each))
+    ]
+    assert [] == list(ledger.verify([Plain()]))
+    (quarantined,) = Quarantine(ledger).rows()
+    assert "stays" == ledger.retry([Plain()], quarantined.account, quarantined.version).result

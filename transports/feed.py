@@ -22,7 +22,18 @@ from msgspec.structs import replace
 from ledger.account import Recorded
 from ledger.appender import Tally
 from ledger.errors import BadLogin
-from ledger.venue import Begun, Conversation, Endpoint, Open, Ready, Secret, Spoken, Venue, listen
+from ledger.venue import (
+    Begun,
+    Conversation,
+    Endpoint,
+    Open,
+    Ready,
+    Secret,
+    Spoken,
+    Venue,
+    check_label,
+    listen,
+)
 from transports.connection import Connect, trusted, websocket_for_running_loop
 from transports.redaction import secrets_of
 
@@ -67,7 +78,8 @@ class Feed:
     A field of the `Login` that is its default counts as not given (`login_of` derives one address from the other).
     Without either, a `connect` of your own says where the frames come from, and nothing is said to the venue.
     `tls` trusts what it trusts, and cannot be told not to look; `tapes` is a folder to record tapes in.
-    Raises BadLogin where a field is missing or unknown, ValueError for a `tls` that does not verify.
+    Raises BadLogin where a field is missing or unknown, and for a label that is empty, longer than 200 characters, not
+    printable or with a "/"; ValueError for a `tls` that does not verify.
     """
 
     def __init__(
@@ -82,6 +94,7 @@ class Feed:
         now_ns: Clock = time.time_ns,
         **fields: Any,
     ) -> None:
+        check_label(venue.NAME, account)
         self.venue: Final = venue
         self.account: Final = account
         self.name: Final = f"{venue.NAME}:{account}"

@@ -25,11 +25,11 @@ from ledger.cli.options import (
     views_and_all,
 )
 from ledger.console import printable, progress
-from ledger.errors import BadTape, StoreError
+from ledger.errors import BadLogin, BadTape, StoreError
 from ledger.ledger import Ledger
-from ledger.venue import Venue
+from ledger.venue import Venue, check_label
 
-ACCOUNT_CHARS_MAX: Final = 200
+SHOWN_CHARS_MAX: Final = 40
 
 
 @cli.command()
@@ -45,8 +45,10 @@ def ingest(db: str, venue: str, account: str, files: tuple[str, ...]) -> int:
     A FILE is a tape, NDJSON (a frame a line) or one JSON document; - is standard input. A line is printed when all of a
     file is stored. Feeding a file again changes nothing. Exit code 1: frames were quarantined.
     """
-    if not account or "/" in account or not account.isprintable() or len(account) > ACCOUNT_CHARS_MAX:
-        raise click.UsageError(f"not an account name: {account[:ACCOUNT_CHARS_MAX]!r}")
+    try:
+        check_label(venue, account)
+    except BadLogin as error:
+        raise click.UsageError(f"not an account name: {account[:SHOWN_CHARS_MAX]!r}; {error}") from None
     total = Tally()
     with Ledger(db) as ledger:
         try:

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from ledger.errors import BadLogin
-from ledger.venue import Secret, Spoken, Venue, check_label
+from ledger.venue import Secret, Spoken, Venue, check_label, usual_label
 from transports import login_of
 from transports.connection import is_loopback, verifying
 
@@ -40,7 +40,6 @@ _TEXT: Final = "utf-8-sig"
 """UTF-8; the mark that some editors put in front of it is none of the text."""
 _COMMON: Final = frozenset({"venue", "account", "ca_file"})
 _MAY_BE_PLAIN: Final = frozenset({"identity"})
-_ACCOUNT_IS_THE_WALLET: Final = frozenset({"pacifica"})
 
 _URL: Final = re.compile(r"[!-\[\]-~]+")
 """Printable ASCII without blank and backslash, which parsers of addresses read in more than one way."""
@@ -121,7 +120,7 @@ class _Table:
             raise self._bad("venue", f"is one of {', '.join(speaking)}")
         self._place += f" ({venue.NAME})"
         login = self._login(venue, venue.Login)
-        return FeedSettings(venue, self._account(venue.NAME, login), login, self._tls())
+        return FeedSettings(venue, self._account(venue, login), login, self._tls())
 
     def _login(self, venue: Venue, kind: type[Struct]) -> Struct:
         fields = {field.name: field for field in msgspec.structs.fields(kind)}
@@ -162,12 +161,10 @@ class _Table:
             raise self._bad(name, "is empty, or holds a control character")
         return value
 
-    def _account(self, venue: str, login: Struct) -> str:
+    def _account(self, venue: Venue, login: Struct) -> str:
         if "account" not in self._table:
-            if venue in _ACCOUNT_IS_THE_WALLET:
-                raise self._bad("account", "is missing; here it is the address of the wallet")
             address = getattr(login, "address", None)
-            account = address.lower() if isinstance(address, str) else "main"
+            account = address.lower() if isinstance(address, str) else usual_label(self._place, venue)
         else:
             account = self._text("account")
         check_label(self._place, account)

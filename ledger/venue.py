@@ -21,6 +21,7 @@ from ledger.events import Asked, Source, Statement
 
 RETRY_AFTER_S_MAX: Final = 3600.0
 LABEL_CHARS_MAX: Final = 200
+USUAL_LABEL: Final = "main"
 
 
 class Frame(Struct, frozen=True, gc=False):
@@ -80,6 +81,8 @@ class Venue(Protocol):
 
     A venue that names its conversations may have one more function, `conversation(payload: bytes) -> str | None`: the
     name, where this frame tells it. Later frames carry it, so that a sequence counts on from one recording to the next.
+
+    A venue that is asked for an account by its label has a constant `LABEL`, which says what that is: it must be given.
     """
 
     @property
@@ -100,6 +103,14 @@ def check_label(place: str, label: str, chars_max: int = LABEL_CHARS_MAX) -> Non
     """See that a label can be part of an account id for ever. Raises BadLogin, which names the place, not the label."""
     if not label or "/" in label or not label.isprintable() or len(label) > chars_max:
         raise BadLogin(f'{place}, account: is printable, without "/", of 1 to {chars_max} characters')
+
+
+def usual_label(place: str, venue: Venue) -> str:
+    """The label of a login that is given none. Raises BadLogin where the venue is asked by it."""
+    meant: str | None = getattr(venue, "LABEL", None)
+    if meant is not None:
+        raise BadLogin(f"{place}, account: is missing; here it is {meant}")
+    return USUAL_LABEL
 
 
 # How a venue is spoken to --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ledger import BadLogin
 from ledger.venue import Conversation, Open, Ready, Secret
+from ledger.venues import pacifica
 from tests.scripted import VENUE
 from tests.test_session import Speaking, Speaks
 from tests.wired import wired
@@ -119,3 +120,13 @@ def test_a_label_that_no_account_can_have_is_refused(label: str) -> None:
     ):
         Feed(VENUE, label, connect=wired())
     assert "a" * 200 == Feed(VENUE, "a" * 200, connect=wired()).account
+
+
+def test_a_venue_that_is_asked_for_a_wallet_is_never_asked_for_main() -> None:
+    missing = "^pacifica, account: is missing; here it is the address of the wallet$"
+    for given in ({}, {"login": pacifica.Login()}, {"url": "http://127.0.0.1:9"}):
+        with pytest.raises(BadLogin, match=missing):
+            Feed(pacifica, **given)
+    assert "pacifica:a wallet" == Feed(pacifica, "a wallet").name
+    assert "pacifica:main" == Feed(pacifica, connect=wired()).name  # nothing is said to the venue
+    assert "speaking:main" == Feed(Asking()).name

@@ -44,15 +44,15 @@ class PolledLogin(Struct, frozen=True, kw_only=True):
     url: str | None = None
 
 
-def _venue(name: str, login: Any) -> Any:
-    return SimpleNamespace(NAME=name, decode=print, Login=login, converse=print)
+def _venue(name: str, login: Any, **more: Any) -> Any:
+    return SimpleNamespace(NAME=name, decode=print, Login=login, converse=print, **more)
 
 
 VENUES: dict[str, Any] = {
     "stream": _venue("stream", StreamLogin),
     "mail": _venue("mail", MailLogin),
     "cascade": _venue("cascade", WalletLogin),
-    "pacifica": _venue("pacifica", PolledLogin),
+    "pacifica": _venue("pacifica", PolledLogin, LABEL=pacifica.LABEL),
     "mute": SimpleNamespace(NAME="mute", decode=print),
 }
 

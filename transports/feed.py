@@ -23,6 +23,7 @@ from ledger.account import Recorded
 from ledger.appender import Tally
 from ledger.errors import BadLogin
 from ledger.venue import (
+    USUAL_LABEL,
     Begun,
     Conversation,
     Endpoint,
@@ -33,6 +34,7 @@ from ledger.venue import (
     Venue,
     check_label,
     listen,
+    usual_label,
 )
 from transports.connection import Connect, trusted, websocket_for_running_loop
 from transports.redaction import secrets_of
@@ -72,7 +74,8 @@ class Health(Struct, frozen=True):
 
 
 class Feed:
-    """One login at one venue. `account` is the label its account gets (`venue:account`).
+    """One login at one venue. `account` is the label its account gets (`venue:account`), `main` if not given; of a
+    venue that is asked by it (Pacifica: the wallet) it must be.
 
     How to log in is given by the venue's `Login`, or by its fields: `Feed(kraken_prime, "desk", key=…, secret=…)`.
     A field of the `Login` that is its default counts as not given (`login_of` derives one address from the other).
@@ -85,7 +88,7 @@ class Feed:
     def __init__(
         self,
         venue: Venue,
-        account: str = "main",
+        account: str | None = None,
         *,
         login: Struct | None = None,
         connect: Connect | None = None,
@@ -94,14 +97,16 @@ class Feed:
         now_ns: Clock = time.time_ns,
         **fields: Any,
     ) -> None:
-        check_label(venue.NAME, account)
         self.venue: Final = venue
-        self.account: Final = account
-        self.name: Final = f"{venue.NAME}:{account}"
         self.tapes: Final = None if tapes is None else Path(tapes)
         self.tls: Final = None if tls is None else trusted(tls)
         given = {**({} if login is None else _given(login)), **fields}
         self._login: Final = login_of(venue, given) if given or login is not None or connect is None else None
+        if account is None:
+            account = USUAL_LABEL if self._login is None else usual_label(venue.NAME, venue)
+        check_label(venue.NAME, account)
+        self.account: Final = account
+        self.name: Final = f"{venue.NAME}:{account}"
         self._connect: Final = connect
         self._wall_ns: Final = now_ns
         self._last_ns = 0

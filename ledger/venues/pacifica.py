@@ -292,6 +292,9 @@ _LEFT: Final = re.compile(r"\br=([0-9]{1,9})(?![0-9])")
 _UNTIL: Final = re.compile(r"\bt=([0-9]{1,9})(?![0-9])")
 
 
+LABEL: Final = "the address of the wallet"
+
+
 class Login(Struct, frozen=True, kw_only=True):
     """The account is the label of the login: its wallet address. A key is not needed; it allows more requests."""
 

@@ -34,6 +34,7 @@ from ledger.venue import (
     Wait,
     listen,
 )
+from projections.coverage import Coverages
 from tests import scripted
 from tests.scripted import delta, says
 from tests.wired import Wire, ended, quiet, wired
@@ -372,6 +373,32 @@ async def test_a_silent_connection_is_pinged_then_given_up(monkeypatch: pytest.M
             wire.silent = 123.0
             await until(lambda: bool(events(ledger, SessionClosed)))
         assert events(ledger, SessionClosed)[0].cause == "not a byte for 123 s"
+
+
+@pytest.mark.parametrize(("silent_s", "heard_s"), [(0, 50), (31, 19), (45, 10), (3600, 10)])
+async def test_nobody_listened_since_the_last_byte_of_a_connection_that_is_lost(
+    silent_s: float, heard_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened at 0 s, a frame at 10 s, found out at 50 s."""
+    monkeypatch.setattr(session, "PING_S", 0.02)
+    clock = [1_790_000_000_000_000_000]
+    start_ns = clock[0]
+    wire = Wire(lambda: clock[0])
+    with Ledger() as ledger:
+        feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(wire), now_ns=lambda: clock[0])
+        async with live(ledger, feed):
+            await until(lambda: feed.health.state == "live")
+            clock[0] = start_ns + 10 * 1_000_000_000
+            wire.inbox.put(says(delta(None, {"ADA": "1"})))
+            await until(lambda: feed.health.frames == 1)
+            clock[0] = start_ns + 50 * 1_000_000_000
+            wire.silent = silent_s
+            wire.inbox.end(Lost("reset"))
+            await until(lambda: bool(events(ledger, SessionClosed)))
+        (closed,) = events(ledger, SessionClosed)
+        assert start_ns + heard_s * 1_000_000_000 == closed.source.received_ns
+        (row,) = Coverages(ledger).rows(ACCOUNT)
+        assert start_ns + heard_s * 1_000_000_000 == row.until_ns
 
 
 async def test_a_defect_of_a_conversation_is_told_by_its_kind_and_place_and_costs_no_frame(

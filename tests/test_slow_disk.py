@@ -28,7 +28,8 @@ from ledger.events import BalanceEventImported, SessionClosed, SessionOpened
 from ledger.intake import BATCH_BYTES_MAX
 from ledger.store import Store
 from ledger.venues import bitopro, deltadefi, pacifica
-from projections import Balances, Fills
+from ledger.wire import parse_time, time_text
+from projections import Balances, Fills, Gaps
 from tests.exchanges import BitoPro, DeltaDefi, Pacifica
 from transports import Feed, frames_of, live
 
@@ -189,6 +190,27 @@ async def test_a_store_that_gives_no_answer_is_told_until_it_gives_one(
             await until(lambda: running.health()[0].state == "live")
             assert "" == running.health()[0].reason
             assert 0 == running.health()[0].reconnects
+
+
+async def test_the_silence_after_which_a_connection_is_given_up_counts_as_one_in_which_nobody_listened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("transports.session.PING_S", 0.2)
+    monkeypatch.setattr("transports.session.DEAD_S", 0.8)
+    with BitoPro() as exchange, Ledger() as ledger:
+        async with live(ledger, bitopro_feed(exchange)) as running:
+            await until(lambda: running.health()[0].frames == 1)
+            exchange.go_silent()
+            silent_ns = time.time_ns()
+            exchange.set("BTC", "2.5")
+            await until(lambda: any(row.total == "2.5" for row in Balances(ledger).rows(BITOPRO)))
+        closed, *_ = (each.event for each in ledger.replay(BITOPRO) if isinstance(each.event, SessionClosed))
+        assert re.match("not a byte for", closed.cause)
+        assert closed.source.received_ns < silent_ns + 300_000_000
+        blind, *_ = Gaps(ledger).rows(BITOPRO)
+        assert "blind" == blind.kind
+        assert time_text(closed.source.received_ns) == blind.start
+        assert parse_time(blind.end) - parse_time(blind.start) > 500_000_000
 
 
 async def test_a_store_that_gives_no_answer_is_told_of_a_feed_that_only_polls_too(

@@ -126,6 +126,8 @@ class Session:
         self._awake = anyio.Event()
         self._idle = anyio.Event()
         self._opened_at: float | None = None
+        self._heard_ns = 0
+        """When the venue was heard last, by our opening and by its frames (ns since the epoch)."""
         self.ready_at: float | None = None
 
     async def run(self) -> LedgerError:
@@ -330,6 +332,7 @@ class Session:
         payload = self._redaction(payload)
         if getattr(self._connection, "session", None) is None:  # a recording's times are its own
             received_ns = self._feed.stamp(received_ns)
+        self._heard_ns = max(self._heard_ns, received_ns)
         return (payload, received_ns, asked[0] if asked else None)
 
     async def _in_thread(self, work: Callable[[], T], asked: Work[T] | None = None) -> T:
@@ -394,6 +397,7 @@ class Session:
             intake = self._ledger.intake(
                 feed.venue, feed.account, session=session, opened_ns=opened_ns, now_ns=feed.now_ns
             )
+            self._heard_ns = max(self._heard_ns, opened_ns)
             feed.note(session=intake.session)
             if feed.tapes is not None:
                 self._begin_tape(feed.tapes, intake.session, opened_ns)
@@ -464,6 +468,7 @@ class Session:
         if self._connection is None and self._intake is None and not self._unstored:
             return  # nobody ever answered
         why = "no time was left"
+        ended_ns = self._feed.now_ns()
         try:
             if self._connection is not None:
                 leftovers = self._connection.leftovers()
@@ -472,9 +477,11 @@ class Session:
                 for _ in leftovers:
                     self._unstored.pop()
                 self._unstored.extend(received)
+                # What the venue said after its last byte nobody knows: until then we listened, and no longer.
+                ended_ns -= round(self._connection.silent_s() * 1_000_000_000)
             await self._in_thread(self._begin)
             await self._in_thread(self._store_all)
-            await self._in_thread(partial(self._close, cause))
+            await self._in_thread(partial(self._close, cause, ended_ns))
         except LedgerError as error:
             why = str(error)
         except Exception as error:  # its text may hold anything: its kind is told
@@ -485,10 +492,10 @@ class Session:
             self._feed.note(unstored=unstored, reason=f"{unstored} frames received are not stored: {why}")
             log.error("%s: %s", self._feed.name, self._feed.health.reason)
 
-    def _close(self, cause: str) -> None:
+    def _close(self, cause: str, ended_ns: int) -> None:
         with self._storing:
             assert self._intake is not None
-            closed_ns = self._feed.now_ns()
+            closed_ns = max(ended_ns, self._heard_ns)
             self._intake.close(cause, closed_ns)
             if self._tape is not None:
                 try:

@@ -192,7 +192,8 @@ class _Tap(trio.abc.Stream):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.failure = self.failure or bounds.told(error)
             raise
-        self.last_byte = trio.current_time()
+        if data:  # an end is no byte
+            self.last_byte = trio.current_time()
         self.answer.feed(data)
         return b"" if self.answer.refused else data
 

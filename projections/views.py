@@ -326,5 +326,6 @@ def _gap(gap: Gap) -> GapShown:
 
 def _break(found: Break) -> BreakShown:
     age_s = None if found.state == "open" else found.age_s  # of an open one it would never be right
-    said = {**asdict(found), "number": 0, "age_s": age_s}
+    said = asdict(found)
+    said |= {"number": 0, "age_s": age_s}
     return BreakShown(**{name: said[name] for name in BreakShown.__struct_fields__})

@@ -124,7 +124,8 @@ def test_a_label_that_no_account_can_have_is_refused(label: str) -> None:
 
 def test_a_venue_that_is_asked_for_a_wallet_is_never_asked_for_main() -> None:
     missing = "^pacifica, account: is missing; here it is the address of the wallet$"
-    for given in ({}, {"login": pacifica.Login()}, {"url": "http://127.0.0.1:9"}):
+    fields: list[dict[str, Any]] = [{}, {"login": pacifica.Login()}, {"url": "http://127.0.0.1:9"}]
+    for given in fields:
         with pytest.raises(BadLogin, match=missing):
             Feed(pacifica, **given)
     assert "pacifica:a wallet" == Feed(pacifica, "a wallet").name

@@ -156,10 +156,11 @@ def _line(health: Health) -> str:
 
 
 def _state(health: Health) -> str:
-    """`live`, `waiting: connection refused`, `stopped: SIGTERM`."""
-    if not health.reason or health.reason.startswith(health.state):
-        return health.reason or health.state
-    return f"{health.state}: {health.reason}"
+    """`live`, `waiting: connection refused`, `stopped: SIGTERM`; and what is lost, whatever became of the feed since."""
+    state = health.reason or health.state
+    if not state.startswith(health.state):
+        state = f"{health.state}: {state}"
+    return state if health.loss in state else f"{state}; {health.loss}"
 
 
 def summary(health: Health) -> str:
@@ -192,4 +193,4 @@ def status(healths: Sequence[Health]) -> Group:
             "-" if age_s is None else f"{health.lag_s * 1000:.1f} ms",
             *map(str, (health.frames, health.quarantined, health.reconnects)),
         )
-    return Group(made, *(Text(_line(health)) for health in healths if health.reason))
+    return Group(made, *(Text(_line(health)) for health in healths if health.reason or health.loss))

@@ -224,6 +224,18 @@ def test_the_status_table_shows_every_feed_and_what_there_is_to_say_of_it(width:
     assert summary(feeds[0]).startswith("bitopro:main  7 frames: 0 recorded")
 
 
+def test_a_feed_that_lost_what_it_received_says_so_also_when_it_is_live_again() -> None:
+    lost = Health("bitopro:main", "live", unstored=2, unstored_why="disk full")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(status([lost]))
+    assert "bitopro:main live; 2 frames received are not stored: disk full" in " ".join(
+        console.export_text().split()
+    )
+    assert summary(lost).endswith("; live; 2 frames received are not stored: disk full")
+    one = Health("bitopro:main", "standby", "another feeds it", unstored=1, unstored_why="disk full")
+    assert summary(one).endswith("; standby: another feeds it; 1 frame received is not stored: disk full")
+
+
 def test_a_feed_that_is_not_all_on_tape_says_so_in_its_last_line() -> None:
     health = Health("bitopro:main", "stopped", "stopped: SIGTERM", untaped="No space left on device")
     assert summary(health).endswith("; stopped: SIGTERM; not all on tape: No space left on device")

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from msgspec import Struct
 
-from ledger import Frame, Ledger, Lost, Recorded, Rejected, StoreError, Tally
+from ledger import Frame, LeaseLost, Ledger, Lost, Recorded, Rejected, StoreError, Tally
 from ledger.events import BalanceDelta, FrameQuarantined, SessionClosed, SessionOpened, Statement
 from ledger.intake import Arrival, Intake
 from ledger.store import Store
@@ -580,6 +580,31 @@ async def test_what_cannot_be_stored_for_any_reason_is_counted(
     with Ledger() as ledger, pytest.raises(StoreError, match="10 frames were received and are not stored"):
         await run(ledger)
     assert "speaking:main: 10 frames received are not stored: a defect: MemoryError" == caplog.messages[-1]
+
+
+async def test_what_was_lost_with_the_lease_is_told_at_the_end_though_the_feed_was_live_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    append = Store.append
+    feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(quiet(*numbered(10)), quiet()))
+
+    def lost(store: Store, *args: Any) -> Any:
+        if any(isinstance(each.event, BalanceDelta) for each in args[0]):
+            raise LeaseLost("another process feeds it")
+        return append(store, *args)
+
+    monkeypatch.setattr(Store, "append", lost)
+    why = "10 frames received are not stored: another process feeds it"
+    with Ledger() as ledger, pytest.raises(StoreError, match="10 frames were received and are not stored"):
+        async with live(ledger, feed):
+            await until(lambda: (feed.health.state, feed.health.reconnects) == ("live", 1))
+            assert ("", why) == (feed.health.reason, feed.health.loss)
+    assert ("stopped", why, 10, 1) == (
+        feed.health.state,
+        feed.health.reason,
+        feed.health.unstored,
+        feed.health.reconnects,
+    )
 
 
 @pytest.mark.parametrize(("frames_max", "bytes_max"), [(2, 1 << 20), (1 << 20, 2)])

@@ -66,11 +66,21 @@ class Health(Struct, frozen=True):
     reconnects: int = 0
     unstored: int = 0
     """Frames that were received and could not be stored: a failing store, and no time left."""
+    unstored_why: str = ""
+    """Why the last of them could not be; once said, it stays."""
     session: str = ""
     standby: bool = False
     """Whether it stood by to its end: another process fed the account."""
     untaped: str = ""
     """Why a conversation is not, or not to its end, on tape, where tapes were asked for; once said, it stays."""
+
+    @property
+    def loss(self) -> str:
+        """What was received and could not be stored, and why; empty where nothing was."""
+        if not self.unstored:
+            return ""
+        frames = "1 frame received is" if self.unstored == 1 else f"{self.unstored} frames received are"
+        return f"{frames} not stored: {self.unstored_why}"
 
 
 class Feed:
@@ -163,6 +173,13 @@ class Feed:
         if self._health.state != before.state:
             level = logging.WARNING if self._health.state in ("refused", "failed") else logging.INFO
             log.log(level, "%s: %s %s", self.name, self._health.state, self._health.reason)
+
+    def lose(self, frames: int, why: str) -> None:
+        """Count what was received and cannot be stored."""
+        with self._noting:
+            self.note(unstored=self._health.unstored + frames, unstored_why=why)
+            self.note(reason=self._health.loss)
+        log.error("%s: %s", self.name, self._health.loss)
 
     def count(self, tally: Tally, last_ns: int) -> None:
         """Count what was stored."""

@@ -91,7 +91,7 @@ class Live:
         finally:
             health = feed.health
             if health.state not in ("refused", "failed", "stopped"):
-                reason = health.reason if health.unstored else self._stopping.cause
+                reason = health.loss or self._stopping.cause
                 if health.state == "standby":
                     reason = f"{reason}; stood by: another process feeds it"
                 elif not health.session and health.reason:
@@ -198,6 +198,7 @@ async def _keep(feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) 
         if isinstance(error, LeaseLost):
             log.warning("%s: %s", feed.name, error)
             await _stand_by(feed, ledger, writer)
+            feed.note(reconnects=feed.health.reconnects + 1)
             continue
         if session.ready_at is not None and anyio.current_time() - session.ready_at >= HEALTHY_S:
             attempts = rejections = 0
@@ -210,11 +211,10 @@ async def _keep(feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) 
         passing = accepted and anyio.current_time() - rejected_at < REJECTED_S_MAX
         if (rejections >= REJECTIONS_MAX and not passing) or not isinstance(error, ConversationError):
             refused = isinstance(error, Rejected | BadLogin)
-            reason = feed.health.reason if feed.health.unstored else str(error)
-            feed.note(state="refused" if refused else "failed", reason=reason)
+            feed.note(state="refused" if refused else "failed", reason=feed.health.loss or str(error))
             return
         if error.final:
-            feed.note(state="stopped", reason=str(error))
+            feed.note(state="stopped", reason=feed.health.loss or str(error))
             return
         rejected_s = min(rejections * REJECTED_S, BACKOFF_S_MAX)
         pause_s = max(PAUSE_S, error.retry_after_s, _backoff_s(attempts), rejected_s)

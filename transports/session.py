@@ -488,9 +488,7 @@ class Session:
             why = f"a defect: {type(error).__name__}"
             log.error("%s: %s at the end of a conversation", self._feed.name, why)
         if self._unstored:
-            unstored = self._feed.health.unstored + len(self._unstored)
-            self._feed.note(unstored=unstored, reason=f"{unstored} frames received are not stored: {why}")
-            log.error("%s: %s", self._feed.name, self._feed.health.reason)
+            self._feed.lose(len(self._unstored), why)
 
     def _close(self, cause: str, ended_ns: int) -> None:
         with self._storing:

@@ -156,7 +156,7 @@ def _line(health: Health) -> str:
 
 
 def _state(health: Health) -> str:
-    """`live`, `waiting: connection refused`, `stopped: SIGTERM`; and what is lost, whatever became of the feed since."""
+    """`live`, `waiting: connection refused`, `stopped: SIGTERM`; and what is lost, whatever became of it since."""
     state = health.reason or health.state
     if not state.startswith(health.state):
         state = f"{health.state}: {state}"

@@ -595,10 +595,14 @@ async def test_what_was_lost_with_the_lease_is_told_at_the_end_though_the_feed_w
 
     monkeypatch.setattr(Store, "append", lost)
     why = "10 frames received are not stored: another process feeds it"
-    with Ledger() as ledger, pytest.raises(StoreError, match="10 frames were received and are not stored"):
+
+    async def run(ledger: Ledger) -> None:
         async with live(ledger, feed):
             await until(lambda: (feed.health.state, feed.health.reconnects) == ("live", 1))
             assert ("", why) == (feed.health.reason, feed.health.loss)
+
+    with Ledger() as ledger, pytest.raises(StoreError, match="10 frames were received and are not stored"):
+        await run(ledger)
     assert ("stopped", why, 10, 1) == (
         feed.health.state,
         feed.health.reason,

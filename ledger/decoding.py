@@ -14,6 +14,7 @@ from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
 from ledger import wire
+from ledger.account import Recorded
 from ledger.errors import Malformed
 from ledger.events import (
     AMOUNTS,
@@ -23,6 +24,7 @@ from ledger.events import (
     BalanceSnapshot,
     Event,
     FrameQuarantined,
+    FrameReleased,
     SessionClosed,
     SessionOpened,
     Source,
@@ -102,6 +104,13 @@ def late_statement(said: Statement, number: int, late_ns: int) -> Statement:
     source = event.source
     key = event.key or f"{LATE}{source.session}:{source.ordinal}:{number}"
     return account, replace(event, source=replace(source, late_ns=late_ns), key=key)
+
+
+def released(quarantine: Recorded, late_ns: int) -> Statement:
+    """That a frame is quarantined no longer, of which no event can be made that is new. It counts in no sequence: what
+    it says was counted where it was new."""
+    source = replace(quarantine.event.source, late_ns=late_ns, sequence=None)
+    return quarantine.account, FrameReleased(source, f"{LATE}{source.session}:{source.ordinal}:0")
 
 
 def as_decoded(event: Event) -> Event:

@@ -174,6 +174,13 @@ class FrameQuarantined(Struct, frozen=True, array_like=True, gc=False):
     reason: str
 
 
+class FrameReleased(Struct, frozen=True, array_like=True, gc=False):
+    """A frame that had been quarantined was decoded after all (`Source.late_ns`), and says nothing that is new."""
+
+    source: Source
+    key: str
+
+
 class SessionOpened(Struct, frozen=True, array_like=True, gc=False):
     """A conversation with the venue began: from here on we were listening."""
 
@@ -203,6 +210,7 @@ Event: TypeAlias = (
     | FrameQuarantined
     | SessionOpened
     | SessionClosed
+    | FrameReleased
 )
 
 Statement: TypeAlias = tuple[str, Event]
@@ -217,6 +225,7 @@ TOPICS: Final[dict[str, type[Event]]] = {
     "FrameQuarantined": FrameQuarantined,
     "SessionOpened": SessionOpened,
     "SessionClosed": SessionClosed,
+    "FrameReleased": FrameReleased,
 }
 """The closed table of topics: the only names a store may hold, and what each decodes to."""
 

@@ -19,9 +19,9 @@ from msgspec import Struct
 
 from ledger.account import Recorded
 from ledger.appender import Appender
-from ledger.decoding import decoded, late_statement, storable
+from ledger.decoding import decoded, late_statement, released, storable
 from ledger.errors import NoSuchLedger
-from ledger.events import FrameQuarantined
+from ledger.events import LATE, FrameQuarantined
 from ledger.findings import Finding, damage_of
 from ledger.intake import BATCH_FRAMES_MAX, Intake
 from ledger.notes import Checkpoint
@@ -39,7 +39,7 @@ FILE_SESSION: Final = "file-"
 
 class Retried(Struct, frozen=True):
     """What became of a quarantined frame that was decoded again. `result`: `read` (so many new events), `known` (it can
-    be read and says nothing new), `stays` (it cannot be read, for that reason)."""
+    be read and says nothing new; it is quarantined no longer), `stays` (it cannot be read, for that reason)."""
 
     result: str
     events: int
@@ -206,8 +206,9 @@ class Ledger:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> Retried:
         """Decode a quarantined frame again, with the venue modules given: what can be read now is recorded, marked late
-        (`Source.late_ns`). Again and again changes nothing. `account` is the full id, `venue:label`. Raises ValueError
-        where that event is no quarantined frame.
+        (`Source.late_ns`); where that is nothing new, that it is quarantined no longer (`FrameReleased`). Again and
+        again changes nothing more. `account` is the full id, `venue:label`. Raises ValueError where that event is no
+        quarantined frame.
         """
         recorded = next(iter(self._store.events(account, after=version - 1, upto=version)), None)
         if recorded is None or not isinstance(recorded.event, FrameQuarantined):
@@ -231,6 +232,8 @@ class Ledger:
         late_ns = now_ns()  # one for all: they are of one frame
         late = [late_statement(each, number, late_ns) for number, each in enumerate(said, 1)]
         _, new = self._appender.record([(None, late)])
+        if not new and not any(event.key.startswith(LATE) for _, event in late):  # else it was read before
+            self._appender.record([(None, [released(recorded, late_ns)])])
         return Retried("read" if new else "known", new, reason)
 
     def view(self) -> AbstractContextManager[View]:

@@ -17,6 +17,7 @@ from ledger.events import (
     Event,
     FillRecorded,
     FrameQuarantined,
+    FrameReleased,
     SessionOpened,
     Source,
     Statement,
@@ -86,9 +87,13 @@ class Again:
         said = _told_before(told, decoded(venue, frame))
         if not told.late and [(each.account, each.event) for each in told.events] == list(said):
             return ()
-        kept = [(each, as_decoded(each.event)) for each in told.events]
+        kept = [
+            (each, as_decoded(each.event))
+            for each in told.events
+            if not isinstance(each.event, FrameReleased)  # it is of no statement
+        ]
         made = _reworded(told, storable(venue, frame, said, self._check))
-        found = list(self._differences(kept, list(made)))
+        found = list(self._differences(told, kept, list(made)))
         first = told.events[0].event
         was_quarantined = not told.late and isinstance(first, FrameQuarantined) and len(kept) == 1
         if was_quarantined and not any(isinstance(event, FrameQuarantined) for _, event in made):
@@ -114,7 +119,7 @@ class Again:
         return bool(event.key) and self._view.has_key(account, keyed_ns(event), event.key)
 
     def _differences(
-        self, kept: Sequence[tuple[Recorded, Event]], made: list[Statement]
+        self, told: Told, kept: Sequence[tuple[Recorded, Event]], made: list[Statement]
     ) -> Iterator[Finding]:
         """What is stored otherwise than it is decoded, event by event; what was refused as known is not missed."""
         changed: list[tuple[Recorded, Event]] = []
@@ -130,7 +135,7 @@ class Again:
             if other is not None:
                 made.remove(other)
             yield _differs(each, event, other)
-        last = kept[-1][0]
+        last = told.events[-1]
         for account, event in made:
             if not self._is_known(account, event):
                 reason = (

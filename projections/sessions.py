@@ -18,6 +18,7 @@ from ledger.events import (
     BalanceEventImported,
     BalanceSnapshot,
     FrameQuarantined,
+    FrameReleased,
     OrderUpdated,
     SessionClosed,
     SessionOpened,
@@ -148,7 +149,7 @@ class SessionsFold:
             self._sessions.put(row)
         elif type(event) is SessionClosed:
             self._close(account, event)
-        else:
+        elif type(event) is not FrameReleased:  # which says nothing
             self._hear(recorded)
 
     def _close(self, account: str, event: SessionClosed) -> None:

@@ -782,7 +782,7 @@ def test_what_reads_today_becomes_events_once_and_the_rest_stays(
     ]
 
 
-def test_what_reads_today_and_says_nothing_new_is_known_and_stays_listed(
+def test_what_reads_today_and_says_nothing_new_is_known_and_leaves_the_quarantine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ingest(tmp_path, "1.ndjson", FRAME, b'{"event":"NOTHING"}')
@@ -792,6 +792,7 @@ def test_what_reads_today_and_says_nothing_new_is_known_and_stays_listed(
         assert (0, "") == (code, err)
         assert ["known"] == [row["result"] for row in json.loads(out)]
         assert 0 == called(capsys, "verify", "--db", db).code
+        assert (0, "[]\n") == called(capsys, "quarantine", "--db", db, "--json")[:2]
 
 
 @pytest.mark.sqlite

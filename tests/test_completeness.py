@@ -14,7 +14,8 @@ from ledger.events import Asked, Event, FrameQuarantined
 from ledger.venue import Venue
 from ledger.venues import bitopro, cascade, deltadefi, kraken_prime, pacifica
 from projections import Balances, Breaks
-from tests.scripted import MAIN, VENUE, delta, fault, feed, imported, says
+from projections.sessions import Sessions
+from tests.scripted import MAIN, VENUE, delta, fault, feed, fill, imported, says
 from tests.tampering import LATE, LATER
 from tests.terminal import rows as printed
 from tests.terminal import run
@@ -465,6 +466,28 @@ def test_a_frame_that_is_read_after_all_is_missed_no_more() -> None:
             assert {"A": "unprovable"} == {"A": words(ledger)["A"]}
             assert "read" == ledger.retry([LATER], MAIN, newest).result
         assert "consistent" == words(ledger)["A"]
+
+
+@pytest.mark.parametrize(
+    "nothing_new", [says(), says(fill("f1", 1, key="fill:f1"))], ids=["nothing", "known"]
+)
+def test_a_frame_that_says_nothing_new_after_all_is_missed_no_more(nothing_new: bytes) -> None:
+    """As of a time too; as it was known before, it is. What was heard in which session is as it was."""
+    with Ledger() as ledger:
+        told = says(fill("f1", 1, key="fill:f1"))
+        listen(ledger, whole(1, {"A": "1"}), whole(2, {"A": "1"}), told, LATE + nothing_new, closed=False)
+        (version,) = [each.version for each in ledger.replay() if isinstance(each.event, FrameQuarantined)]
+        balances, heard = Balances(ledger), Sessions(ledger).listening(MAIN)
+        assert {"A": "unprovable"} == words(ledger)
+        for _ in range(2):
+            retried = ledger.retry([LATER], MAIN, version, now_ns=lambda: T + 60 * SECOND_NS)
+            assert "known" == retried.result
+        assert version + 1 == ledger.position()
+        assert ["consistent"] == [each.completeness for each in balances.rows()]
+        assert {"A": "consistent"} == words(ledger)
+        assert {"A": "consistent"} == at(ledger, 4.5)
+        assert {"A": "unprovable"} == at(ledger, 4.5, known_at=T_TEXT.format(30))
+        assert heard == Sessions(ledger).listening(MAIN)
 
 
 # What the venues really say ------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ledger.events import (
     Event,
     FillRecorded,
     FrameQuarantined,
+    FrameReleased,
     OrderUpdated,
     Statement,
 )
@@ -138,8 +139,8 @@ def again(ledger: Ledger, venue: Venue, recorded: Recorded) -> Sequence[Statemen
         made = venue.decode(Frame.of(source, login, payload))
     except Malformed:
         made = []
-    if isinstance(recorded.event, FrameQuarantined):
-        return [(recorded.account, recorded.event)]
+    if isinstance(recorded.event, FrameQuarantined | FrameReleased):
+        return [(recorded.account, plain(recorded.event))]
     return made
 
 

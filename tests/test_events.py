@@ -32,6 +32,7 @@ from ledger.events import (
     Event,
     FillRecorded,
     FrameQuarantined,
+    FrameReleased,
     OrderUpdated,
     SessionClosed,
     SessionOpened,
@@ -161,6 +162,10 @@ FULL: Final[dict[str, Event]] = {
         control=2,
         quarantined=1,
     ),
+    "FrameReleased": FrameReleased(
+        source=SOURCE,
+        key="k-9",
+    ),
 }
 """One event of each topic with every field filled by its name, each with a value of its own: none may change places."""
 
@@ -173,6 +178,7 @@ BARE: Final[dict[str, Event]] = {
     "FrameQuarantined": FrameQuarantined(PLAIN, "", ""),
     "SessionOpened": SessionOpened(PLAIN, ""),
     "SessionClosed": SessionClosed(PLAIN, "", "", 0, 0, 0, 0, 0),
+    "FrameReleased": FrameReleased(PLAIN, ""),
 }
 """One event of each topic with nothing said that need not be."""
 
@@ -218,6 +224,7 @@ FULL_BYTES: Final[dict[str, bytes]] = {
     "FrameQuarantined": b"\x93" + _SOURCE + b"\xa3k-6\xb4not an amount: 'NaN'",
     "SessionOpened": b"\x92" + _SOURCE + b"\xa3k-7",
     "SessionClosed": b"\x98" + _SOURCE + b"\xa3k-8\xa3end\n\x04\x03\x02\x01",
+    "FrameReleased": b"\x92" + _SOURCE + b"\xa3k-9",
 }
 BARE_BYTES: Final[dict[str, bytes]] = {
     "BalanceSnapshot": b"\x96" + _PLAIN + b"\xa0\x90\xc0\xc2\xc3",
@@ -230,6 +237,7 @@ BARE_BYTES: Final[dict[str, bytes]] = {
     "FrameQuarantined": b"\x93" + _PLAIN + b"\xa0\xa0",
     "SessionOpened": b"\x92" + _PLAIN + b"\xa0",
     "SessionClosed": b"\x98" + _PLAIN + b"\xa0\xa0\x00\x00\x00\x00\x00",
+    "FrameReleased": b"\x92" + _PLAIN + b"\xa0",
 }
 
 
@@ -255,6 +263,7 @@ def test_the_topics_are_exactly_these_whatever_their_classes_are_called() -> Non
         "FrameQuarantined",
         "SessionOpened",
         "SessionClosed",
+        "FrameReleased",
     ] == list(TOPICS)
 
 
@@ -274,6 +283,7 @@ def test_every_event_has_one_topic_and_every_topic_an_event() -> None:
         ("FrameQuarantined", T - 1, 0),
         ("SessionOpened", 0, 0),
         ("SessionClosed", 0, 0),
+        ("FrameReleased", T - 1, 0),
     ],
 )
 def test_a_natural_key_belongs_to_an_instant_that_the_venue_tells_and_never_to_when_we_heard(
@@ -387,34 +397,43 @@ def test_a_time_of_zero_is_a_time() -> None:
 FRAMES: Final = (b'{"said":"everything"}', b'{"said":"nothing more than needed"}', b"\xff\x00 not text")
 
 
+SINCE: Final = {"FrameReleased": "v0.5.0"}
+"""The topics that the first version did not have, and the first that had each."""
+
+
+def topics_of(version: str) -> list[str]:
+    return [topic for topic in TOPICS if SINCE.get(topic, "v0.1.0") <= version]
+
+
 class Golden(ModuleType):
-    """A venue that says one of everything, then what need not be left out, then something unreadable. Like one of ours:
-    where its events come from is not looked at."""
+    """A venue that says one of everything a version had a topic for, then what need not be left out, then something
+    unreadable. Like one of ours: where its events come from is not looked at."""
 
     NAME = "golden"
 
-    def __init__(self) -> None:
+    def __init__(self, version: str) -> None:
         super().__init__(self.NAME)
         self.__package__ = OURS
+        self.topics: Final = topics_of(version)
 
     def decode(self, frame: Frame) -> Sequence[Statement]:
         if frame.ordinal == 3:
             raise ValueError("it is not text")
         events = (FULL, BARE)[frame.ordinal - 1]
         source = frame.source(self.NAME, "everything", time_ns=T + frame.ordinal, sequence=frame.ordinal)
-        return [("golden:other", event) for event in events.values()] + [
+        return [("golden:other", events[topic]) for topic in self.topics] + [
             (frame.account, BalanceDelta(source, f"frame:{frame.ordinal}", (HELD,)))
         ]
 
 
-def record_golden(ledger: Ledger) -> None:
-    venue: Venue = Golden()
+def record_golden(ledger: Ledger, version: str) -> None:
+    venue: Venue = Golden(version)
     with ledger.intake(venue, "main", session="golden-1", opened_ns=T, now_ns=lambda: T + 9) as intake:
         for ordinal, payload in enumerate(FRAMES, 1):
             intake.receive(payload, T + ordinal)
 
 
-def expected_golden() -> list[Recorded]:
+def expected_golden(version: str) -> list[Recorded]:
     def source(ordinal: int, **more: Any) -> Source:
         digest = sha256(FRAMES[ordinal - 1]).digest()
         return Source("golden", more.pop("channel"), "golden-1", ordinal, T + ordinal, digest, **more)
@@ -432,7 +451,7 @@ def expected_golden() -> list[Recorded]:
     )
     said: list[Statement] = [("golden:main", opened)]
     for ordinal, events in ((1, FULL), (2, BARE)):
-        said += [("golden:other", event) for event in events.values()]
+        said += [("golden:other", events[topic]) for topic in topics_of(version)]
         place = source(ordinal, channel="everything", time_ns=T + ordinal, sequence=ordinal)
         said.append(("golden:main", BalanceDelta(place, f"frame:{ordinal}", (HELD,))))
     reason = "golden decoder failed: ValueError: it is not text"
@@ -457,7 +476,7 @@ def released(version: str) -> list[Recorded]:
     unknown = {"v0.1.0": {"asked": None, "late_ns": None}, "v0.2.0": {"late_ns": None}}.get(version, {})
     return [
         replace(each, event=replace(each.event, source=replace(each.event.source, **unknown)))
-        for each in expected_golden()
+        for each in expected_golden(version)
     ]
 
 
@@ -469,7 +488,7 @@ def test_the_store_of_a_released_version_is_read_event_by_event(tmp_path: Path, 
         found = list(ledger.replay())
         assert released(dump.stem) == found
         assert list(FRAMES) == [ledger.frame_bytes("golden-1", ordinal) for ordinal in (1, 2, 3)]
-        assert set(TOPICS) == {type(recorded.event).__name__ for recorded in found}
+        assert set(topics_of(dump.stem)) == {type(recorded.event).__name__ for recorded in found}
     assert before == (tmp_path / "golden.db").read_bytes()
 
 
@@ -479,14 +498,19 @@ def test_the_store_of_a_released_version_is_written_on_and_knows_what_it_holds(
 ) -> None:
     load(dump, tmp_path / "golden.db")
     with Ledger(tmp_path / "golden.db") as ledger:
-        record_golden(ledger)
+        record_golden(ledger, dump.stem)
         assert released(dump.stem) == list(ledger.replay())
-        with ledger.intake(Golden(), "main", session="golden-2") as intake:
+        with ledger.intake(Golden(dump.stem), "main", session="golden-2") as intake:
             tally = intake.receive(FRAMES[0])
         assert (1, 0, 1) == (tally.frames, tally.recorded, tally.duplicates)
-        added = list(ledger.replay(after=len(expected_golden())))
+        added = list(ledger.replay(after=len(expected_golden(dump.stem))))
     # All that the first frame says has a key, and every key is known.
     assert ["SessionOpened", "SessionClosed"] == [type(recorded.event).__name__ for recorded in added]
+
+
+def test_every_topic_is_in_the_golden_stores_since_there_is_one_of_its_version() -> None:
+    assert topics_of("v0.4.0") == list(TOPICS)[:8]
+    assert topics_of("v0.5.0") == list(TOPICS)
 
 
 def test_there_is_a_golden_store_of_the_first_version() -> None:
@@ -500,7 +524,7 @@ def write_golden(version: str) -> None:
         closing(sqlite3.connect(":memory:")) as copy,
         (GOLDEN / f"v{version}.sql").open("x") as dump,
     ):
-        record_golden(ledger)
+        record_golden(ledger, f"v{version}")
         for name, sql in ledger.select("SELECT name, sql FROM sqlite_master WHERE type='table'"):
             rows = ledger.select(f"SELECT * FROM {name!s}")
             copy.execute(str(sql))

@@ -8,8 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from ledger import Frame, Ledger, Malformed
+from ledger import Frame, Ledger, Malformed, Recorded
+from ledger.decoding import released
 from ledger.events import Statement
 from ledger.venues import kraken_prime
 from projections import Balances, Breaks, Gaps, Orders, Quarantine
@@ -119,11 +121,24 @@ def test_a_second_retry_changes_nothing_also_after_a_restart(tmp_path: Path) -> 
 def test_a_frame_that_says_nothing_or_nothing_new_is_known() -> None:
     with Ledger() as ledger:
         feed(ledger, LATE + says(), LATE + says(fill("f", 1, key="f")), says(fill("f", 1, key="f")))
+        quarantine = Quarantine(ledger)
         assert ("known", 0) == retry(ledger, 2)
+        assert [2] == [row.ordinal for row in quarantine.rows()]
         assert ("known", 0) == retry(ledger, 3)
+        assert [] == quarantine.rows()
         assert [] == list(ledger.verify([LATER]))
-        # No event can say so: both are still listed as what they were when they came.
-        assert [1, 2] == [row.ordinal for row in Quarantine(ledger).rows()]
+        position = ledger.position()
+        assert [("known", 0)] * 2 == [retry(ledger, version, NOW_NS + 1) for version in (2, 3)]
+        assert position == ledger.position()
+
+
+def test_that_a_frame_is_released_counts_in_no_sequence() -> None:
+    quarantine = fault(9, "s", "the venue says no")
+    account, event = released(Recorded(MAIN, 3, quarantine, 4), NOW_NS)
+    source = quarantine.source
+    assert (MAIN, f"late:{source.session}:{source.ordinal}:0") == (account, event.key)
+    assert (9, "s") == (source.sequence, source.subscription)
+    assert replace(source, late_ns=NOW_NS, sequence=None) == event.source
 
 
 def test_of_a_frame_that_is_known_in_part_the_rest_is_recorded() -> None:

@@ -162,6 +162,26 @@ def test_a_quarantined_frame_of_which_all_is_known_by_now_raises_no_alarm(known:
         assert known == ([] == found(ledger, LATER))
 
 
+def test_a_released_frame_of_which_today_something_is_made_is_told() -> None:
+    class Today:
+        NAME = scripted.NAME
+
+        def decode(self, frame: Frame, /) -> Sequence[Statement]:
+            news = replace(fill("f9", 3, key="fill:f9"), source=frame.source(self.NAME, "fills"))
+            return LATER.decode(frame) or [(MAIN, news)]
+
+    with Ledger() as ledger:
+        feed(ledger, LATE + says(), says(delta(1, {"A": "1"})))
+        assert ("known", "known") == tuple(ledger.retry([LATER], MAIN, 2).result for _ in range(2))
+        assert [] == found(ledger, LATER)
+        told = [*found(ledger, Today()), *found(ledger, scripted.VENUE)]
+    assert [("decode", MAIN, 5, 5)] * 2 == [
+        (each.what, each.account, each.version, each.position) for each in told
+    ]
+    reason = f"today's decoder makes one more event of its frame, of {MAIN}: "
+    assert [f"{reason}FillRecorded", f"{reason}FrameQuarantined"] == [each.reason for each in told]
+
+
 def test_an_event_is_told_beside_the_one_of_its_key_else_of_its_kind_else_the_first() -> None:
     other = f"{MAIN}/0"
 

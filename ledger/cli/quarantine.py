@@ -34,7 +34,8 @@ PREVIEW_BYTES: Final = 120
 def quarantine(db: str, words: tuple[str, ...], as_json: bool) -> int:
     """The frames no event could be made of, kept whole, with the reason. Exit code 1: there are some.
 
-    retry: decode them again with today's venue modules. What now reads becomes events, marked late; the rest stays.
+    retry: decode them again with today's venue modules. What now reads leaves the quarantine; what is new of it becomes
+    events, marked late. The rest stays.
     """
     retry = words[:1] == ("retry",)
     accounts = words[1:] if retry else words
@@ -85,7 +86,6 @@ def _retry(db: str, account: str | None, as_json: bool) -> int:
     if found and not as_json:
         click.echo(
             f"{len(found)} decoded again: {len(found) - stays - known} can be read now ({events} events, marked late), "
-            f"{stays} stay in quarantine"
-            + (f", {known} say nothing new (no event can tell: they stay listed)" if known else "")
+            f"{stays} stay in quarantine" + (f", {known} say nothing new" if known else "")
         )
     return FINDINGS if stays else DONE

@@ -35,7 +35,7 @@ MOMENTS: Final = ("before", "within", "after")
 WRITES: Final = 40
 """More writes than a copy without events makes."""
 TARGETS: Final = 3
-EVENTS: Final = 80
+EVENTS: Final = 81
 """Of the ledger that is copied."""
 
 

@@ -200,6 +200,11 @@ class Subscription:
         """Of the projection."""
         return self._projection.name
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether its rows are in the database, be it none of them yet; not where those are of another version."""
+        return self._database is not None
+
     def refresh(self) -> bool:
         """Go on from the stored rows if somebody else (the writing process, another projection of this name) wrote
         them; whether it was so."""

@@ -467,6 +467,29 @@ def test_rows_of_a_projection_whose_place_is_gone_are_a_finding(
 
 
 @pytest.mark.sqlite
+def test_what_is_stored_of_a_projection_that_folded_nothing_yet_is_looked_at_too(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be folded into, and told as if an event had said it."""
+    clean = whole.read_bytes()
+    nothing = "UPDATE projection_positions SET position=0, digest=NULL WHERE name='orders'"
+    trigger = "CREATE TRIGGER t AFTER INSERT ON order_rows BEGIN DELETE FROM order_rows; END"
+    for statements, said in (
+        ([nothing, "DELETE FROM order_rows"], ""),
+        ([nothing], "projection: order_rows of "),
+        ([nothing, "DELETE FROM order_rows", trigger], "the table order_rows is not defined as it was made"),
+    ):
+        with closing(sqlite3.connect(whole)) as store:
+            for statement in statements:
+                store.execute(statement)
+            store.commit()
+        code, out, err = called(capsys, "verify", "--db", whole)
+        assert (int(bool(said)), "") == (code, err), statements
+        assert said in out
+        whole.write_bytes(clean)
+
+
+@pytest.mark.sqlite
 def test_a_ledger_whose_projections_lag_behind_raises_no_alarm(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -170,7 +170,7 @@ def misshapen(ledger: Ledger) -> str | None:
 
 def _misshapen(stored: Projection) -> str | None:
     subscription = stored.subscription
-    tables = stored.tables if subscription.position else ()
+    tables = stored.tables if subscription.is_stored else ()
     return next((each.name for each in tables if not is_as_made(subscription.ledger, each)), None)
 
 
@@ -186,7 +186,7 @@ def redefined(ledger: Ledger, fold: Refolded) -> list[tuple[str, str]]:
     """The tables and views (`table`, `view`, and the name) that are not defined as they were made; of another version,
     and never stored, they are not judged."""
     one = fold.stored
-    if not one.subscription.position:
+    if not one.subscription.is_stored:
         return []
     tables = [("table", each.name) for each in one.tables if not _as_made(ledger, fold.scratch, each)]
     views = [("view", name) for name in otherwise(ledger)] if isinstance(one, Shown) else []

@@ -273,7 +273,7 @@ def _projected(ledger: Ledger) -> Iterator[Finding]:
             for said in misplaced(ledger, fold.stored):
                 yield Finding("projection", said)
         for fold in folds:
-            if not fold.stored.subscription.position:
+            if not fold.stored.subscription.is_stored:
                 continue  # not stored, or by another version
             other = redefined(ledger, fold)
             for kind, name in other:

@@ -34,6 +34,7 @@ from ledger.venue import (
     Wait,
     listen,
 )
+from projections import Balances
 from projections.coverage import Coverages
 from tests import scripted
 from tests.scripted import delta, says
@@ -609,6 +610,42 @@ async def test_what_was_lost_with_the_lease_is_told_at_the_end_though_the_feed_w
         feed.health.unstored,
         feed.health.reconnects,
     )
+
+
+async def test_a_clock_behind_that_of_who_fed_meanwhile_does_not_make_what_is_said_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    append, lease = Store.append, Ledger.lease
+    now, ahead = scripted.RECEIVED_NS, scripted.RECEIVED_NS + 60 * 1_000_000_000
+    leases: list[str] = []
+
+    def refused(store: Store, *args: Any) -> Any:
+        if len(leases) == 1 and any(isinstance(each.event, BalanceDelta) for each in args[0]):
+            raise LeaseLost("another process feeds it")
+        return append(store, *args)
+
+    def had_by_another(ledger: Ledger, account: str) -> bool:
+        leases.append(account)
+        if len(leases) == 2:
+            with ledger.intake(Speaking(), "main", opened_ns=ahead, now_ns=lambda: ahead) as intake:
+                intake.receive(says(delta(None, {"ADA": "2"})))
+        return lease(ledger, account)
+
+    monkeypatch.setattr(Store, "append", refused)
+    monkeypatch.setattr(Ledger, "lease", had_by_another)
+    wires = [Wire(lambda: now), Wire(lambda: now)]
+    for wire, amount in zip(wires, ("1", "3"), strict=True):
+        wire.inbox.put(says(delta(None, {"ADA": amount})))
+    feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(*wires), now_ns=lambda: now)
+
+    async def run(ledger: Ledger) -> None:
+        async with live(ledger, feed):
+            await until(lambda: feed.health.frames == 1)
+
+    with Ledger() as ledger:
+        with pytest.raises(StoreError, match="1 frames were received and are not stored"):
+            await run(ledger)
+        assert ["3"] == [row.total for row in Balances(ledger).rows(ACCOUNT)]
 
 
 @pytest.mark.parametrize(("frames_max", "bytes_max"), [(2, 1 << 20), (1 << 20, 2)])

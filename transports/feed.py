@@ -138,9 +138,13 @@ class Feed:
 
     def begin(self, last: Recorded | None) -> None:
         """Begin anew: counts from zero, and time from the last that was recorded of the account."""
-        if last is not None:
-            self._last_ns = max(self._last_ns, last.event.source.received_ns)
+        self.go_on_from(last)
         self._health = Health(self.name, "connecting", since_ns=self._wall_ns())
+
+    def go_on_from(self, last: Recorded | None) -> None:
+        """Let time go on from the last that was recorded of the account, whoever fed it."""
+        if last is not None:
+            self.stamp(last.event.source.received_ns)
 
     def stamp(self, received_ns: int) -> int:
         """When something was received, as a time that never goes back."""

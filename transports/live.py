@@ -198,6 +198,7 @@ async def _keep(feed: Feed, ledger: Ledger, writer: Writer, stopping: Stopping) 
         if isinstance(error, LeaseLost):
             log.warning("%s: %s", feed.name, error)
             await _stand_by(feed, ledger, writer)
+            feed.go_on_from(await _last(feed, ledger, writer))
             feed.note(reconnects=feed.health.reconnects + 1)
             continue
         if session.ready_at is not None and anyio.current_time() - session.ready_at >= HEALTHY_S:

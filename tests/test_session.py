@@ -471,6 +471,27 @@ async def test_a_clock_that_goes_back_does_not_make_what_is_said_late() -> None:
     assert sorted(times) == times
 
 
+async def test_frames_read_late_do_not_make_what_is_said_late_where_the_clock_was_ahead() -> None:
+    class Later(Speaking):
+        def decode(self, frame: Frame, /) -> Sequence[Statement]:
+            return []
+
+    now, ahead = scripted.RECEIVED_NS, scripted.RECEIVED_NS + 60 * 1_000_000_000
+    wire = Wire(lambda: now)
+    wire.inbox.put(says(delta(None, {"ADA": "2"})))
+    with Ledger() as ledger:
+        with ledger.intake(Speaking(), "main", opened_ns=now, now_ns=lambda: now) as intake:
+            intake.receive_all([(b"\xff", now)] * 3)
+        with ledger.intake(Speaking(), "main", opened_ns=ahead, now_ns=lambda: ahead) as intake:
+            intake.receive(says(delta(None, {"ADA": "1"})))
+        for version in (2, 3, 4):
+            assert "known" == ledger.retry([Later()], ACCOUNT, version, now_ns=lambda: now).result
+        feed = Feed(Speaking(), login=Speaking.Login(), connect=wired(wire), now_ns=lambda: now)
+        async with live(ledger, feed):
+            await until(lambda: feed.health.frames == 1)
+        assert ["2"] == [row.total for row in Balances(ledger).rows(ACCOUNT)]
+
+
 async def test_a_tape_read_back_gives_the_same_events_as_the_live_feed(tmp_path: Path) -> None:
     frames = [*numbered(20), b"not readable", *numbered(20, 21)]
     with Ledger() as ledger, Ledger() as again:

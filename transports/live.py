@@ -151,11 +151,19 @@ def _backoff_s(attempts: int) -> float:
     return random.uniform(0, min(BACKOFF_S_MAX, BACKOFF_S * 2.0 ** min(attempts, 16)))
 
 
+def _last_heard(ledger: Ledger, account: str) -> Recorded | None:
+    """The last event of an account but those of frames that were read late: they say when those came, long ago."""
+    last = ledger.last(account)
+    while last is not None and last.event.source.late_ns is not None:
+        last = next(ledger.replay(account, after=last.version - 2, upto=last.version - 1), None)
+    return last
+
+
 async def _last(feed: Feed, ledger: Ledger, writer: Writer) -> Recorded | None:
-    """The last event of the account; a store that fails now may not fail the next time."""
+    """The last event of the account that was heard; a store that fails now may not fail the next time."""
     while True:
         try:
-            return await writer.do(partial(ledger.last, feed.name))
+            return await writer.do(partial(_last_heard, ledger, feed.name))
         except Corrupt:
             raise
         except StoreError as error:

@@ -27,7 +27,7 @@ from ledger.errors import Closed, Conflict, Corrupt, NoSuchLedger, Overtaken, St
 from ledger.rows import Cell, Change, Lease, Once, Rows, Wait
 from ledger.seal import Sealed, genesis, leaf, seal
 from ledger.sqlite_file import SEALED, WriterLock, identity, refuse_other_files
-from ledger.sqlite_recorder import SEALS, Datastore, Readers, Recorder
+from ledger.sqlite_recorder import SEALS, Connection, Datastore, Readers, Recorder
 from ledger.view import SQLiteView, View
 
 POLL_S: Final = 0.05
@@ -76,7 +76,7 @@ class SQLite:
         self.name = "memory" if path is None else str(path)
         self._notice: Final = _notice_of(path)
         self._lock: WriterLock | None = None
-        self._asking: sqlite3.Connection | None = None
+        self._kept: Connection | None = None
         self._readers: Readers | None = None
         """None in memory, where who reads must not meet who writes: the pool sees to that."""
         if path is None:
@@ -98,7 +98,7 @@ class SQLite:
                 self.select("SELECT 1")
             else:
                 self._make()
-                self._writers_view()  # as long as that is open, SQLite keeps its log where it is
+                self._writer()  # as long as that is open, SQLite keeps its log where it is
             self._files: Final = (
                 [] if path is None else [(each, identity(each)) for each in self._written(path)]
             )
@@ -121,8 +121,8 @@ class SQLite:
             self._readers.close()
         if hasattr(self, "_datastore"):
             self._datastore.close()
-        if self._asking is not None:
-            self._asking.close()
+        if self._kept is not None:
+            self._kept.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -199,7 +199,15 @@ class SQLite:
             committing()
 
         with self.errors():
-            self._recorder.insert(rows, last)
+            if self._readers is not None:
+                self._recorder.insert(self._writer(), rows, last)
+            else:
+                pool = self._datastore.pool
+                pooled = pool.get_connection(is_writer=True)
+                try:
+                    self._recorder.insert(pooled.plain, rows, last)
+                finally:
+                    pool.put_connection(pooled)
         self._notice.ring()
 
     def _written(self, path: Path) -> list[str]:
@@ -266,16 +274,18 @@ class SQLite:
                 "WHERE known.account=? AND known.at_ns=asked.at_ns AND known.key=asked.key"
             )
             with self.errors():
-                found += self._writers_view().execute(sql, (*chain.from_iterable(asked), account))
+                found += self._writer().execute(sql, (*chain.from_iterable(asked), account))
         return found
 
-    def _writers_view(self) -> sqlite3.Connection:
-        """A connection for what is asked before each commit: the pool's turns would cost more than the answer."""
-        if self._datastore.pool.closed:
+    def _writer(self) -> Connection:
+        """The connection of who writes, for what is asked before each commit, too: the pool's turns would cost more."""
+        pool = self._datastore.pool
+        if pool.closed:
             raise ConnectionPoolClosedError
-        if self._asking is None:
-            self._asking = self._datastore.pool.connect()
-        return self._asking
+        if self._kept is None:
+            self._kept = pool.connect()
+        pool.hurry(self._kept)
+        return self._kept
 
     def select(self, sql: str, params: Sequence[Cell] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, whole: no read transaction stays open."""

@@ -65,9 +65,7 @@ class Pool(SQLiteConnectionPool):
             connection.execute(f"PRAGMA busy_timeout={wait_s * 1000:.0f}")
             connection.wait_s = wait_s
 
-    def get_connection(
-        self, timeout: float | None = None, *, is_writer: bool | None = None
-    ) -> SQLiteConnection:
+    def get_connection(self, timeout: float | None = None, *, is_writer: bool | None = None) -> _Pooled:
         try:
             connection = super().get_connection(timeout, is_writer=is_writer)
             assert isinstance(connection, _Pooled)
@@ -190,23 +188,17 @@ class Recorder(SQLiteApplicationRecorder):
             SEALS,
         ]
 
-    def insert(self, rows: Rows, committing: Callable[[], object]) -> None:
+    def insert(self, connection: sqlite3.Connection, rows: Rows, committing: Callable[[], object]) -> None:
         """All rows in one transaction; `committing` is called when all that is left to do is the commit."""
-        pool = self.datastore.pool
-        connection = pool.get_connection(is_writer=True)
-        try:  # what the library's transaction does, in a third of its time
-            cursor = connection.cursor()
-            cursor.execute("BEGIN")
-            try:
-                self._insert(cursor, rows)
-                cursor.sqlite_cursor.close()  # not later: who lets go of the interpreter's lock waits for it
-                committing()
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
-        finally:
-            pool.put_connection(connection)
+        cursor = connection.execute("BEGIN")
+        try:
+            self._insert(cursor, rows)
+            cursor.close()  # not later: who lets go of the interpreter's lock waits for it
+            committing()
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
 
     def _insert_events(
         self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any
@@ -214,11 +206,10 @@ class Recorder(SQLiteApplicationRecorder):
         rows = Rows()
         for each in stored_events:
             rows.events += (str(each.originator_id), each.originator_version, each.topic, each.state)
-        return list(self._insert(c, rows))
+        return list(self._insert(c.sqlite_cursor, rows))
 
-    def _insert(self, c: SQLiteCursor, rows: Rows) -> range:
+    def _insert(self, cursor: sqlite3.Cursor, rows: Rows) -> range:
         """The positions of the events."""
-        cursor = c.sqlite_cursor
         _insert(cursor, "stored_events", 4, rows.events)
         # One writer and one transaction: the row ids just given are consecutive.
         last, count = cursor.lastrowid or 0, len(rows.events) // 4

@@ -102,14 +102,12 @@ def test_a_full_disk_is_a_store_error_and_the_next_append_has_the_next_version(p
 def test_a_file_at_its_greatest_size_is_a_store_error_and_can_be_read(path: Path) -> None:
     with closing(Store(path)) as store:
         fill(store, 1, 2)
-        pool = sqlite(store)._datastore.pool
-        for connection in pool._pool:
-            connection.cursor().execute("PRAGMA max_page_count=1")
+        writer = sqlite(store)._writer()
+        writer.execute("PRAGMA max_page_count=1")
         with pytest.raises(StoreError, match="full"):
             store.append([event(3)], [("s", 1, b"x" * 100_000)])
         assert [1, 2] == [each.version for each in store.events(ACCOUNT)]
-        for connection in pool._pool:
-            connection.cursor().execute("PRAGMA max_page_count=1000000")
+        writer.execute("PRAGMA max_page_count=1000000")
         fill(store, 3, 3)
 
 

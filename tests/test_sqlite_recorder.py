@@ -111,9 +111,10 @@ def test_a_connection_that_cannot_be_made_is_a_store_error_and_blocks_nobody_aft
         with ExitStack() as taken:
             while pool.num_in_pool:
                 taken.callback(pool.put_connection, pool.get_connection())
-            ask: Callable[[], object] = (lambda: fill(store, 1, 1)) if is_writer else (lambda: looked(store))
+            ask: Callable[[], object] = (lambda: store.write([])) if is_writer else (lambda: looked(store))
             with limit(resource.RLIMIT_NOFILE, 3), pytest.raises(StoreError, match="unable to open"):
                 ask()
+        ask()
         fill(store, 1, 1)
         assert [1] == [each.version for each in store.events(ACCOUNT)]
         assert (0, 0, 0) == (pool._num_readers, pool._num_writers, pool.num_in_use)
@@ -169,13 +170,14 @@ def settings_of(store: Store, count: int) -> set[tuple[str, int]]:
             mode = cursor.fetchone()[0]
             cursor.execute("PRAGMA synchronous")
             found.add((mode, cursor.fetchone()[0]))
-        for _ in range(count):
-            reader = readers_of(store).take()
-            taken.callback(readers_of(store).put, reader)
+        readers = [readers_of(store).take() for _ in range(count)]
+        for each in [sqlite(store)._writer(), *readers]:
             ((mode,), (synchronous,)) = (
-                reader.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")
+                each.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")
             )
             found.add((mode, synchronous))
+        for each in readers:
+            readers_of(store).put(each)
     return found
 
 
